@@ -153,12 +153,23 @@ def resolve(path: str) -> Path:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Acrescenta `--config` e os pares `chave=valor`, iguais em todos os scripts."""
-    parser.add_argument("--config", type=Path, metavar="YAML",
-                        help="ajustes sobre configs/base.yaml, por exemplo configs/rapido.yaml")  # fmt: skip
-    parser.add_argument("--model", metavar="PASTA_OU_NOME",
-                        help="modelo base: pasta local ou nome no hub (o mesmo que model.name=…)")  # fmt: skip
-    parser.add_argument("overrides", nargs="*", metavar="chave=valor",
-                        help="ajustes avulsos, por exemplo training.learning_rate=5.0e-4")  # fmt: skip
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="YAML",
+        help="ajustes sobre configs/base.yaml, por exemplo configs/rapido.yaml",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="PASTA_OU_NOME",
+        help="modelo base: pasta local ou nome no hub (o mesmo que model.name=…)",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="chave=valor",
+        help="ajustes avulsos, por exemplo training.learning_rate=5.0e-4",
+    )
 
 
 def config_from_args(args: argparse.Namespace) -> Config:

@@ -151,7 +151,8 @@ def _custom_splits(config: Config, databases: list[Database], rejected: list[Rej
     rows = _drop_duplicates(_checked(rows, databases, rejected, "próprias"), {}, rejected)
     rng = random.Random(config.data.seed)
     train, validation, test = _split_by_skeleton(rows, [CUSTOM_HELD_OUT, CUSTOM_HELD_OUT], rng)
-    empty = [n for n, p in {"treino": train, "validação": validation, "teste": test}.items() if not p]
+    parts = {"treino": train, "validação": validation, "teste": test}
+    empty = [name for name, part in parts.items() if not part]
     if empty:
         raise UserError(
             f"{config.data.custom} tem {len(rows)} perguntas aproveitáveis, poucas para dividir: "
@@ -265,7 +266,8 @@ def _drop_near_duplicates(
     kept = []
     for row in rows:
         words = set(mask(row.question).split())
-        twin = next((id_ for other, id_ in reserved if _jaccard(words, other) >= NEAR_DUPLICATE), None)
+        similar = (id_ for other, id_ in reserved if _jaccard(words, other) >= NEAR_DUPLICATE)
+        twin = next(similar, None)
         if twin:
             rejected.append(Rejected(row.id, row.question, row.sql, f"quase igual a {twin}"))
         else:
@@ -421,13 +423,16 @@ def _token_lengths(config: Config, splits: dict[str, list[Row]]) -> dict[str, di
 def report_markdown(report: dict) -> str:
     """O relatório em Markdown, para gente ler."""
     lines = ["# Relatório dos dados", ""]
-    lines += ["| divisão | perguntas | fontes | esqueletos de SQL | SQL em tokens (mediana / p95) |",
-              "|---|---|---|---|---|"]  # fmt: skip
+    lines += [
+        "| divisão | perguntas | fontes | esqueletos | SQL em tokens (mediana / p95) |",
+        "|---|---|---|---|---|",
+    ]
     for name, part in report["divisoes"].items():
         sources = ", ".join(f"{k} {v}" for k, v in part["por_fonte"].items())
         size = (part["tokens"] or {}).get("sql")
         shown = f"{size['mediana']} / {size['p95']}" if size else "–"
-        lines.append(f"| {name} | {part['perguntas']} | {sources} | {part['esqueletos']} | {shown} |")
+        cells = [name, str(part["perguntas"]), sources, str(part["esqueletos"]), shown]
+        lines.append(f"| {' | '.join(cells)} |")
     for title, key in (("tipo", "por_tipo"), ("dificuldade", "por_dificuldade")):
         names = list(report["divisoes"])
         lines += ["", f"## Por {title}", "", f"| {title} | " + " | ".join(names) + " |",

@@ -6,10 +6,12 @@ Um modelo pode escrever qualquer coisa. Quatro barreiras independentes cuidam di
 2. um autorizador do SQLite recusa tudo que não seja SELECT sobre as tabelas do próprio banco e
    funções inofensivas (https://sqlite.org/c3ref/set_authorizer.html);
 3. o tempo é limitado por um `progress_handler`, e o número de linhas, na leitura;
-4. o tamanho de textos e blobs é limitado (`SQLITE_LIMIT_LENGTH`), para que
-   `zeroblob(2000000000)` não esgote a memória.
+4. o tamanho de cada valor (`SQLITE_LIMIT_LENGTH`), o dos padrões de LIKE e o do resultado inteiro
+   são limitados: o relógio só é lido entre duas instruções da máquina virtual, e uma única função
+   sobre textos enormes passaria dele ou esgotaria a memória.
 """
 
+import re
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -18,12 +20,19 @@ from pathlib import Path
 TIME_LIMIT_S = 3.0
 ROW_LIMIT = 10_000
 MAX_SQL_CHARS = 5_000
-MAX_VALUE_BYTES = 1_000_000
+MAX_VALUE_BYTES = 200_000
+MAX_RESULT_BYTES = 20_000_000
+MAX_LIKE_PATTERN_BYTES = 500
 PROGRESS_STEP = 2_000  # instruções da máquina virtual do SQLite entre duas leituras do relógio
 DENIED_FUNCTIONS = {
     "load_extension", "readfile", "writefile", "edit", "fts3_tokenizer",
     "randomblob", "zeroblob", "sqlite_compileoption_get", "sqlite_compileoption_used",
+    "printf", "format",  # printf('%.*c', 900000000, 'x') ocupa o processador por 10 s
 }  # fmt: skip
+# Espaços e comentários, e então SELECT, WITH ou VALUES: o autorizador não vê o EXPLAIN.
+_QUERY_START = re.compile(
+    r"(?:[\s\ufeff]|--[^\n]*\n|(?>/\*.*?\*/))*+(?:select|with|values)\b", re.IGNORECASE | re.DOTALL
+)
 
 
 class QueryError(Exception):
@@ -73,6 +82,7 @@ class Database:
         self.schema = "\n".join(sql for _, sql in rows if sql)
         self._connection.execute("PRAGMA query_only = ON")
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, MAX_LIKE_PATTERN_BYTES)
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         self._connection.set_authorizer(self._authorize)
         self._denied = ""
@@ -95,10 +105,11 @@ class Database:
         if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_READ:
-            # Uma CTE ou subconsulta materializada aparece sem nome ou com o apelido dela; como
-            # nenhuma outra tabela pode ser aberta (o ATTACH é recusado), basta barrar o catálogo
-            # interno e as tabelas virtuais, que se apresentam com o próprio nome.
-            if first in self.tables or not first:
+            # Sem coluna (COUNT(*)), o nome vem como foi escrito, e pode ser o de uma CTE. Como
+            # nenhuma outra tabela pode ser aberta (ATTACH e tabelas virtuais caem no fim desta
+            # função), nesse caso basta barrar o catálogo interno.
+            internal = (first or "").lower().startswith(("sqlite_", "pragma_"))
+            if first in self.tables or not (second or internal):
                 return sqlite3.SQLITE_OK
             self._denied = f"a tabela {first} não faz parte do banco"
             return sqlite3.SQLITE_DENY
@@ -127,13 +138,13 @@ class Database:
         cursor = self._connection.cursor()
         try:
             cursor.execute(sql)
-            rows = cursor.fetchmany(row_limit + 1)
+            rows = _fetch(cursor, row_limit + 1)
         except (sqlite3.Error, sqlite3.Warning, UnicodeError, ValueError) as error:
             raise QueryError(self._explain(error)) from error
         finally:
             columns = [column[0] for column in cursor.description or []]
             cursor.close()
-        if not columns:
+        if not columns or not _QUERY_START.match(sql):
             raise QueryError("só consultas SELECT são permitidas")
         return Result(columns, rows[:row_limit], truncated=len(rows) > row_limit)
 
@@ -148,3 +159,16 @@ class Database:
         if "too big" in text:
             return "a consulta produz um valor grande demais"
         return f"SQL inválido: {text}"
+
+
+def _fetch(cursor: sqlite3.Cursor, limit: int) -> list[tuple]:
+    """Lê até `limit` linhas; para antes se o resultado não couber em MAX_RESULT_BYTES."""
+    rows, size = [], 0
+    for row in cursor:
+        rows.append(row)
+        size += sum(len(v) if isinstance(v, str | bytes) else 8 for v in row)
+        if size > MAX_RESULT_BYTES:
+            raise QueryError("a consulta produz um resultado grande demais")
+        if len(rows) == limit:
+            break
+    return rows

@@ -44,6 +44,8 @@ def same_rows(gold: Result, predicted: Result, ordered: bool) -> bool:
     """Compara dois resultados; `ordered` exige a mesma sequência de linhas."""
     if len(gold.columns) != len(predicted.columns) or len(gold.rows) != len(predicted.rows):
         return False
+    if gold.truncated != predicted.truncated:
+        return False
     left, right = gold.rows, predicted.rows
     if not ordered:
         left, right = sorted(left, key=_sort_key), sorted(right, key=_sort_key)
@@ -86,34 +88,83 @@ def reference_problem(sql: str, databases: list[Database]) -> str | None:
     for bank in databases:
         try:
             result = bank.run(sql)
+            if not result.rows:
+                return "resultado vazio"
+            if result.truncated:
+                return "resultado com linhas demais"
+            if len(result.rows) == 1 and all(value is None for value in result.rows[0]):
+                return "resultado é só NULL"
+            if _limit_tie(tree, result, bank):
+                return "depende de um empate no LIMIT"
         except QueryError as error:
             return str(error)
-        if not result.rows:
-            return "resultado vazio"
-        if result.truncated:
-            return "resultado com linhas demais"
-        if len(result.rows) == 1 and all(value is None for value in result.rows[0]):
-            return "resultado é só NULL"
-        if _limit_tie(tree, result, bank):
-            return "depende de um empate no LIMIT"
     return None
 
 
 def _limit_tie(tree: exp.Query, result: Result, bank: Database) -> bool:
-    """Verdadeiro se a última linha mantida pelo LIMIT empata com a primeira cortada.
+    """Verdadeiro se o corte do LIMIT (ou do OFFSET) separa duas linhas empatadas na ordenação.
 
-    Repete a consulta com a chave de ordenação como coluna e uma linha a mais no limite.
+    Repete a consulta sem o OFFSET, com uma linha a mais no limite e com as chaves de ordenação
+    que ainda não são colunas do resultado acrescentadas no fim.
     """
-    limit = tree.args.get("limit")
+    limit, order = tree.args.get("limit"), tree.args.get("order")
     if limit is None:
         return False
-    order = tree.args.get("order")
     if order is None:
         return True
-    keys = [ordered.this.copy() for ordered in order.expressions]
+    count = _number(limit, bank)
+    if count < 0:  # LIMIT -1: sem limite
+        return False
+    skipped = max(0, _number(tree.args.get("offset"), bank))
+    places, extra = _order_keys(order, result.columns)
+    wider = tree.copy().limit(skipped + count + 1)
+    wider.set("offset", None)
+    if extra and not isinstance(wider, exp.Select):
+        raise QueryError("não deu para conferir se há empate no LIMIT")
+    rows = _with_columns(wider, extra, bank)
+    keys = [tuple(row[place] for place in places) for row in rows]
+    cuts = [cut for cut in (skipped, skipped + count) if 0 < cut < len(keys)]
+    return any(keys[cut - 1] == keys[cut] for cut in cuts)
+
+
+def _number(clause: exp.Expression | None, bank: Database) -> int:
+    """O valor de um LIMIT ou OFFSET, que pode ser uma expressão; 0 se a cláusula não existe."""
+    if clause is None:
+        return 0
+    return int(bank.run(f"SELECT {clause.expression.sql(dialect='sqlite')}").rows[0][0])
+
+
+def _order_keys(order: exp.Order, columns: list[str]) -> tuple[list[int], list[exp.Expression]]:
+    """Onde está cada chave: a posição no resultado ou, além dele, uma expressão a acrescentar."""
+    names = [name.lower() for name in columns]
+    places: list[int] = []
+    extra: list[exp.Expression] = []
+    for ordered in order.expressions:
+        key = ordered.this
+        if isinstance(key, exp.Literal) and not key.is_string:  # ORDER BY 2
+            places.append(int(key.name) - 1)
+        elif isinstance(key, exp.Column) and not key.table and key.name.lower() in names:
+            places.append(names.index(key.name.lower()))
+        else:
+            places.append(len(columns) + len(extra))
+            extra.append(key.copy())
+    return places, extra
+
+
+def _with_columns(tree: exp.Query, extra: list[exp.Expression], bank: Database) -> list[tuple]:
+    """Executa a consulta com colunas a mais, trocando apelidos do SELECT pelo que significam."""
     wider = tree.copy()
-    wider.set("expressions", [exp.alias_(key, f"k{i}") for i, key in enumerate(keys)])
-    count = int(limit.expression.name)
-    wider = wider.limit(count + 1)
-    rows = bank.run(wider.sql(dialect="sqlite")).rows
-    return len(rows) > count and rows[count] == rows[count - 1]
+    wider.set("expressions", [*tree.expressions, *extra])
+    try:
+        return bank.run(wider.sql(dialect="sqlite")).rows
+    except QueryError:
+        # ORDER BY aceita apelidos dentro de uma expressão; a lista do SELECT, não.
+        meaning = {e.alias.lower(): e.unalias() for e in tree.expressions if e.alias}
+
+        def expand(node: exp.Expression) -> exp.Expression:
+            known = isinstance(node, exp.Column) and not node.table
+            return exp.paren(meaning.get(node.name.lower(), node)) if known else node
+
+        expanded = [key.transform(expand) for key in extra]
+        wider.set("expressions", [*tree.expressions, *expanded])
+        return bank.run(wider.sql(dialect="sqlite")).rows

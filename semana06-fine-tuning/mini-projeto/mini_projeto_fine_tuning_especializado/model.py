@@ -2,11 +2,13 @@
 
 import runtime  # noqa: F401  (antes do torch)
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,6 +23,7 @@ from config import DEFAULT_MODEL, Config, UserError
 logging.disable_progress_bar()
 
 PREPARE_COMMAND = "python semana06-fine-tuning/ferramentas/preparar_modelo.py"
+MIN_SHARED_PREFIX = 64  # tokens: abaixo disto, guardar o começo comum não compensa
 # Para um modelo sem template de chat próprio (GPT-2, por exemplo).
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -120,26 +123,93 @@ def generate(
 ) -> Iterator[list[tuple[int, str]]]:
     """Gera por decodificação gulosa, em lotes de comprimento parecido.
 
+    O começo comum a todos os prompts (a mensagem de sistema, com o esquema) é calculado uma vez.
+
     Yields:
         Para cada lote, pares (índice em `prompts`, texto da resposta).
     """
-    lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=False).input_ids]
-    order = sorted(range(len(prompts)), key=lambda i: lengths[i])
+    encoded = tokenizer(prompts, add_special_tokens=False).input_ids
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    shared = SharedPrefix(model, encoded)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
-        batch = tokenizer(
-            [prompts[i] for i in indices],
-            return_tensors="pt",
-            padding=True,
-            add_special_tokens=False,
-        ).to(model.device)
         output = model.generate(
-            **batch,
+            **shared.batch([encoded[i] for i in indices], tokenizer.pad_token_id),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        answers = output[:, batch.input_ids.shape[1] :]
-        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+        width = max(len(encoded[i]) for i in indices)
+        texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
         yield list(zip(indices, (text.strip() for text in texts), strict=True))
+
+
+class SharedPrefix:
+    """As chaves e valores de atenção do começo comum a várias sequências, calculados uma vez."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, sequences: list[list[int]]) -> None:
+        self.model = model
+        first, last = (min(sequences), max(sequences)) if sequences else ([], [])
+        same = [a == b for a, b in zip(first, last, strict=False)]
+        common = same.index(False) if False in same else len(same)
+        # Ao menos um token tem de sobrar para o modelo processar em cada sequência.
+        self.size = min(common, min(map(len, sequences), default=1) - 1)
+        if self.size < MIN_SHARED_PREFIX:
+            self.size = 0
+            return
+        ids = torch.tensor([first[: self.size]], device=model.device)
+        self.cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+    def batch(self, sequences: list[list[int]], pad: int) -> dict:
+        """Entradas de `generate` ou `forward`: o preenchimento fica entre o começo e o resto."""
+        width = max(map(len, sequences))
+        ids, mask = [], []
+        for sequence in sequences:
+            gap = width - len(sequence)
+            head, tail = sequence[: self.size], sequence[self.size :]
+            ids.append(head + [pad] * gap + tail)
+            mask.append([1] * len(head) + [0] * gap + [1] * len(tail))
+        inputs = {
+            "input_ids": torch.tensor(ids, device=self.model.device),
+            "attention_mask": torch.tensor(mask, device=self.model.device),
+        }
+        if self.size:
+            cache = copy.deepcopy(self.cache)
+            cache.batch_repeat_interleave(len(sequences))
+            inputs["past_key_values"] = cache
+        return inputs
+
+
+@torch.inference_mode()
+def answer_losses(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: list[tuple[list[int], list[int]]],
+    batch_size: int,
+) -> Iterator[list[tuple[int, float, int]]]:
+    """Perda da resposta dado o prompt, para cada par (tokens do prompt, tokens da resposta).
+
+    Yields:
+        Para cada lote, triplas (índice, soma da entropia cruzada em nats, tokens da resposta).
+    """
+    shared = SharedPrefix(model, [prompt for prompt, _ in pairs])
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        inputs = shared.batch(
+            [pairs[i][0] + pairs[i][1] for i in indices], tokenizer.pad_token_id
+        )
+        mask = inputs["attention_mask"]
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        inputs["input_ids"] = inputs["input_ids"][:, shared.size :]
+        inputs["position_ids"] = positions[:, shared.size :]
+        longest = max(len(pairs[i][1]) for i in indices)
+        logits = model(**inputs, logits_to_keep=longest + 1).logits.float()
+        found = []
+        for row, index in enumerate(indices):
+            answer = torch.tensor(pairs[index][1], device=logits.device)
+            scores = logits[row, -len(answer) - 1 : -1]
+            loss = functional.cross_entropy(scores, answer, reduction="sum").item()
+            found.append((index, loss, len(answer)))
+        yield found

@@ -30,7 +30,8 @@ UFS = {
     "RN": ("Rio Grande do Norte", "do", "no", "potiguares"),
     "RS": ("Rio Grande do Sul", "do", "no", "gaúchos"),
     "RO": ("Rondônia", "de", "em", "rondonienses"), "RR": ("Roraima", "de", "em", "roraimenses"),
-    "SC": ("Santa Catarina", "de", "em", "catarinenses"), "SP": ("São Paulo", "de", "em", "paulistas"),
+    "SC": ("Santa Catarina", "de", "em", "catarinenses"),
+    "SP": ("São Paulo", "de", "em", "paulistas"),
     "SE": ("Sergipe", "de", "em", "sergipanos"), "TO": ("Tocantins", "do", "no", "tocantinenses"),
 }  # fmt: skip
 MONTHS = ["janeiro", "fevereiro", "março", "abril", "maio", "junho", "julho", "agosto",
@@ -96,13 +97,15 @@ def _status(rng: random.Random) -> dict:
 def _payment(rng: random.Random) -> dict:
     payment = rng.choice(PAYMENTS)
     preposition = rng.choice(["por", "via", "com", "em"])
-    return {"sql": payment, "nome": payment, "no": f"no {payment}", "por": f"{preposition} {payment}"}
+    por = f"{preposition} {payment}"
+    return {"sql": payment, "nome": payment, "no": f"no {payment}", "por": por}
 
 
 def _region(rng: random.Random) -> dict:
     region = rng.choice(REGIONS)
     shown = region if rng.random() < 0.6 else region.lower()
-    return {"sql": region, "nome": shown, "do": f"do {shown}", "no": f"no {shown}", "o": f"o {shown}"}
+    forms = {"nome": shown, "do": f"do {shown}", "no": f"no {shown}", "o": f"o {shown}"}
+    return {"sql": region, **forms}
 
 
 def _count(rng: random.Random, low: int, high: int) -> dict:
@@ -178,7 +181,8 @@ def _last_day(year: int, month: int) -> int:
 
 def _date_text(rng: random.Random, year: int, month: int, day: int) -> str:
     return rng.choice([
-        f"{day:02}/{month:02}/{year}", f"{day}/{month}/{year}", f"{day} de {MONTHS[month - 1]} de {year}",
+        f"{day:02}/{month:02}/{year}", f"{day}/{month}/{year}",
+        f"{day} de {MONTHS[month - 1]} de {year}",
         f"{day:02}/{month:02}/{year % 100}", f"{day}-{month:02}-{year}",
         f"{year}-{month:02}-{day:02}",
     ])  # fmt: skip

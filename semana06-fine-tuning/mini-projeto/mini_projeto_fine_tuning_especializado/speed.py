@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
+# Arquiteturas cujos logits são exatamente lm_head(última camada), sem escala nem corte no fim.
+PLAIN_HEADS = {"llama", "mistral", "qwen2", "qwen3"}
 HEAD_CHUNK = 256  # tokens por vez na camada de saída: 256 x 49.152 floats são 48 MiB
 
 
@@ -117,11 +119,22 @@ class _AnswerLossFunction(torch.autograd.Function):
         return grads * grad, None, None
 
 
+def supports_answer_loss(model: nn.Module) -> bool:
+    """Diz se `answer_loss` dá a mesma perda que o modelo: saída simples e congelada."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = causal.get_output_embeddings()
+    return (
+        causal.config.model_type in PLAIN_HEADS
+        and type(head) is nn.Linear
+        and not any(p.requires_grad for p in head.parameters())
+    )
+
+
 def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
     """Soma da perda sobre os tokens da resposta, e quantos são.
 
     Args:
-        model: modelo causal com adaptadores peft; a camada de saída tem de estar congelada.
+        model: modelo causal, com ou sem peft, aceito por `supports_answer_loss`.
         batch: `input_ids`, `attention_mask` e `labels`, todos [exemplos, comprimento]; -100 em
             `labels` marca o que não entra na perda.
 

@@ -13,6 +13,7 @@ efetiva, `metrics.jsonl`, `curva.png` e `treino.json`.
 import runtime  # noqa: F401  (antes do torch)
 
 import argparse
+import importlib.util
 import json
 import math
 import random
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(config: Config, resume: bool = False) -> dict:
     """Treina e devolve o resumo gravado em `treino.json`."""
+    check_tracking(config.training.tracking)
     checkpoint = _checkpoint(config, resume)
     set_seed(config.training.seed)
     tokenizer = load_tokenizer(config)
@@ -114,6 +116,15 @@ def train(config: Config, resume: bool = False) -> dict:
         f"{summary['melhor_passo']}. Adaptador em {config.output_dir}"
     )
     return summary
+
+
+def check_tracking(name: str) -> None:
+    """Recusa cedo um acompanhamento cuja biblioteca não está instalada."""
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"training.tracking={name}, mas a biblioteca não está instalada. Instale-a com "
+            f"`python -m pip install {name}` ou use training.tracking=none."
+        )
 
 
 def _checkpoint(config: Config, resume: bool) -> str | None:
@@ -304,8 +315,10 @@ def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set:
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnInterrupt(trainer))
+    # Em vários processos, o DDP só sincroniza gradientes de quem passa pelo forward do modelo.
     if training.fused_layers and trainer.accelerator.num_processes == 1 and not bf16:
-        trainer.fused = speed.accelerate_layers(trainer.model) > 0
+        speed.accelerate_layers(trainer.model)
+        trainer.fused = speed.supports_answer_loss(trainer.model)
     return trainer
 
 

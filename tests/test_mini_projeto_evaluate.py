@@ -1,0 +1,176 @@
+"""evaluate.py, inference.py e metrics.py: notas, intervalos, terminal e arquivos."""
+
+import json
+import math
+
+import pytest
+
+import evaluate
+import inference
+import train
+from config import UserError, run_main
+from metrics import mcnemar, perplexity, proportion, wilson
+
+
+@pytest.fixture
+def trained(project, monkeypatch):
+    args, folder = project
+    train.main([*args, "training.max_steps=2"])
+    monkeypatch.setattr(evaluate, "RESULTS_DIR", folder / "resultados")
+    return args, folder
+
+
+def test_wilson_matches_published_values():
+    # Newcombe (1998), tabela I: 81 de 263 -> 0,2553 a 0,3662.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_mcnemar_counts_only_disagreements():
+    first = [True] * 5 + [True] + [False] * 9
+    second = [True] * 5 + [False] + [True] * 9
+    result = mcnemar(first, second)
+    assert (result["so_primeira"], result["so_segunda"]) == (1, 9)
+    assert result["p_valor"] == pytest.approx(22 / 1024)  # 2·(C(10,0)+C(10,1))/2^10
+    assert mcnemar([True], [True])["p_valor"] == 1.0
+
+
+def test_perplexity_weights_by_token():
+    result = perplexity([(math.log(2) * 3, 3), (math.log(8) * 1, 1)])
+    assert result["valor"] == pytest.approx(math.exp((3 * math.log(2) + math.log(8)) / 4))
+    assert result["ic95"][0] <= result["valor"] <= result["ic95"][1]
+
+
+def test_proportion_of_nothing_says_it_knows_nothing():
+    assert proportion([])["ic95"] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sql"),
+    [("SELECT 1", "SELECT 1"), ("```sql\nSELECT 1;\n```\nExplanation", "SELECT 1"),
+     ("SELECT 1; DROP TABLE clientes", "SELECT 1"), ("```sqlite\nSELECT 2```", "SELECT 2"),
+     ("", "")],
+)  # fmt: skip
+def test_extract_sql(answer, sql):
+    assert evaluate.extract_sql(answer) == sql
+
+
+def test_evaluation_writes_scores_and_one_line_per_question(trained, capsys):
+    args, folder = trained
+    assert evaluate.main(args) == 0
+    summary = json.loads((folder / "resultados" / "mini_projeto_lora_teste.json").read_text())
+    text = (folder / "resultados" / "mini_projeto_lora_teste.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert set(summary["variantes"]) == {evaluate.BASE, evaluate.TUNED}
+    assert len(lines) == 2 * 6
+    for name, variant in summary["variantes"].items():
+        mine = [line for line in lines if line["variant"] == name]
+        accuracy = variant["acuracia_execucao"]
+        assert accuracy["acertos"] == sum(line["correct"] for line in mine)
+        assert accuracy["total"] == 6
+        assert variant["perplexidade_do_gabarito"]["valor"] > 1
+    assert "mcnemar_base_treinado" in summary
+    assert summary["configuracao"]["training"]["max_steps"] == 6
+    assert "acurácia de execução" in capsys.readouterr().out
+
+
+def test_gold_answers_score_one_hundred_percent(trained, monkeypatch):
+    """A nota vem da execução: respostas iguais ao gabarito acertam tudo, e só elas."""
+    import model
+
+    args, folder = trained
+    text = (folder / "dados" / "teste.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+
+    def oracle(loaded, tokenizer, prompts, *_):
+        yield [(i, row["sql"]) for i, row in enumerate(rows)]
+
+    monkeypatch.setattr(model, "generate", oracle)
+    summary = evaluate.evaluate(train.config_from_args(_namespace(args)))
+    assert summary["variantes"][evaluate.TUNED]["acuracia_execucao"]["acertos"] == 6
+
+
+def _namespace(args):
+    import argparse
+
+    return argparse.Namespace(config=None, model=None, overrides=args)
+
+
+def test_own_questions_are_scored_and_bad_rows_reported(trained, capsys):
+    args, folder = trained
+    path = folder / "minhas.jsonl"
+    path.write_text(
+        '{"question": "quantos clientes?", "sql": "SELECT COUNT(*) FROM clientes"}\n'
+        '{"question": "sem sql"}\nisto não é json\n'
+        '{"question": "vazia", "sql": "SELECT nome FROM clientes WHERE uf = \'ZZ\'"}\n',
+        encoding="utf-8",
+    )
+    assert evaluate.main([*args, "--questions", str(path), "--only", "treinado"]) == 0
+    errors = capsys.readouterr().err
+    assert "minhas.jsonl:2" in errors and "minhas.jsonl:3" in errors
+    assert "resultado vazio" in errors
+    summary = json.loads((folder / "resultados" / "mini_projeto_lora_minhas.json").read_text())
+    assert summary["variantes"][evaluate.TUNED]["acuracia_execucao"]["total"] == 1
+
+
+def test_asking_from_the_terminal(trained, capsys):
+    args, _ = trained
+    inference.main([*args, "quantos clientes temos?"])
+    output = capsys.readouterr().out
+    assert "Pergunta: quantos clientes temos?" in output and "SQL:" in output
+
+
+def test_file_of_questions_gives_one_json_line_each(trained):
+    args, folder = trained
+    source, target = folder / "perguntas.txt", folder / "saida" / "respostas.jsonl"
+    text = "quantos clientes?\n\n" + "x" * 600 + "\nliste os produtos\n"
+    source.write_text(text, encoding="utf-8")
+    assert inference.main([*args, "--input", str(source), "--output", str(target)]) == 0
+    records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert [r["question"][:5] for r in records] == ["quant", "xxxxx", "liste"]
+    assert all(set(r) == {"question", "sql", "columns", "rows", "error"} for r in records)
+    assert "500 caracteres" in records[1]["error"]
+
+
+def test_chat_loop_keeps_history_and_survives_hostile_sql(trained, monkeypatch, capsys):
+    args, _ = trained
+    typed = iter(["", ":ajuda", "quantos clientes?", ":sql DROP TABLE clientes",
+                  ":sql SELECT COUNT(*) FROM clientes", ":historico", ":xyz", ":sair"])  # fmt: skip
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    assert inference.main(args) == 0
+    output = capsys.readouterr().out
+    assert "só consultas SELECT são permitidas" in output
+    assert "600" in output and "1. quantos clientes?" in output
+    assert "Não conheço o comando :xyz" in output
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [(["--input", "nada.txt", "--output", "x"], "não encontrado"),
+     (["--input", "x"], "andam juntos"),
+     (["--adapter", "/nao/existe", "oi"], "não há adaptador"), (["lora.rr=1", "oi"], "lora.r")],
+)  # fmt: skip
+def test_bad_arguments_end_with_code_two(project, extra, message, capsys):
+    args, _ = project
+    assert run_main(inference.main, [*args, *extra]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_base_flag_needs_no_adapter(project, capsys):
+    args, _ = project
+    inference.main([*args, "--base", "quantos clientes?"])
+    assert "SQL:" in capsys.readouterr().out
+
+
+def test_missing_database_is_explained(project):
+    args, folder = project
+    (folder / "dados" / "loja_11.sqlite").unlink()
+    with pytest.raises(UserError, match="banco de dados não encontrado"):
+        evaluate.main(args)
+
+
+def test_table_cells_cannot_control_the_terminal():
+    from database import Result
+
+    text = inference.format_table(Result(["a"], [("\x1b[2Jx",), (None,), (1234.5,)]))
+    assert "\x1b" not in text and "NULL" in text and "1.234,50" in text

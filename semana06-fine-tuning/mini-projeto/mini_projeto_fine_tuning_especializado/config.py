@@ -219,7 +219,13 @@ def load_effective(folder: Path) -> Config:
     path = folder / EFFECTIVE_NAME
     if not path.is_file():
         raise UserError(f"{folder} não tem {EFFECTIVE_NAME}: não é uma saída de train.py.")
-    return Config.model_validate(_ints_as_floats(_read_yaml(path)))
+    try:
+        return Config.model_validate(_ints_as_floats(_read_yaml(path)))
+    except ValidationError as error:
+        problems = [_explain(item) for item in error.errors()]
+        raise UserError(
+            f"{path} não serve (editado à mão ou de outra versão?):\n  - " + "\n  - ".join(problems)
+        ) from error
 
 
 def save_effective(config: Config, folder: Path) -> None:
@@ -260,7 +266,7 @@ def _merge(base: dict, extra: object, origin: str, problems: list[str], prefix: 
     for key, value in extra.items():
         name = f"{prefix}{key}"
         if key not in base:
-            close = difflib.get_close_matches(str(key), list(base), n=1)
+            close = difflib.get_close_matches(str(key).lower(), list(base), n=1)
             hint = f"; você quis dizer `{prefix}{close[0]}`?" if close else ""
             problems.append(f"`{name}` ({origin}): chave desconhecida{hint}")
         elif isinstance(base[key], dict):
@@ -288,6 +294,8 @@ _MESSAGES = {
     "string_type": "esperava um texto",
     "list_type": "esperava uma lista",
     "missing": "falta esta chave",
+    "extra_forbidden": "chave desconhecida",
+    "model_type": "esperava uma seção com chaves",
     "string_too_short": "não pode ser vazio",
     "too_short": "a lista não pode ser vazia",
 }

@@ -26,6 +26,8 @@ JOINS = {
     "c": "c.id = {main}.cliente_id",
     "v": "v.id = pe.vendedor_id",
 }
+CLAUSES = {"select": "SELECT", "group": "GROUP BY", "having": "HAVING", "order": "ORDER BY",
+           "limit": "LIMIT"}  # fmt: skip
 NOISE_RATE = 0.35
 GREETINGS = ["oi, ", "bom dia, ", "boa tarde, ", "olá! ", "por favor, ", "opa, ", "ei, "]
 ENDINGS = [" por favor", " pfv", ", obrigado", " obg", ", ok?", "??"]
@@ -58,49 +60,34 @@ def generate(seed: int) -> Iterator[Pair]:
             yield _pair(name, rng)
 
 
-def _fill(template: str, values: dict[str, dict]) -> str:
+def _fill(template: str, values: dict[str, dict], key: str = "nome") -> str:
+    """Troca `{slot.forma}` pela forma, e `{slot}` pela forma `key`."""
+
     def form(match: re.Match) -> str:
-        name, _, key = match[1].partition(".")
-        return values[name][key or "nome"]
+        name, _, wanted = match[1].partition(".")
+        return values[name][wanted or key]
 
     return re.sub(r"\{([a-z_]+(?:\.[a-z_]+)?)\}", form, template)
 
 
-def _placeholders(text: str) -> set[str]:
+def _slots_in(text: str) -> set[str]:
     return {m.partition(".")[0] for m in re.findall(r"\{([a-z_.]+)\}", text)} - {"f", "g"}
 
 
 def _pair(name: str, rng: random.Random) -> Pair:
     intent = grammar()["intents"][name]
     tables = list(intent["tables"])
-    available = {
-        key: value
-        for key, value in grammar()["filters"][intent["subject"]].items()
-        if key not in intent.get("exclude", [])
-    }
-    low, high = intent.get("min_filters", 0), intent.get("max_filters", 0)
-    count = min(len(available), rng.choice([n for n in range(low, high + 1)] + [min(1, high)]))
-    count = max(count, low)
-    chosen = rng.sample(list(available), count)
-
-    template = {key: intent.get(key, "") for key in ("select", "group", "having", "order", "limit")}
+    filters = _choose_filters(intent, rng)
+    clauses = {key: intent.get(key, "") for key in CLAUSES}
     where = list(intent.get("where", []))
-    values: dict[str, dict] = {}
-    for slot in sorted(_placeholders(" ".join([*template.values(), *where]))):
-        values[slot] = slots.draw(slot, rng, bounds=intent.get(slot))
+    names = sorted(_slots_in(" ".join([*clauses.values(), *where])))
+    values = {slot: slots.draw(slot, rng, bounds=intent.get(slot)) for slot in names}
     where = [_fill(condition, values) for condition in where]
-    template = {
-        key: _fill(text, {**values, "n": {"nome": values.get("n", {}).get("sql", "")},
-                          "valor": {"nome": values.get("valor", {}).get("sql", "")}})
-        if key != "select" else text
-        for key, text in template.items()
-    }  # fmt: skip
 
     phrases = []
-    for key in chosen:
-        spec = available[key]
-        slot_name = next(iter(_placeholders(spec["sql"])))
-        value = {slot_name: slots.draw(slot_name, rng, column=spec.get("column", ""))}
+    for spec in filters.values():
+        slot = next(iter(_slots_in(spec["sql"])))
+        value = {slot: slots.draw(slot, rng, column=spec.get("column", ""))}
         where.append(_fill(spec["sql"], value))
         phrases.append(_fill(rng.choice(spec["phrases"]), value))
         tables += [t for t in spec["tables"] if t not in tables]
@@ -108,21 +95,33 @@ def _pair(name: str, rng: random.Random) -> Pair:
     group_phrase = ""
     if "groups" in intent:
         group = grammar()["groups"][rng.choice(intent["groups"])]
-        template["select"] = template["select"].replace("{g}", group["column"])
-        template["group"] = group.get("group", group["column"])
+        clauses["select"] = clauses["select"].replace("{g}", group["column"])
+        clauses["group"] = group.get("group", group["column"])
         tables += [t for t in group["tables"] if t not in tables]
         group_phrase = rng.choice(group["phrases"])
-    template["select"] = _fill(template["select"], values)
-
-    if intent["subject"] == "venda" and "status" not in chosen:
+    clauses = {key: _fill(text, values, key="sql") for key, text in clauses.items()}
+    if intent["subject"] == "venda" and "status" not in filters:
         where.insert(0, "pe.status <> 'cancelado'")
+
     wording = rng.choice(intent["wordings"])
     text = wording.replace("{f}", " ".join(phrases)).replace("{g}", group_phrase)
-    question = _tidy(_fill(text, values))
-    noise = "limpa"
+    question, noise = _tidy(_fill(text, values)), "limpa"
     if rng.random() < NOISE_RATE:
         question, noise = add_noise(question, rng)
-    return Pair(question, _assemble(tables, where, template), name, noise)
+    return Pair(question, _assemble(tables, where, clauses), name, noise)
+
+
+def _choose_filters(intent: dict, rng: random.Random) -> dict[str, dict]:
+    """Sorteia de min_filters a max_filters recortes; um só é o número mais provável."""
+    specs = {
+        key: spec
+        for key, spec in grammar()["filters"][intent["subject"]].items()
+        if key not in intent.get("exclude", [])
+    }
+    low, high = intent.get("min_filters", 0), intent.get("max_filters", 0)
+    wanted = rng.choice([*range(low, high + 1), min(1, high)])
+    count = max(low, min(len(specs), wanted))
+    return {key: specs[key] for key in rng.sample(list(specs), count)}
 
 
 def _tidy(text: str) -> str:
@@ -131,7 +130,7 @@ def _tidy(text: str) -> str:
     return re.sub(r"^[,:]\s*", "", text)
 
 
-def _assemble(tables: list[str], where: list[str], template: dict[str, str]) -> str:
+def _assemble(tables: list[str], where: list[str], clauses: dict[str, str]) -> str:
     order = [alias for alias in ALIASES if alias in tables]
     main = order[0]
     source = f"{ALIASES[main]} {main}"
@@ -139,13 +138,12 @@ def _assemble(tables: list[str], where: list[str], template: dict[str, str]) -> 
         # Clientes entram pelos pedidos quando há pedidos; senão, pelas avaliações.
         anchor = "pe" if alias == "c" and "pe" in order else main
         source += f" JOIN {ALIASES[alias]} {alias} ON {JOINS[alias].format(main=anchor)}"
-    sql = f"SELECT {template['select']} FROM {source}"
+    sql = f"SELECT {clauses['select']} FROM {source}"
     if where:
         sql += " WHERE " + " AND ".join(where)
-    for key, keyword in (("group", "GROUP BY"), ("having", "HAVING"), ("order", "ORDER BY"),
-                         ("limit", "LIMIT")):  # fmt: skip
-        if template[key]:
-            sql += f" {keyword} {template[key]}"
+    for key, keyword in CLAUSES.items():
+        if key != "select" and clauses[key]:
+            sql += f" {keyword} {clauses[key]}"
     return sql if len(order) > 1 else _without_prefix(sql, main)
 
 

@@ -7,10 +7,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import speed
-from speed import accelerate_layers, answer_loss, restore_layers
+from speed import accelerate_layers, answer_loss, restore_layers, supports_answer_loss
 
 VOCABULARY, WIDTH, LAYERS = 131, 32, 2
 LINEARS = 7 * LAYERS  # q, k, v, o, gate, up, down
@@ -318,3 +318,14 @@ def test_answer_loss_works_without_adapter(batch):
     with torch.no_grad():
         loss, _ = answer_loss(model, batch)
         torch.testing.assert_close(loss, plain_loss(model, batch), **TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
+def test_answer_loss_is_offered_only_where_it_is_exact():
+    """Saída treinada, envolvida por LoRA ou de outra arquitetura: usa-se a perda do modelo."""
+    assert supports_answer_loss(tiny_llama().requires_grad_(False))
+    assert supports_answer_loss(with_lora())
+    assert not supports_answer_loss(tiny_llama()), "a saída está sendo treinada"
+    assert not supports_answer_loss(with_lora(target_modules=["q_proj", "lm_head"]))
+    other = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1))
+    assert not supports_answer_loss(other.requires_grad_(False))

@@ -30,6 +30,7 @@ from config import (
     UserError,
     add_config_arguments,
     config_from_args,
+    resolve,
     run_main,
     save_effective,
     write_atomic,
@@ -145,8 +146,6 @@ def build_splits(
 
 
 def _custom_splits(config: Config, databases: list[Database], rejected: list[Rejected]) -> dict:
-    from config import resolve
-
     rows = read_questions(resolve(config.data.custom), "propria", rejected)
     rows = _drop_duplicates(_checked(rows, databases, rejected, "próprias"), {}, rejected)
     rng = random.Random(config.data.seed)
@@ -154,9 +153,11 @@ def _custom_splits(config: Config, databases: list[Database], rejected: list[Rej
     parts = {"treino": train, "validação": validation, "teste": test}
     empty = [name for name, part in parts.items() if not part]
     if empty:
+        path = write_rejected(config, rejected)
         raise UserError(
             f"{config.data.custom} tem {len(rows)} perguntas aproveitáveis, poucas para dividir: "
-            f"ficou vazio: {', '.join(empty)}. Acrescente perguntas com formas de SQL variadas."
+            f"ficou vazio: {', '.join(empty)}. Acrescente perguntas com formas de SQL variadas. "
+            f"As {len(rejected)} recusadas estão, com o motivo, em {path}."
         )
     return {"treino": train, "validacao": validation, "teste": test}
 
@@ -185,26 +186,45 @@ def read_questions(path: Path, source: str, rejected: list[Rejected]) -> list[Ro
             problem = "`question` ou `sql` em branco"
         elif problem is None and "\ufffd" in question + sql:
             problem = "a linha não está em UTF-8"
+        elif problem is None and _printable(question + sql) != question + sql:
+            problem = "texto com caractere inválido (meio par Unicode)"
         if problem:
             shown = json.dumps(record, ensure_ascii=False) if record is not None else ""
-            rejected.append(
-                Rejected(f"{path.name}:{line}", str(question or shown), str(sql or ""), problem)
-            )
+            texts = _printable(str(question or shown)), _printable(str(sql or ""))
+            rejected.append(Rejected(f"{path.name}:{line}", *texts, problem))
             continue
         clean = sql.strip().rstrip(";").strip()
         rows.append(Row(f"{source}-{line:05}", question.strip(), clean, source))
     return rows
 
 
+def _printable(text: str) -> str:
+    """Troca por `?` o que o UTF-8 não sabe gravar (JSON aceita meio par: `"\\ud800"`)."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _csv_records(path: Path, text: str):
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = {"question", "sql"} - set(reader.fieldnames or [])
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        missing = {"question", "sql"} - set(reader.fieldnames or [])
+    except csv.Error as error:
+        raise UserError(f"{path}: a primeira linha não é CSV ({error}).") from error
     if missing:
         raise UserError(
             f"{path}: falta a coluna {' e '.join(sorted(missing))} na primeira linha; "
             "o CSV precisa de question,sql."
         )
-    for record in reader:
+    while True:
+        first = reader.reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            last = reader.reader.line_num
+            span = f"das linhas {first} a {last}, " if last > first else ""
+            yield first, None, f"não é CSV: {span}{error} (aspas sem par?)"
+            continue
         extra = "campos demais (aspas faltando?)" if None in record else None
         yield reader.line_num, {k: v for k, v in record.items() if k is not None}, extra
 
@@ -215,8 +235,8 @@ def _jsonl_records(text: str):
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield number, None, f"não é JSON ({error.msg}): {line[:200]}"
+        except (ValueError, RecursionError) as error:
+            yield number, None, f"não é JSON ({getattr(error, 'msg', error)}): {line[:200]}"
             continue
         if not isinstance(record, dict):
             yield number, None, f"esperava um objeto JSON: {line[:200]}"
@@ -343,8 +363,7 @@ def write_outputs(
     for name, rows in splits.items():
         lines = [json.dumps(asdict(row), ensure_ascii=False) for row in rows]
         write_atomic(config.data_dir / f"{name}.jsonl", "\n".join(lines) + "\n")
-    lines = [json.dumps(asdict(item), ensure_ascii=False) for item in rejected]
-    write_atomic(config.data_dir / "rejeitados.jsonl", "".join(line + "\n" for line in lines))
+    write_rejected(config, rejected)
     save_effective(config, config.data_dir)
     report = build_report(config, splits, rejected)
     report["impressao_digital"] = fingerprint
@@ -355,6 +374,14 @@ def write_outputs(
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
     print(f"Perguntas: {counts}; rejeitadas: {len(rejected)} (motivos em rejeitados.jsonl).")
     print(f"Relatório: {config.data_dir / 'relatorio.md'}")
+
+
+def write_rejected(config: Config, rejected: list[Rejected]) -> Path:
+    """Grava `rejeitados.jsonl` e devolve o caminho."""
+    lines = [json.dumps(asdict(item), ensure_ascii=False) for item in rejected]
+    path = config.data_dir / "rejeitados.jsonl"
+    write_atomic(path, "".join(line + "\n" for line in lines))
+    return path
 
 
 def build_report(config: Config, splits: dict[str, list[Row]], rejected: list[Rejected]) -> dict:
@@ -462,9 +489,7 @@ def _fingerprint(config: Config) -> str:
                DATA_DIR / "loja_catalogo.yaml", DATA_DIR / "loja_schema.sql"]  # fmt: skip
     sources += sorted(Path(__file__).parent.glob("*.py"))
     if config.data.custom:
-        from config import resolve
-
-        sources.append(resolve(config.data.custom))
+        sources += [resolve(config.data.custom), resolve(config.database.custom)]
     names = {"shop.py", "generator.py", "slots.py", "data_prep.py", "execution.py",
              "sql_features.py"}  # fmt: skip
     for path in sources:
@@ -477,7 +502,9 @@ def _is_current(config: Config, fingerprint: str) -> bool:
     path = config.data_dir / "relatorio.json"
     if not path.is_file() or not all(p.is_file() for p in config.databases):
         return False
-    return json.loads(path.read_text(encoding="utf-8")).get("impressao_digital") == fingerprint
+    report = json.loads(path.read_text(encoding="utf-8"))
+    splits = [config.data_dir / f"{name}.jsonl" for name in report["divisoes"]]
+    return report.get("impressao_digital") == fingerprint and all(p.is_file() for p in splits)
 
 
 def load_split(config: Config, name: str) -> list[dict]:

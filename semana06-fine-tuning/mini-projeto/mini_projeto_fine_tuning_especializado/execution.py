@@ -81,7 +81,7 @@ def reference_problem(sql: str, databases: list[Database]) -> str | None:
     """
     try:
         tree = sqlglot.parse_one(sql, read="sqlite")
-    except sqlglot.errors.SqlglotError:
+    except (sqlglot.errors.SqlglotError, RecursionError):
         return "SQL que o analisador não entende"
     if not isinstance(tree, exp.Query):
         return "não é uma consulta SELECT"

@@ -236,10 +236,6 @@ def test_trainable_norm_is_left_alone(batch):
     assert final.weight.grad.abs().max() > 0
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="o Llama do transformers usa SiLUActivation, e speed.py só troca a MLP com nn.SiLU",
-)
 def test_mlp_of_a_stock_llama_is_replaced():
     """A MLP de um Llama como o transformers o cria também é trocada."""
     model = tiny_llama()

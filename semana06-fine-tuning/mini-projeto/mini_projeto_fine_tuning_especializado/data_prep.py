@@ -48,6 +48,8 @@ TEST = DATA_DIR / "perguntas_teste.jsonl"
 MAX_ATTEMPTS_PER_PAIR = 6
 GENERATED_HELD_OUT = 0.1  # fração das geradas na validação e no teste de esqueletos inéditos
 CUSTOM_HELD_OUT = 0.15
+# O código de que os dados dependem: se ele muda, os dados são refeitos.
+MAKERS = ("data_prep.py", "execution.py", "generator.py", "shop.py", "slots.py", "sql_features.py")
 NEAR_DUPLICATE = 0.8  # Jaccard entre os conjuntos de palavras dos moldes
 
 
@@ -485,16 +487,13 @@ def _fingerprint(config: Config) -> str:
     """Muda quando mudam a configuração dos dados, as perguntas ou o código que os faz."""
     digest = hashlib.sha256()
     digest.update(json.dumps([config.data.model_dump(), config.database.model_dump()]).encode())
-    sources = [CURATED, VALIDATION, TEST, DATA_DIR / "gramatica.yaml",
-               DATA_DIR / "loja_catalogo.yaml", DATA_DIR / "loja_schema.sql"]  # fmt: skip
-    sources += sorted(Path(__file__).parent.glob("*.py"))
+    sources = [CURATED, VALIDATION, TEST, *(Path(__file__).parent / name for name in MAKERS)]
+    inputs = ("gramatica.yaml", "loja_catalogo.yaml", "loja_schema.sql")
+    sources += [DATA_DIR / name for name in inputs]
     if config.data.custom:
         sources += [resolve(config.data.custom), resolve(config.database.custom)]
-    names = {"shop.py", "generator.py", "slots.py", "data_prep.py", "execution.py",
-             "sql_features.py"}  # fmt: skip
     for path in sources:
-        if path.suffix != ".py" or path.name in names:
-            digest.update(path.read_bytes() if path.is_file() else b"ausente")
+        digest.update(path.read_bytes() if path.is_file() else b"ausente")
     return digest.hexdigest()
 
 

@@ -9,7 +9,6 @@ em bancos de sementes diferentes.
 import os
 import random
 import sqlite3
-import tempfile
 from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
@@ -49,8 +48,8 @@ def create_shop(path: Path, seed: int) -> Path:
     """Grava em `path` o banco da semente `seed`; o arquivo só aparece quando está completo."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     connection = sqlite3.connect(temporary)
     try:
         connection.executescript((DATA_DIR / "loja_schema.sql").read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.activations import SiLUActivation
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 # Arquiteturas cujos logits são exatamente lm_head(última camada), sem escala nem corte no fim.
@@ -186,7 +187,7 @@ def accelerate_layers(model: nn.Module) -> int:
             layer.forward = lambda x, m=layer: _RmsNormFunction.apply(
                 x, m.weight, m.variance_epsilon
             )
-        elif isinstance(layer, LlamaMLP) and isinstance(layer.act_fn, nn.SiLU):
+        elif isinstance(layer, LlamaMLP) and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
             layer.forward = lambda x, m=layer: m.down_proj(
                 _SwigluFunction.apply(m.gate_proj(x), m.up_proj(x))
             )

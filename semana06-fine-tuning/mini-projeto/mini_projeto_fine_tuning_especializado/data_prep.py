@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_config_arguments(parser)
     parser.add_argument("--force", action="store_true", help="refaz mesmo que já esteja pronto")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
 
     fingerprint = _fingerprint(config)

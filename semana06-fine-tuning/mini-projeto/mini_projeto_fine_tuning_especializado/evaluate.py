@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
                         help="CSV ou JSONL (question, sql) no lugar da divisão")  # fmt: skip
     parser.add_argument("--only", choices=["base", "treinado"], help="mede uma variante só")
     parser.add_argument("--name", default=None, help="nome do arquivo de resultados")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
     evaluate(config, args.split, args.questions, args.only, args.name)
     return 0

@@ -94,6 +94,8 @@ class Assistant:
         ]
 
     def _answer(self, question: str, sql: str, problem: str | None, seconds: float) -> Answer:
+        if problem is None and not sql:
+            problem = "o modelo não escreveu nenhuma consulta"
         if problem:
             return Answer(question, "", None, problem, seconds)
         try:
@@ -121,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", action="store_true", help="usa o modelo sem treino")
     parser.add_argument("--input", type=Path, metavar="TXT", help="perguntas, uma por linha")
     parser.add_argument("--output", type=Path, metavar="JSONL", help="respostas (com --input)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     # O que não é chave=valor é pergunta.
     questions = [item for item in args.overrides if not _is_override(item)]
     args.overrides = [item for item in args.overrides if _is_override(item)]

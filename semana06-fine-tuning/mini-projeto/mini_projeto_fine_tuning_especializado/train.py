@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Treina o adaptador LoRA do mini-projeto.")
     add_config_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="continua do último checkpoint")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
     train(config, resume=args.resume)
     return 0

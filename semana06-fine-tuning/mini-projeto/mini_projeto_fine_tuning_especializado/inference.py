@@ -142,7 +142,6 @@ def main(argv: list[str] | None = None) -> int:
         answers = assistant.ask_many(questions)
         for answer in answers:
             print(f"\nPergunta: {answer.question}\n{format_answer(answer)}")
-        return 0 if all(answer.error is None for answer in answers) else 1
     else:
         chat(assistant)
     return 0

@@ -39,7 +39,7 @@ from data_prep import load_split, read_questions
 from database import Database, DatabaseError
 from execution import judge, reference_problem
 from metrics import mcnemar, perplexity, proportion
-from prompt import render, training_example
+from prompt import encode_pair, render
 from sql_features import difficulty, kind
 
 BASE, TUNED = "base com esquema", "treinado"
@@ -201,15 +201,7 @@ def _gold_losses(
     """Perda da resposta de referência, por pergunta: (soma em nats, tokens da resposta)."""
     from model import answer_losses
 
-    pairs = []
-    for row in rows:
-        prompt = render(tokenizer, config, row["question"], schema)
-        example = training_example(config, row["question"], row["sql"], schema)
-        full = tokenizer.apply_chat_template(
-            example["prompt"] + example["completion"], tokenize=False
-        )
-        answer = full[len(prompt) :].rstrip("\n")
-        pairs.append(tuple(tokenizer([prompt, answer], add_special_tokens=False).input_ids))
+    pairs = [encode_pair(tokenizer, config, row["question"], row["sql"], schema) for row in rows]
     losses: dict[int, tuple[float, int]] = {}
     bar = tqdm(total=len(rows), desc=f"Perplexidade ({label})", unit="pergunta", file=sys.stdout)
     for batch in answer_losses(model, tokenizer, pairs, config.generation.batch_size):

@@ -15,7 +15,6 @@ import runtime  # noqa: F401  (antes do torch)
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from config import (
     config_from_args,
     load_effective,
     run_main,
+    write_atomic,
 )
 from database import Database, DatabaseError, QueryError, Result
 from prompt import render
@@ -179,12 +179,9 @@ def answer_file(assistant: Assistant, source: Path, target: Path) -> None:
     questions = [line.strip() for line in lines if line.strip()]
     if not questions:
         raise UserError(f"{source} não tem nenhuma pergunta.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        for answer in assistant.ask_many(questions, progress=True):
-            stream.write(json.dumps(as_record(answer), ensure_ascii=False) + "\n")
-    os.replace(temporary, target)
+    answers = assistant.ask_many(questions, progress=True)
+    lines = [json.dumps(as_record(answer), ensure_ascii=False) + "\n" for answer in answers]
+    write_atomic(target, "".join(lines))
     print(f"{len(questions)} respostas em {target}")
 
 

@@ -3,7 +3,7 @@
 Um espaço de diferença entre o treino e o uso basta para piorar as respostas sem erro nenhum.
 """
 
-from config import Config
+from config import Config, UserError
 
 
 def messages(config: Config, question: str, schema: str) -> list[dict[str, str]]:
@@ -17,16 +17,30 @@ def messages(config: Config, question: str, schema: str) -> list[dict[str, str]]
     ]
 
 
-def training_example(config: Config, question: str, sql: str, schema: str) -> dict:
-    """Um exemplo no formato prompt/completion da TRL: a perda incide só na resposta."""
-    return {
-        "prompt": messages(config, question, schema),
-        "completion": [{"role": "assistant", "content": sql}],
-    }
-
-
 def render(tokenizer, config: Config, question: str, schema: str) -> str:
     """O texto exato que o modelo recebe, até o início da resposta."""
     return tokenizer.apply_chat_template(
         messages(config, question, schema), tokenize=False, add_generation_prompt=True
     )
+
+
+def encode_pair(
+    tokenizer, config: Config, question: str, sql: str, schema: str
+) -> tuple[list[int], list[int]]:
+    """Tokens do prompt e da resposta, esta com o fim de turno: os do treino e os da avaliação.
+
+    Raises:
+        UserError: o template do modelo escreve o prompt de um jeito no treino e de outro no uso.
+    """
+    prompt = render(tokenizer, config, question, schema)
+    answer_turn = {"role": "assistant", "content": sql}
+    full = tokenizer.apply_chat_template(
+        [*messages(config, question, schema), answer_turn], tokenize=False
+    )
+    if not full.startswith(prompt):
+        raise UserError(
+            "o template de chat deste modelo escreve o prompt de um jeito no treino e de outro "
+            "na geração; escolha outro modelo ou corrija o template."
+        )
+    answer = full[len(prompt) :].rstrip("\n")
+    return tuple(tokenizer([prompt, answer], add_special_tokens=False).input_ids)

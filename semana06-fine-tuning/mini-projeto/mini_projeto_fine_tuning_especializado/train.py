@@ -44,7 +44,7 @@ from config import (
 from data_prep import load_split
 from database import Database
 from model import load_model, load_tokenizer, uses_bf16
-from prompt import render, training_example
+from prompt import encode_pair
 
 AUDIT_SHOWN = 2
 
@@ -165,19 +165,9 @@ def tokenized(config: Config, tokenizer, rows: list[dict], schema: str) -> Datas
     """Tokeniza e mascara: `labels` vale -100 no prompt e repete os tokens na resposta."""
     records = []
     for row in rows:
-        prompt = render(tokenizer, config, row["question"], schema)
-        example = training_example(config, row["question"], row["sql"], schema)
-        full = tokenizer.apply_chat_template(
-            example["prompt"] + example["completion"], tokenize=False
+        prompt_ids, answer_ids = encode_pair(
+            tokenizer, config, row["question"], row["sql"], schema
         )
-        if not full.startswith(prompt):
-            raise UserError(
-                "o template de chat deste modelo escreve o prompt de um jeito no treino e de outro "
-                "na geração; escolha outro modelo ou corrija o template."
-            )
-        prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
-        answer = full[len(prompt) :].rstrip("\n")
-        answer_ids = tokenizer(answer, add_special_tokens=False).input_ids
         ids = prompt_ids + answer_ids
         records.append(
             {"input_ids": ids, "labels": [-100] * len(prompt_ids) + answer_ids, "length": len(ids)}

@@ -60,6 +60,7 @@ class Data(_Section):
     seed: int
     generated: int = Field(ge=0)
     generated_in_training: int = Field(ge=0)
+    variations: int = Field(ge=0)
     curated_in_training: int | None = Field(ge=1)
     validation_size: int = Field(ge=1)
 

@@ -41,15 +41,18 @@ from generator import generate
 from shop import DATA_DIR, create_shop
 from slots import mask, plain
 from sql_features import difficulty, kind, skeleton, tables
+from variations import vary
 
 CURATED = DATA_DIR / "perguntas_curadas.jsonl"
 VALIDATION = DATA_DIR / "perguntas_validacao.jsonl"
 TEST = DATA_DIR / "perguntas_teste.jsonl"
+VARIATION = "variacao"
 MAX_ATTEMPTS_PER_PAIR = 6
 GENERATED_HELD_OUT = 0.1  # fração das geradas na validação e no teste de esqueletos inéditos
 CUSTOM_HELD_OUT = 0.15
 # O código de que os dados dependem: se ele muda, os dados são refeitos.
-MAKERS = ("data_prep.py", "execution.py", "generator.py", "shop.py", "slots.py", "sql_features.py")
+MAKERS = ("data_prep.py", "execution.py", "generator.py", "shop.py", "slots.py", "sql_features.py",
+          "variations.py")  # fmt: skip
 NEAR_DUPLICATE = 0.8  # Jaccard entre os conjuntos de palavras dos moldes
 
 
@@ -60,7 +63,7 @@ class Row:
     id: str
     question: str
     sql: str
-    source: str  # curada | gerada | validacao | teste | propria
+    source: str  # curada | variacao | gerada | validacao | teste | propria
     wording: str = "livre"  # o ruído, nas geradas
     kind: str = ""
     difficulty: str = ""
@@ -138,8 +141,10 @@ def build_splits(
     parts = _split_by_skeleton(generated, [GENERATED_HELD_OUT] * 2, rng, written)
     generated_train, generated_validation, generated_test = parts
     rng.shuffle(curated)
+    varied = _variations(config, databases, curated, rejected)
+    varied = _drop_near_duplicates(varied, test + validation, rejected)
     return {
-        "treino": curated + generated_train,
+        "treino": curated + varied + generated_train,
         "validacao": validation,
         "validacao_gerada": generated_validation,
         "teste": test,
@@ -326,6 +331,26 @@ def _generated(
         bar.update()
     bar.close()
     return rows
+
+
+def _variations(
+    config: Config, databases: list[Database], rows: list[Row], rejected: list[Rejected]
+) -> list[Row]:
+    """`data.variations` versões de cada pergunta, com outros valores, conferidas por execução."""
+    rng = random.Random(config.data.seed + 1)
+    varied: list[Row] = []
+    originals = [(row, turn) for turn in range(config.data.variations) for row in rows]
+    for row, turn in tqdm(originals, desc="Variando valores", unit="pergunta", file=sys.stdout):
+        for attempt in range(MAX_ATTEMPTS_PER_PAIR):
+            question, sql, noise = vary(row.question, row.sql, rng)
+            name = f"{row.id}-v{turn + 1}"
+            problem = None if sql == row.sql else reference_problem(sql, databases)
+            if problem is None:
+                new = Row(name, question, sql, VARIATION, noise)
+                varied.append(_with_features(new))
+                break
+            rejected.append(Rejected(f"{name}, tentativa {attempt + 1}", question, sql, problem))
+    return varied
 
 
 def _split_by_skeleton(

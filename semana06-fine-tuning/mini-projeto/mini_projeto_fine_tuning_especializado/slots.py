@@ -318,7 +318,7 @@ def _mask_pattern() -> re.Pattern:
         "produto": [n for g in catalog()["produtos"].values() for n in g["nomes"]],
         "lugar": [c for names in catalog()["cidades"].values() for c in names]
         + [v[0] for v in UFS.values()] + list(UFS) + ["minas"]
-        + [form for v in UFS.values() for form in _inflections(v[3])],
+        + [form for v in UFS.values() for form in inflections(v[3])],
         "categoria": [f for c in catalog()["produtos"] for f in (c, c[:-1], "eletronico", "movel")],
         "status": [f for s, p in STATUSES.items() for f in (s, p, s[:-1] + "a", s[:-1] + "as")],
         "pagamento": [*PAYMENTS, "boletos", "cartoes"],
@@ -336,7 +336,7 @@ def _mask_pattern() -> re.Pattern:
     return re.compile(r"\b(?:" + "|".join(parts) + r")\b")
 
 
-def _inflections(people: str) -> list[str]:
+def inflections(people: str) -> list[str]:
     """Masculino e feminino, singular e plural, de um gentílico no plural."""
     singular = people[:-2] if people.endswith("res") else people[:-1]
     forms = [people, singular]

@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 # Arquiteturas cujos logits são exatamente lm_head(última camada), sem escala nem corte no fim.
 PLAIN_HEADS = {"llama", "mistral", "qwen2", "qwen3"}
-HEAD_CHUNK = 256  # tokens por vez na camada de saída: 256 x 49.152 floats são 48 MiB
+HEAD_CHUNK = 128  # tokens por vez na camada de saída: 128 x 49.152 floats são 24 MiB
 
 
 class _LoraFunction(torch.autograd.Function):
@@ -28,6 +28,7 @@ class _LoraFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])  # [N, d]
+        a, b = a.to(weight.dtype), b.to(weight.dtype)
         low = flat @ a.T  # [N, r]
         out = flat @ weight.T  # [N, o]
         out.addmm_(low, b.T, alpha=scale)
@@ -40,8 +41,9 @@ class _LoraFunction(torch.autograd.Function):
         flat, low, weight, a, b = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1])  # [N, o]
         g_low = g @ b  # [N, r]
-        grad_a = (g_low.T @ flat).mul_(ctx.scale)
-        grad_b = (g.T @ low).mul_(ctx.scale)
+        # A e B vivem em float32: o otimizador precisa dos passos miúdos que o bf16 arredondaria.
+        grad_a = (g_low.T @ flat).float().mul_(ctx.scale)
+        grad_b = (g.T @ low).float().mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = g @ weight  # [N, d]
@@ -56,8 +58,8 @@ class _RmsNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         width = x.shape[-1]
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        inverse = norm.square_().div_(width).add_(eps).rsqrt_()
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = norm.square_().div_(width).add_(eps).rsqrt_().to(x.dtype)
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight)
 
@@ -101,12 +103,13 @@ class _AnswerLossFunction(torch.autograd.Function):
         grads = torch.empty_like(hidden) if needs_grad else None
         for start in range(0, len(hidden), HEAD_CHUNK):
             block = slice(start, start + HEAD_CHUNK)
-            logits = (hidden[block] @ weight.T).float()  # [bloco, V]
             target = targets[block, None]
-            log_norm = torch.logsumexp(logits, dim=-1, keepdim=True)
-            total += (log_norm - logits.gather(1, target)).sum()
+            log_p = torch.log_softmax(
+                hidden[block] @ weight.T, dim=-1, dtype=torch.float32
+            )  # [bloco, V]
+            total -= log_p.gather(1, target).sum()
             if needs_grad:
-                probabilities = logits.sub_(log_norm).exp_()
+                probabilities = log_p.exp_()
                 probabilities.scatter_add_(
                     1, target, torch.full_like(target, -1, dtype=probabilities.dtype)
                 )
@@ -118,6 +121,12 @@ class _AnswerLossFunction(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         (grads,) = ctx.saved_tensors
         return grads * grad, None, None
+
+
+def supports(model: nn.Module) -> bool:
+    """Diz se o modelo, ainda sem LoRA, é de uma arquitetura que este módulo conhece."""
+    quantized = getattr(model, "quantization_method", None) is not None
+    return model.config.model_type in PLAIN_HEADS and not quantized
 
 
 def supports_answer_loss(model: nn.Module) -> bool:
@@ -161,7 +170,7 @@ def _lora_forward(layer: LoraLinear):
 
 
 def _can_fuse(layer: nn.Module) -> bool:
-    """Só a forma simples: um adaptador, sem dropout, sem viés, sem DoRA, tudo em float32."""
+    """Só a forma simples: um adaptador em float32, sem dropout, sem viés, sem DoRA."""
     if not isinstance(layer, LoraLinear) or len(layer.active_adapters) != 1:
         return False
     (name,) = layer.active_adapters
@@ -170,7 +179,8 @@ def _can_fuse(layer: nn.Module) -> bool:
         and not layer.use_dora.get(name)
         and layer.base_layer.bias is None
         and not layer.merged
-        and layer.base_layer.weight.dtype == layer.lora_A[name].weight.dtype == torch.float32
+        and layer.base_layer.weight.dtype in (torch.float32, torch.bfloat16)
+        and layer.lora_A[name].weight.dtype == torch.float32
     )
 
 

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from tqdm import tqdm
@@ -41,9 +42,9 @@ from config import (
     save_effective,
     write_atomic,
 )
-from data_prep import load_split
+from data_prep import VARIATION, load_split
 from database import Database
-from model import load_model, load_tokenizer, uses_bf16
+from model import device, load_model, load_tokenizer, uses_bf16
 from prompt import encode_pair
 
 AUDIT_SHOWN = 2
@@ -153,8 +154,11 @@ def training_rows(config: Config) -> list[dict]:
     """As perguntas do treino: as escritas à mão e uma amostra das geradas, embaralhadas."""
     rows = load_split(config, "treino")
     generated = [r for r in rows if r["source"] == "gerada"][: config.data.generated_in_training]
-    written = [r for r in rows if r["source"] != "gerada"][: config.data.curated_in_training]
-    chosen = written + generated
+    written = [r for r in rows if r["source"] not in ("gerada", VARIATION)]
+    written = written[: config.data.curated_in_training]
+    names = {r["id"] for r in written}
+    varied = [r for r in rows if r["source"] == VARIATION and r["id"].rsplit("-v", 1)[0] in names]
+    chosen = written + varied + generated
     random.Random(config.training.seed).shuffle(chosen)
     if not chosen:
         raise UserError("nenhum exemplo de treino: aumente curated_in_training ou generated_…")
@@ -239,12 +243,20 @@ class AnswerTrainer(SFTTrainer):
         # Com acumulação de gradiente, o divisor é o dos lotes somados: 1x8 tem de valer 8x1.
         return total / (count if num_items_in_batch is None else num_items_in_batch)
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if not (self.fused and prediction_loss_only):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        with torch.no_grad():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss, None, None
+
 
 def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set: Dataset):
     """Monta o Trainer; as camadas rápidas entram quando o modelo e o aparelho as permitem."""
     training = config.training
     model = load_model(config)
-    bf16 = uses_bf16(config)
+    # Em vários processos, o DDP só sincroniza gradientes de quem passa pelo forward do modelo.
+    fused = training.fused_layers and speed.supports(model) and PartialState().num_processes == 1
     steps_per_epoch = math.ceil(
         len(train_set) / training.batch_size / training.gradient_accumulation_steps
     )
@@ -261,7 +273,9 @@ def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set:
         warmup_steps=math.ceil(training.warmup_ratio * steps),
         lr_scheduler_type=training.lr_scheduler_type,
         max_length=None,
-        bf16=bf16,
+        # As camadas de speed.py já recebem e devolvem bf16; o autocast só repetiria conversões.
+        bf16=uses_bf16(config) and not fused,
+        use_cpu=device().type == "cpu",
         gradient_checkpointing=training.gradient_checkpointing,
         train_sampling_strategy="group_by_length" if training.group_by_length else "random",
         length_column_name="length",
@@ -305,8 +319,10 @@ def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set:
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnInterrupt(trainer))
-    # Em vários processos, o DDP só sincroniza gradientes de quem passa pelo forward do modelo.
-    if training.fused_layers and trainer.accelerator.num_processes == 1 and not bf16:
+    if fused and device().type == "cpu" and model.dtype == torch.bfloat16:
+        # Em bf16, a volta da atenção "sdpa" do torch em CPU leva o dobro da escrita por extenso.
+        model.set_attn_implementation("eager")
+    if fused:
         speed.accelerate_layers(trainer.model)
         trainer.fused = speed.supports_answer_loss(trainer.model)
     return trainer

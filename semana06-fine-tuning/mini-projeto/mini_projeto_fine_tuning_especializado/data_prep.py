@@ -12,7 +12,6 @@ nenhum molde delas aparece no treino. As geradas se dividem por esqueleto de SQL
 consulta de `teste_gerado` não ocorrem no treino.
 """
 
-import argparse
 import csv
 import hashlib
 import io
@@ -29,6 +28,7 @@ from config import (
     Config,
     UserError,
     add_config_arguments,
+    argument_parser,
     config_from_args,
     resolve,
     run_main,
@@ -80,7 +80,7 @@ class Rejected:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = argument_parser(
         description="Prepara os bancos, as perguntas e as divisões do mini-projeto."
     )
     add_config_arguments(parser)

@@ -11,7 +11,6 @@ com intervalos de 95%, e um JSONL com uma linha por pergunta e variante.
 
 import runtime  # noqa: F401  (antes do torch)
 
-import argparse
 import gc
 import json
 import platform
@@ -30,6 +29,7 @@ from config import (
     Config,
     UserError,
     add_config_arguments,
+    argument_parser,
     config_from_args,
     load_effective,
     run_main,
@@ -51,7 +51,7 @@ LIBRARIES = ["torch", "transformers", "peft", "trl", "datasets"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = argument_parser(
         description="Mede a acurácia de execução do modelo base e do treinado."
     )
     add_config_arguments(parser)

@@ -12,7 +12,6 @@ seja qual for o SQL que o modelo escreva, nada muda.
 
 import runtime  # noqa: F401  (antes do torch)
 
-import argparse
 import contextlib
 import json
 import sys
@@ -26,6 +25,7 @@ from config import (
     Config,
     UserError,
     add_config_arguments,
+    argument_parser,
     config_from_args,
     load_effective,
     run_main,
@@ -114,7 +114,7 @@ def question_problem(question: str) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = argument_parser(
         description="Responde perguntas em português sobre o banco: mostra o SQL e as linhas.",
         epilog="Sem pergunta nem --input, abre uma conversa; :ajuda lista os comandos dela.",
     )

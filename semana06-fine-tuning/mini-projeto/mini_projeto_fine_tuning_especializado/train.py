@@ -12,7 +12,6 @@ efetiva, `metrics.jsonl`, `curva.png` e `treino.json`.
 
 import runtime  # noqa: F401  (antes do torch)
 
-import argparse
 import importlib.util
 import json
 import math
@@ -26,6 +25,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
+from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -37,6 +37,7 @@ from config import (
     Config,
     UserError,
     add_config_arguments,
+    argument_parser,
     config_from_args,
     run_main,
     save_effective,
@@ -51,7 +52,7 @@ AUDIT_SHOWN = 2
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Treina o adaptador LoRA do mini-projeto.")
+    parser = argument_parser(description="Treina o adaptador LoRA do mini-projeto.")
     add_config_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="continua do último checkpoint")
     args = parser.parse_intermixed_args(argv)
@@ -227,12 +228,52 @@ class Collator:
         }
 
 
+class LengthBatches(Sampler):
+    """Ordem dos exemplos: cada lote tem comprimentos parecidos, e os lotes vêm embaralhados.
+
+    O `group_by_length` do Trainer desfila os exemplos de cada bloco de 50 lotes do mais longo ao
+    mais curto. Com o learning_rate alto do LoRA o modelo acompanha o desfile: medimos o dobro da
+    perda logo depois dos lotes mais curtos.
+    """
+
+    POOL = 50  # lotes sorteados de uma vez; dentro deles os exemplos se juntam por comprimento
+
+    def __init__(self, lengths: list[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed = lengths, batch, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Outra época, outra ordem; a mesma época, a mesma ordem, também depois de `--resume`."""
+        self.epoch = epoch
+
+    def __iter__(self):
+        rng = random.Random(f"{self.seed}/{self.epoch}")
+        order = rng.sample(range(len(self)), len(self))
+        pool = self.POOL * self.batch
+        blocks = [order[i : i + pool] for i in range(0, len(order), pool)]
+        grouped = [i for block in blocks for i in sorted(block, key=self.lengths.__getitem__)]
+        batches = [grouped[i : i + self.batch] for i in range(0, len(grouped), self.batch)]
+        incomplete = [batches.pop()] if len(batches[-1]) < self.batch else []
+        rng.shuffle(batches)
+        return (i for batch in batches + incomplete for i in batch)
+
+
 class AnswerTrainer(SFTTrainer):
     """SFTTrainer com a perda de `speed.answer_loss` e contagem dos tokens reais (sem pad)."""
 
     fused = False
     interrupted = False
+    group_by_length = False
     tokens_seen = 0
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None):
+        if not self.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthBatches(self.train_dataset["length"], batch, self.args.data_seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.training:
@@ -277,8 +318,6 @@ def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set:
         bf16=uses_bf16(config) and not fused,
         use_cpu=device().type == "cpu",
         gradient_checkpointing=training.gradient_checkpointing,
-        train_sampling_strategy="group_by_length" if training.group_by_length else "random",
-        length_column_name="length",
         eval_strategy="steps",
         eval_steps=eval_steps,
         save_strategy="steps",
@@ -316,6 +355,7 @@ def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set:
             Progress(config.output_dir / "metrics.jsonl"),
         ],
     )
+    trainer.group_by_length = training.group_by_length
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnInterrupt(trainer))

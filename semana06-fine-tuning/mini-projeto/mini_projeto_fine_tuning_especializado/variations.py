@@ -81,7 +81,7 @@ class _Draft:
 def vary(question: str, sql: str, rng: random.Random) -> tuple[str, str, str]:
     """Troca os valores que puder e acrescenta ruído: (pergunta, SQL, nome do ruído).
 
-    Quando não há valor a trocar, o ruído é certo, para que a variação não repita a original.
+    Quando nada muda além do ano, o ruído é certo, para que a variação não repita a original.
     """
     draft = _Draft(question, sql)
     for swap in (_swap_names, _swap_ufs, _swap_statuses, _shift_years, _swap_month, _swap_numbers):

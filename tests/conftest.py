@@ -116,5 +116,7 @@ def project(tmp_path, tiny_llama, shop_11):
         f"training.output_dir={tmp_path / 'lora'}", "training.max_steps=6", "training.eval_steps=3",
         "training.early_stopping_patience=9", "training.batch_size=4", "lora.r=4",
         "generation.max_new_tokens=8", "evaluation.base_max_new_tokens=8",
+        # A mesma conta em toda máquina; os testes de bf16 pedem bf16.
+        "training.precision=fp32",
     ]  # fmt: skip
     return args, tmp_path

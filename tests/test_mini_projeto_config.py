@@ -13,6 +13,7 @@ from config import (
     Config,
     UserError,
     add_config_arguments,
+    argument_parser,
     config_from_args,
     load_config,
     load_effective,
@@ -310,3 +311,27 @@ def test_run_main_does_not_hide_bugs():
     """Um erro de programação não vira frase: o traceback tem de aparecer."""
     with pytest.raises(ZeroDivisionError):
         run_main(_raise(ZeroDivisionError()), [])
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--confg", "argumento desconhecido: --confg"),
+        ("--config", "--config: falta o valor desta opção"),
+        ("--cor=azul", "valor inválido: 'azul' (escolha entre"),
+        ("--vezes=muitas", "valor inválido: 'muitas' (esperado: int)"),
+        ("--help", "mostra esta ajuda e sai"),
+    ],
+)
+def test_command_line_speaks_portuguese(capsys, argument, sentence):
+    parser = argument_parser("Um script qualquer.")
+    add_config_arguments(parser)
+    parser.add_argument("--cor", choices=["verde", "roxa"])
+    parser.add_argument("--vezes", type=int)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_intermixed_args([argument])
+    shown = "".join(capsys.readouterr())
+    assert sentence in shown and "uso:" in shown
+    assert caught.value.code == (0 if argument == "--help" else 2)
+    for english in ("usage", "error", "argument -", "expected", "options:"):
+        assert english not in shown

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import speed
-from speed import accelerate_layers, answer_loss, restore_layers, supports_answer_loss
+from speed import accelerate_layers, answer_loss, supports_answer_loss
 
 VOCABULARY, WIDTH, LAYERS = 131, 32, 2
 LINEARS = 7 * LAYERS  # q, k, v, o, gate, up, down
@@ -149,19 +149,6 @@ def test_optimizer_steps_stay_together(batch):
         torch.testing.assert_close(fast.get_parameter(name), parameter, rtol=1e-3, atol=1e-4)
 
 
-def test_restore_layers_undoes_everything(batch):
-    """Depois de restore_layers nenhuma camada fica trocada, e as saídas são as de antes."""
-    model = with_lora().eval()
-    before = logits_of(model, batch)
-    changed = accelerate_layers(model)
-    assert len(replaced(model)) == changed
-    restore_layers(model)
-    assert replaced(model) == []
-    assert torch.equal(logits_of(model, batch), before)
-    restore_layers(model)
-    assert accelerate_layers(model) == changed, "trocar de novo funciona"
-
-
 def test_saved_weights_do_not_notice(tmp_path, batch):
     """Salvar o adaptador com as camadas trocadas grava os mesmos pesos, e eles recarregam."""
     model = with_lora()
@@ -201,16 +188,34 @@ def test_rank_stabilized_scale_is_respected(batch):
     torch.testing.assert_close(logits_of(model, batch), before, **TOLERANCE)
 
 
-def test_half_precision_and_merged_layers_are_left_alone():
-    """Pesos em bf16 e adaptador já fundido: a forma simples não vale."""
+def test_half_float_and_merged_layers_are_left_alone():
+    """Pesos em float16 e adaptador já fundido: a forma simples não vale."""
     model = with_lora()
-    model.get_base_model().model.layers[0].self_attn.q_proj.base_layer.to(torch.bfloat16)
+    model.get_base_model().model.layers[0].self_attn.q_proj.base_layer.to(torch.float16)
     accelerate_layers(model)
     assert len(lora_replaced(model)) == LINEARS - 1
     merged = with_lora()
     merged.merge_adapter()
     accelerate_layers(merged)
     assert lora_replaced(merged) == []
+
+
+def test_bfloat16_base_stays_close_to_full_precision(batch):
+    """Base e ativações em bf16, adaptador em float32: perda e gradientes a menos de 5%."""
+    plain = with_lora()
+    fast = copy.deepcopy(plain)
+    for name, parameter in fast.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    assert accelerate_layers(fast) == LINEARS + NORMS + LAYERS
+    reference = plain_loss(plain, batch)
+    loss, _ = answer_loss(fast, batch)
+    torch.testing.assert_close(loss, reference, rtol=0.02, atol=0)
+    expected, found = gradients(plain, reference), gradients(fast, loss)
+    for name, gradient in expected.items():
+        assert found[name].dtype == torch.float32, "o otimizador soma passos miúdos"
+        error = (found[name] - gradient).norm() / gradient.norm()
+        assert error < 0.05, f"{name}: {error:.3f}"
 
 
 def test_layers_with_bias_are_left_alone(batch):

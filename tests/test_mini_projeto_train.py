@@ -85,6 +85,38 @@ def test_resume_without_checkpoint_is_refused(project):
         train.main([*args, "--resume"])
 
 
+def test_training_in_bf16_keeps_the_adapter_in_float32(project):
+    args, folder = project
+    train.main([*args, "training.precision=bf16", "training.learning_rate=1.0e-2"])
+    weights = adapter_weights(folder / "lora")
+    assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}
+    lines = (folder / "lora" / "metrics.jsonl").read_text().splitlines()
+    losses = [r["eval_loss"] for r in map(json.loads, lines) if "eval_loss" in r]
+    assert losses[-1] < losses[0]
+
+
+def test_bf16_without_the_fast_layers_also_trains(project):
+    args, folder = project
+    train.main([*args, "training.precision=bf16", "training.fused_layers=false"])
+    assert adapter_weights(folder / "lora")
+
+
+def test_length_batches_are_alike_inside_and_shuffled_outside():
+    lengths = [(7 * i) % 101 for i in range(1003)]
+    sampler = train.LengthBatches(lengths, batch=8, seed=6)
+    order = list(sampler)
+    assert sorted(order) == list(range(1003)) and len(sampler) == 1003
+    batches = [[lengths[i] for i in order[k : k + 8]] for k in range(0, 1000, 8)]
+    spread = sum(max(b) - min(b) for b in batches) / len(batches)
+    assert spread < 10, "dentro do lote, comprimentos parecidos"
+    means = [sum(b) / len(b) for b in batches]
+    rises = sum(right > left for left, right in zip(means, means[1:], strict=False))
+    assert 0.35 < rises / len(means) < 0.65, "os lotes não desfilam em ordem de tamanho"
+    assert list(sampler) == order, "a mesma época, a mesma ordem"
+    sampler.set_epoch(1)
+    assert list(sampler) != order
+
+
 @pytest.mark.parametrize("fused", ["true", "false"])
 def test_accumulated_gradients_equal_one_large_batch(project, fused):
     args, folder = project

@@ -1,10 +1,10 @@
 """Compara a velocidade de treino: os padrões da TRL e cada mudança que adotamos, em cascata.
 
-    python tests/benchmarks/train_speed.py [--examples 48]
+    python tests/benchmarks/train_speed.py [--examples 80]
 
 Mesmos exemplos, mesmo número de passos, mesma máquina, um processo por linha. Mostra tokens reais
 (sem preenchimento) por segundo, sem contar o primeiro passo, e a perda de validação no fim. Precisa
-dos dados de data_prep.py e do modelo padrão. Leva de 5 a 15 minutos numa máquina sem bf16 nativo.
+dos dados de data_prep.py e do modelo padrão. Leva de 5 a 15 minutos.
 """
 
 import argparse
@@ -19,52 +19,69 @@ PROJECT = (
     Path(__file__).resolve().parents[2]
     / "semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado"
 )
+# Cada linha soma uma mudança às anteriores.
 ROWS = {
-    "padrões da TRL (bf16, recálculo de ativações)": {},
+    "padrões da TRL": {},
     "+ sem recálculo de ativações": {"gradient_checkpointing": False},
-    "+ float32 (este processador emula bf16)": {"bf16": False},
-    "+ lotes por comprimento": {"train_sampling_strategy": "group_by_length"},
-    "+ camadas e perda de speed.py": "ours",
-    "+ espera ativa curta (GOMP_SPINCOUNT)": "ours",
+    "+ precisão que rende neste processador": {"precision": "auto"},
+    "+ perda em blocos da TRL (chunked_nll)": {"loss_type": "chunked_nll"},
+    "+ lotes de mesmo comprimento": {"group_by_length": True},
+    "+ camadas e perda de speed.py": {"fused": True},
+    "+ espera ativa curta (GOMP_SPINCOUNT)": {"spin": True},
 }
+
+
+def settings_of(row: str) -> dict:
+    """As mudanças acumuladas até `row`."""
+    settings: dict = {}
+    for name, changes in ROWS.items():
+        settings |= changes
+        if name == row:
+            return settings
+    raise ValueError(row)
 
 
 def measure(row: str, examples: int) -> dict:
     """Roda uma linha neste processo."""
     from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     import train
     from config import load_config
-    from model import load_model, load_tokenizer
+    from model import device, load_model, load_tokenizer, uses_bf16
 
+    settings = settings_of(row)
     output = "/tmp/bench_train_speed"
-    overrides = [f"training.output_dir={output}", "training.epochs=1.0", "training.eval_steps=1000"]
-    config = load_config(None, [*overrides, "training.precision=fp32"])
+    precision = settings.pop("precision", "fp32")
+    overrides = [f"training.output_dir={output}", "training.epochs=1.0",
+                 "training.eval_steps=1000", f"training.precision={precision}"]  # fmt: skip
+    config = load_config(None, overrides)
     tokenizer = load_tokenizer(config)
     schema = train.read_schema(config)
     train_set = train.tokenized(config, tokenizer, train.training_rows(config)[:examples], schema)
     held_out = train.load_split(config, "validacao")[:16]
     validation = train.tokenized(config, tokenizer, held_out, schema)
-    options: dict = {}
-    for settings in list(ROWS.values())[: list(ROWS).index(row) + 1]:
-        if isinstance(settings, dict):
-            options |= settings
-    if ROWS[row] == "ours":
+    settings.pop("spin", None)
+    if settings.pop("fused", False):
         trainer = train.build_trainer(config, tokenizer, train_set, validation)
         trainer.remove_callback(train.Progress)
     else:
         training, lora = config.training, config.lora
         train.set_seed(training.seed)
-        trainer = SFTTrainer(
+        group_by_length = settings.pop("group_by_length", False)
+        # A base em float32 treina com autocast bf16 (o padrão da TRL) até a linha da precisão.
+        if precision == "auto":
+            settings["bf16"] = uses_bf16(config)
+        trainer = train.AnswerTrainer(
             model=load_model(config),
             args=SFTConfig(
                 output_dir=output, num_train_epochs=1, learning_rate=training.learning_rate,
                 lr_scheduler_type=training.lr_scheduler_type, warmup_steps=1,
                 per_device_train_batch_size=training.batch_size, report_to="none",
-                save_strategy="no", disable_tqdm=True, length_column_name="length",
-                remove_unused_columns=False, dataloader_pin_memory=False,
-                dataset_kwargs={"skip_prepare_dataset": True}, **options,
+                save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
+                dataloader_pin_memory=False, use_cpu=device().type == "cpu",
+                data_seed=training.seed,
+                dataset_kwargs={"skip_prepare_dataset": True}, **settings,
             ),
             train_dataset=train_set,
             eval_dataset=validation,
@@ -73,6 +90,7 @@ def measure(row: str, examples: int) -> dict:
             peft_config=LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules="all-linear",
                                    task_type="CAUSAL_LM"),
         )  # fmt: skip
+        trainer.group_by_length = group_by_length
     timings: list[tuple[int, float]] = []
     original = trainer.training_step
 
@@ -92,7 +110,7 @@ def measure(row: str, examples: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Velocidade de treino, mudança por mudança.")
-    parser.add_argument("--examples", type=int, default=48, help="exemplos de treino por linha")
+    parser.add_argument("--examples", type=int, default=80, help="exemplos de treino por linha")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.row:
@@ -103,8 +121,7 @@ def main() -> None:
     for row in ROWS:
         command = [sys.executable, __file__, "--row", row, "--examples", str(args.examples)]
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_WAIT_POLICY": "PASSIVE"}
-        if "GOMP_SPINCOUNT" in row:
-            environment["GOMP_SPINCOUNT"] = "20000"
+        environment["GOMP_SPINCOUNT"] = "20000" if settings_of(row).get("spin") else "0"
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         lines = [x for x in done.stdout.splitlines() if x.startswith("RESULTADO ")]
         if not lines:

@@ -28,6 +28,7 @@ class _LoraFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])  # [N, d]
+        ctx.adapter_dtype = a.dtype
         a, b = a.to(weight.dtype), b.to(weight.dtype)
         low = flat @ a.T  # [N, r]
         out = flat @ weight.T  # [N, o]
@@ -42,8 +43,8 @@ class _LoraFunction(torch.autograd.Function):
         g = grad.reshape(-1, grad.shape[-1])  # [N, o]
         g_low = g @ b  # [N, r]
         # A e B vivem em float32: o otimizador precisa dos passos miúdos que o bf16 arredondaria.
-        grad_a = (g_low.T @ flat).float().mul_(ctx.scale)
-        grad_b = (g.T @ low).float().mul_(ctx.scale)
+        grad_a = (g_low.T @ flat).to(ctx.adapter_dtype).mul_(ctx.scale)
+        grad_b = (g.T @ low).to(ctx.adapter_dtype).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = g @ weight  # [N, d]
@@ -58,7 +59,8 @@ class _RmsNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         width = x.shape[-1]
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
         inverse = norm.square_().div_(width).add_(eps).rsqrt_().to(x.dtype)
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight)
@@ -98,14 +100,15 @@ class _AnswerLossFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        total = hidden.new_zeros((), dtype=torch.float32)
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        total = hidden.new_zeros((), dtype=exact)
         needs_grad = ctx.needs_input_grad[0]
         grads = torch.empty_like(hidden) if needs_grad else None
         for start in range(0, len(hidden), HEAD_CHUNK):
             block = slice(start, start + HEAD_CHUNK)
             target = targets[block, None]
             log_p = torch.log_softmax(
-                hidden[block] @ weight.T, dim=-1, dtype=torch.float32
+                hidden[block] @ weight.T, dim=-1, dtype=exact
             )  # [bloco, V]
             total -= log_p.gather(1, target).sum()
             if needs_grad:
@@ -205,9 +208,3 @@ def accelerate_layers(model: nn.Module) -> int:
             continue
         changed += 1
     return changed
-
-
-def restore_layers(model: nn.Module) -> None:
-    """Desfaz `accelerate_layers`."""
-    for layer in model.modules():
-        layer.__dict__.pop("forward", None)

@@ -22,7 +22,7 @@ def varied(question, sql, seed=0):
 @pytest.mark.parametrize(
     ("question", "sql"),
     [
-        ("Quantos clientes em Curitiba?", "SELECT COUNT(*) FROM clientes WHERE cidade = 'Curitiba'"),
+        ("Quem mora em Curitiba?", "SELECT COUNT(*) FROM clientes WHERE cidade = 'Curitiba'"),
         ("pedidos no pix", "SELECT id FROM pedidos WHERE pagamento = 'pix'"),
         ("vendedores do Sul", "SELECT nome FROM vendedores WHERE regiao = 'Sul'"),
     ],

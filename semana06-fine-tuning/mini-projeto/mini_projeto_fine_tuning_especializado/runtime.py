@@ -1,8 +1,9 @@
 """Ajustes do processo que precisam valer antes de importar o torch. Importe este módulo primeiro.
 
 Dois núcleos disputados por threads que giram em falso ficam muito mais lentos: por isso
-`OMP_WAIT_POLICY=PASSIVE`, com uma espera ativa de dezenas de microssegundos (`GOMP_SPINCOUNT`), que
-poupa acordar as threads a cada operação. O resto corta telemetria e avisos que não são do nosso código.
+`OMP_WAIT_POLICY=PASSIVE`, com uma espera ativa de dezenas de microssegundos (`GOMP_SPINCOUNT`),
+que poupa acordar as threads a cada operação. O resto corta telemetria e avisos que não são do nosso
+código.
 """
 
 import os

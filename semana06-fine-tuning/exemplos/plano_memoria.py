@@ -7,9 +7,12 @@ costuma ser a maior quando o modelo é pequeno.
 
 import utils  # noqa: F401  (antes do torch)
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
+from transformers.pytorch_utils import Conv1D  # a camada linear do GPT-2: peso transposto
 
 MIB = 2**20
 FLOAT32 = 4  # bytes
@@ -100,3 +103,117 @@ def comparison(predicted: dict[str, float], measured: dict[str, float]) -> str:
             f"{name:<12} {predicted[name]:>8.0f} MiB {measured[name]:>8.0f} MiB {share:>15.2f}x"
         )
     return "\n".join(lines).replace(".", ",")
+
+
+# Formas publicadas, para planejar sem baixar nada (Touvron et al., 2023, tabela 1 e config.json).
+KNOWN_SHAPES = {
+    "meta-llama/Llama-2-7b-hf": LlamaConfig(
+        vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32,
+        num_attention_heads=32, num_key_value_heads=32, tie_word_embeddings=False,
+    ),
+}  # fmt: skip
+GIB = 2**30
+# NF4: 4 bits, mais uma escala de 8 bits a cada 64 pesos e uma de 32 a cada 256 escalas
+# (Dettmers et al., 2023, seção 3, quantização dupla): 4,127 bits por peso.
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+# Treino completo misto: peso e gradiente em bf16, cópia em float32 e dois estados do Adam.
+MIXED_BYTES = {"pesos": 2, "gradientes": 2, "otimizador": 12}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """O que o plano precisa saber: (entrada, saída) de cada camada linear, larguras e total."""
+
+    linears: tuple[tuple[int, int], ...]
+    total: int
+    width: int
+    mlp: int
+    layers: int
+    vocabulary: int
+
+    @property
+    def in_linears(self) -> int:
+        """Parâmetros nas camadas lineares, sem a de saída: as que recebem LoRA e vão a 4 bits."""
+        return sum(inputs * outputs for inputs, outputs in self.linears)
+
+    def adapter(self, r: int) -> int:
+        """Parâmetros do LoRA de posto `r` em todas elas: r x (entrada + saída) por camada."""
+        return sum(r * (inputs + outputs) for inputs, outputs in self.linears)
+
+
+def shape_of(config: PretrainedConfig) -> Shape:
+    """A forma exata do modelo, montado no dispositivo "meta": com tamanhos e sem pesos."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    linears = tuple(
+        tuple(m.weight.shape if isinstance(m, Conv1D) else reversed(m.weight.shape))
+        for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head
+    )  # fmt: skip
+    return Shape(
+        linears, sum(p.numel() for p in model.parameters()), config.hidden_size,
+        getattr(config, "intermediate_size", 4 * config.hidden_size),
+        config.num_hidden_layers, config.vocab_size,
+    )  # fmt: skip
+
+
+def config_of(name: str) -> PretrainedConfig:
+    """A configuração de um modelo conhecido, de uma pasta, de um config.json ou do hub."""
+    if name in KNOWN_SHAPES:
+        return KNOWN_SHAPES[name]
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        known = ", ".join(KNOWN_SHAPES)
+        raise utils.UserError(
+            f"não achei a configuração de `{name}`. Indique uma pasta, um config.json, um nome no "
+            f"hub ou um destes: {known}."
+        ) from error
+
+
+def plan(shape: Shape, r: int, tokens: int, checkpointing: bool = True) -> dict[str, dict]:
+    """Memória de um passo, em GiB, para treino completo, LoRA (base bf16) e QLoRA (base NF4).
+
+    Args:
+        r: posto do LoRA em todas as camadas lineares.
+        tokens: tokens do lote (exemplos x comprimento).
+        checkpointing: guarda só a entrada de cada camada e recalcula uma camada por vez.
+    """
+    per_layer = 11 * shape.width + 4 * shape.mlp
+    stored = shape.layers * shape.width + per_layer if checkpointing else shape.layers * per_layer
+    # Ativações em bf16; a perda, em float32.
+    activations = tokens * (2 * (stored + 3 * shape.width) + FLOAT32 * shape.vocabulary)
+    adapter = shape.adapter(r)
+    outside = 2 * (shape.total - shape.in_linears)
+    small = {"gradientes": FLOAT32 * adapter, "otimizador": ADAM_STATES * FLOAT32 * adapter}
+    plans = {
+        "completo": {part: size * shape.total for part, size in MIXED_BYTES.items()},
+        "LoRA": {"pesos": 2 * shape.total + FLOAT32 * adapter, **small},
+        "QLoRA": {"pesos": NF4_BITS / 8 * shape.in_linears + outside + FLOAT32 * adapter, **small},
+    }
+    saved = {"completo": 2 * shape.total, "LoRA": 2 * adapter, "QLoRA": 2 * adapter}
+    return {
+        name: {
+            **{part: size / GIB for part, size in (parts | {"ativações": activations}).items()},
+            "soma": (sum(parts.values()) + activations) / GIB,
+            "arquivo": saved[name] / GIB,
+        }
+        for name, parts in plans.items()
+    }
+
+
+def plan_table(name: str, r: int, batch: int, length: int) -> str:
+    """O plano de um modelo, em texto, com e sem recálculo das ativações."""
+    shape = shape_of(config_of(name))
+    counts = f"{shape.total:,} parâmetros; LoRA de posto {r}: {shape.adapter(r):,}"
+    share = f"{100 * shape.adapter(r) / shape.total:.2f}%".replace(".", ",")
+    lines = [f"{name}: {counts.replace(',', '.')} ({share})"]
+    for checkpointing in (False, True):
+        plans = plan(shape, r, batch * length, checkpointing)
+        how = "recalculadas na volta" if checkpointing else "todas guardadas"
+        lines.append(f"\nlote de {batch} x {length} tokens, ativações {how} (GiB)")
+        lines.append(f"{'':<12}" + "".join(f"{column:>12}" for column in plans))
+        for part in next(iter(plans.values())):
+            cells = "".join(f"{values[part]:>12.2f}" for values in plans.values())
+            lines.append(f"{part:<12}{cells}".replace(".", ","))
+    return "\n".join(lines)

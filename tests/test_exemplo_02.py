@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import corrida
+import estudo_lora
 import plano_memoria
 
 LLAMA_2_7B = "meta-llama/Llama-2-7b-hf"
@@ -134,3 +135,65 @@ def test_a_run_that_dies_is_reported(tmp_path):
     done = subprocess.run([sys.executable, script, settings, tmp_path / "saida.json"],
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 2 and "não consegui carregar o modelo" in done.stderr
+
+
+def fake_result(score, trainable=1000):
+    value = {"valor": score, "ic95": [score, score], "n": 1}
+    return {
+        "metricas": {"validacao_perplexidade_token": value, "teste_perplexidade_token": value},
+        "parametros": {"treinaveis": trainable, "total": 9},
+        "treino": {"segundos": 60.0}, "memoria_mib": {"pico_do_processo": 1.0},
+    }  # fmt: skip
+
+
+def test_the_study_resumes_and_chooses_by_the_rule(tmp_path, monkeypatch, tiny_llama):
+    """Morto no meio, não repete o que já fez; no empate a regra prefere menos parâmetros."""
+    monkeypatch.setattr(utils, "RESULTS_DIR", tmp_path)
+    calls = []
+
+    def run_alone(settings):
+        if len(calls) == 5:
+            calls.append("morte")
+            raise KeyboardInterrupt
+        calls.append(settings["seed"])
+        noise = 0.1 if settings["seed"] == 2 else 0.0
+        score = {4: 5.02, 8: 6.0, 16: 5.5, 32: 5.0, 64: 5.4}[settings["r"]]
+        return fake_result(score + noise, 100 * settings["r"])
+
+    path = tmp_path / "estudo.yaml"
+    path.write_text(
+        "base: {r: 16, learning_rate: 1.0e-3}\nseeds: {quick: [1], full: [1, 2]}\n"
+        "factors: {r: [{r: 4}, {r: 8}, {r: 32}, {r: 64}]}\nquick: [r]\n", encoding="utf-8",
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        estudo_lora.study(str(tiny_llama), "full", run_alone, path)
+    result = estudo_lora.study(str(tiny_llama), "full", run_alone, path)
+    assert len([c for c in calls if c != "morte"]) == 10, "cada corrida uma vez só"
+    assert result["escolhida"]["mudanca"] == {"r": 4}, "5,02 empata com 5,00 e custa menos"
+    assert "→ r=4" in estudo_lora.table(result)
+    assert estudo_lora.plot(result).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: {rank: 3}\nseeds: {quick: [1]}\nfactors: {}\nquick: []\n", "desconhecida: rank"),
+        ("base: {r: 3}\nseeds: {}\nfactors: {}\nquick: []\n", "não tem a forma esperada"),
+        ("- só\n- uma lista\n", "não tem a forma esperada"),
+        ("base: [", "não tem a forma esperada"),
+    ],
+)
+def test_a_bad_study_file_is_explained(tmp_path, text, message):
+    path = tmp_path / "estudo.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(utils.UserError, match=message):
+        estudo_lora.load_study(path, "quick")
+
+
+def test_the_study_of_the_repository_is_readable():
+    for level in estudo_lora.LEVELS:
+        points, seeds = estudo_lora.load_study(estudo_lora.STUDY, level)
+        assert len(points) > 5 and seeds
+        for _, point in points:
+            corrida.Run(**point | {"model": "x"})
+    assert len(seeds) >= 2, "o estudo completo precisa de ao menos duas sementes"

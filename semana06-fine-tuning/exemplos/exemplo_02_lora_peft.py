@@ -6,6 +6,7 @@ memória de um modelo de 7 bilhões de parâmetros sem tê-lo.
 
     python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py --quick   # o caminho inteiro
     python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py           # a comparação
+    python …/exemplo_02_lora_peft.py --study quick    # o estudo de hiperparâmetros; ou full
     python …/exemplo_02_lora_peft.py --plan pasta/do/modelo                # só o plano de memória
     python …/exemplo_02_lora_peft.py --model meta-llama/Llama-2-7b-hf --load-in-4bit --only-lora
 
@@ -30,6 +31,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+import estudo_lora
 import medidas
 import plano_memoria
 from corrida import Run
@@ -77,6 +79,9 @@ def main() -> None:
     args = arguments()
     if args.plan:
         print(plano_memoria.plan_table(args.plan, RANK, batch=1, length=1024))
+        return
+    if args.study:
+        report_study(args.model, args.study)
         return
     medidas.fix_seeds(SEED)
 
@@ -133,6 +138,8 @@ def arguments():
                         help="onde salvar modelo e adaptador")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="o caminho inteiro, com poucos dados")
     parser.add_argument("--plan", metavar="NOME", help="só o plano de memória deste modelo")
+    parser.add_argument("--study", choices=estudo_lora.LEVELS,
+                        help="só o estudo de hiperparâmetros (continua de onde parou)")  # fmt: skip
     parser.add_argument("--only-lora", action="store_true", help="sem o treino completo")
     parser.add_argument("--load-in-4bit", action="store_true", help="LoRA sobre a base em NF4")
     return parser.parse_args()
@@ -202,6 +209,14 @@ def run_alone(settings: dict) -> dict:
         if done.returncode or not result.is_file():
             raise utils.UserError(f"a corrida `{settings['method']}` não terminou; veja acima.")
         return json.loads(result.read_text(encoding="utf-8"))
+
+
+def report_study(model: str, level: str) -> None:
+    """O estudo de hiperparâmetros: roda o que falta, mostra a tabela e grava o resultado."""
+    result = estudo_lora.study(model, level, run_alone)
+    print(estudo_lora.table(result))
+    path = utils.save_result(f"dia4_estudo_{level}", {"modelo": model} | result)
+    print(f"Resultados: {path}\nFigura: {estudo_lora.plot(result)}")
 
 
 def table(runs: dict[str, dict]) -> str:

@@ -4,7 +4,9 @@ import utils  # noqa: F401  (antes do torch)
 
 import json
 import math
+import re
 import sys
+import unicodedata
 
 import exemplo_01_fine_tuning_basico as lesson
 import numpy
@@ -159,12 +161,20 @@ def test_bad_input_is_one_sentence(monkeypatch, capsys, tiny_llama, arguments, s
     assert caught.value.code == 2 and sentence in error and "Traceback" not in error
 
 
-def test_the_parts_share_no_message():
-    parts = {
-        name: {m[0]["content"] for m in utils.read_conversations(
-            utils.DATA_DIR / f"atendimento_{name}.jsonl")}
+def test_reserved_messages_have_no_near_twin_in_training():
+    """Nenhuma mensagem reservada divide metade das palavras com uma do treino."""
+    words = {
+        name: [set(words_of(m[0]["content"])) for m in utils.read_conversations(
+            utils.DATA_DIR / f"atendimento_{name}.jsonl")]
         for name in ("treino", "validacao", "teste")
     }  # fmt: skip
-    assert [len(part) for part in parts.values()] == [410, 50, 90]
-    assert not (parts["treino"] & parts["teste"] or parts["validacao"] & parts["teste"])
-    assert not parts["treino"] & parts["validacao"]
+    assert [len(part) for part in words.values()] == [410, 50, 90]
+    for name, others in (("validacao", ["treino"]), ("teste", ["treino", "validacao"])):
+        for message in words[name]:
+            for other in (o for part in others for o in words[part]):
+                assert len(message & other) < 0.5 * len(message | other), (message, other)
+
+
+def words_of(text: str) -> list[str]:
+    plain = unicodedata.normalize("NFKD", text.lower()).encode("ascii", "ignore").decode()
+    return re.findall(r"[a-z0-9]+", plain)

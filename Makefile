@@ -25,10 +25,10 @@ demo: setup  ## o mini-projeto inteiro em miniatura: dados, treino, perguntas e 
 	@echo
 	@echo "Para continuar:"
 	@echo "  $(PY) $(PROJECT)/inference.py --config configs/rapido.yaml      # conversa com o modelo que você treinou"
-	@echo "  make completo                                                  # o treino completo (cerca de 1 h)"
+	@echo "  make completo                                                  # o treino completo (cerca de 1 h 30 min)"
 	@echo "  $(PY) $(PROJECT)/inference.py                                  # conversa com ele"
 
-completo: setup  ## o treino completo e a avaliação no teste inteiro (cerca de 1 h 15 min)
+completo: setup  ## o treino completo e a avaliação no teste inteiro (cerca de 1 h 30 min)
 	$(PY) $(PROJECT)/data_prep.py
 	$(PY) $(PROJECT)/train.py
 	$(PY) $(PROJECT)/evaluate.py

@@ -7,10 +7,10 @@ PROJECT := $(WEEK)/mini-projeto/mini_projeto_fine_tuning_especializado
 MODEL := $(WEEK)/modelos/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo completo test lint
+.PHONY: help setup demo completo dia3 dia4 test lint
 
 help:  ## mostra esta ajuda
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(MODEL)  ## instala tudo em .venv e prepara o modelo base (uma vez)
 
@@ -32,6 +32,12 @@ completo: setup  ## o treino completo e a avaliação no teste inteiro (cerca de
 	$(PY) $(PROJECT)/data_prep.py
 	$(PY) $(PROJECT)/train.py
 	$(PY) $(PROJECT)/evaluate.py
+
+dia3: setup  ## lição do dia 3: fine-tuning de todos os pesos
+	$(PY) $(WEEK)/exemplos/exemplo_01_fine_tuning_basico.py
+
+dia4: setup  ## lição do dia 4: LoRA à mão, com PEFT, ao lado do completo
+	$(PY) $(WEEK)/exemplos/exemplo_02_lora_peft.py
 
 test: setup $(VENV)/.dev  ## roda os testes
 	$(PY) -m pytest

@@ -178,3 +178,11 @@ def test_table_cells_cannot_control_the_terminal():
 
     text = inference.format_table(Result(["a"], [("\x1b[2Jx",), (None,), (1234.5,)]))
     assert "\x1b" not in text and "NULL" in text and "1.234,50" in text
+
+
+def test_a_limited_evaluation_takes_questions_from_the_whole_file():
+    rows = [{"n": i} for i in range(340)]
+    chosen = [row["n"] for row in evaluate.spread(rows, 40)]
+    assert len(set(chosen)) == 40 and chosen == sorted(chosen)
+    assert chosen[0] == 0 and chosen[-1] > 330
+    assert evaluate.spread(rows, None) == evaluate.spread(rows, 999) == rows

@@ -14,6 +14,7 @@ os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
 
 import argparse
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -29,7 +30,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
+
+# O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 WEEK_DIR = Path(__file__).resolve().parents[1]
 DATA_DIR = Path(__file__).resolve().parent / "dados"
@@ -73,9 +77,9 @@ class Parser(argparse.ArgumentParser):
 
 def run_main(main: Callable[[], None]) -> None:
     """Executa a lição; um erro do usuário vira uma frase e código 2, Ctrl-C vira 130."""
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     # O Trainer avisa que falta lm_head nos checkpoints de todo modelo que a divide com a entrada.
-    logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
     try:
         main()
     except UserError as error:

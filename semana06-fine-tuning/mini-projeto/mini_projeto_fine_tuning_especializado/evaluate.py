@@ -104,7 +104,7 @@ def _questions(
     config: Config, split: str, path: Path | None, databases: list[Database]
 ) -> list[dict]:
     if path is None:
-        return load_split(config, split)[: config.evaluation.limit]
+        return spread(load_split(config, split), config.evaluation.limit)
     rejected: list = []
     rows = read_questions(path, "propria", rejected)
     kept = []
@@ -119,7 +119,14 @@ def _questions(
         print(f"Ignorada ({item.where}): {item.reason}", file=sys.stderr)
     if not kept:
         raise UserError(f"{path} não tem nenhuma pergunta aproveitável.")
-    return kept[: config.evaluation.limit]
+    return spread(kept, config.evaluation.limit)
+
+
+def spread(rows: list[dict], limit: int | None) -> list[dict]:
+    """`limit` perguntas espaçadas por igual: os arquivos vêm das fáceis para as difíceis."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
 def _variants(config: Config) -> dict[str, tuple[Config, Path | None]]:

@@ -6,6 +6,7 @@ que poupa acordar as threads a cada operação. O resto corta telemetria e aviso
 código.
 """
 
+import logging
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -15,3 +16,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+
+# O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

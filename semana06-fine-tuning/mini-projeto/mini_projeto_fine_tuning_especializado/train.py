@@ -80,11 +80,10 @@ def train(config: Config, resume: bool = False) -> dict:
     tokens = sum(len(ids) for ids in train_set["input_ids"])
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
+    share = f"{100 * trainable / total:.1f}%".replace(".", ",")
     print(
-        f"Treino: {len(train_set)} exemplos, {tokens:,} tokens por época; "
-        f"{trainable:,} parâmetros treináveis de {total:,} ({trainable / total:.1%}).".replace(
-            ",", "."
-        )
+        f"Treino: {_dotted(len(train_set))} exemplos, {_dotted(tokens)} tokens por época; "
+        f"{_dotted(trainable)} parâmetros treináveis de {_dotted(total)} ({share})."
     )
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -118,6 +117,10 @@ def train(config: Config, resume: bool = False) -> dict:
         f"{summary['melhor_passo']}. Adaptador em {config.output_dir}"
     )
     return summary
+
+
+def _dotted(number: int) -> str:
+    return f"{number:,}".replace(",", ".")
 
 
 def check_tracking(name: str) -> None:

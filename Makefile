@@ -14,7 +14,7 @@ help:  ## mostra esta ajuda
 
 setup: $(MODEL)  ## instala tudo em .venv e prepara o modelo base (uma vez)
 
-demo: setup  ## o mini-projeto inteiro em miniatura: dados, treino, perguntas e notas (15 min)
+demo: setup  ## o mini-projeto inteiro em miniatura: dados, treino, notas e perguntas (6 a 15 min)
 	$(PY) $(PROJECT)/data_prep.py --config configs/rapido.yaml
 	$(PY) $(PROJECT)/train.py --config configs/rapido.yaml
 	$(PY) $(PROJECT)/evaluate.py --config configs/rapido.yaml

@@ -131,8 +131,8 @@ def main() -> None:
         speed = result["tokens_por_segundo"]
         first = first or speed
         loss = result["perda_de_validacao"]
-        text = f"| {row} | {speed:.0f} | {speed / first:.1f}x | {loss:.3f} |"
-        print(text.replace(".", ","), flush=True)
+        numbers = f"{speed:.0f} | {speed / first:.1f}x | {loss:.3f}".replace(".", ",")
+        print(f"| {row} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ help:  ## mostra esta ajuda
 
 setup: $(MODEL)  ## instala tudo em .venv e prepara o modelo base (uma vez)
 
-demo: setup  ## o mini-projeto inteiro em miniatura: dados, treino, notas e perguntas (6 a 15 min)
+demo: setup  ## o mini-projeto inteiro em miniatura: dados, treino, perguntas e notas (6 a 15 min)
 	$(PY) $(PROJECT)/data_prep.py --config configs/rapido.yaml
 	$(PY) $(PROJECT)/train.py --config configs/rapido.yaml
-	$(PY) $(PROJECT)/evaluate.py --config configs/rapido.yaml
 	$(PY) $(PROJECT)/inference.py --config configs/rapido.yaml \
 	  "quantos clientes temos em Minas Gerais?" \
 	  "quais os 3 produtos mais caros?" \
 	  "faturamento por forma de pagamento em 2024"
+	$(PY) $(PROJECT)/evaluate.py --config configs/rapido.yaml
 	@echo
 	@echo "Para continuar:"
 	@echo "  $(PY) $(PROJECT)/inference.py --config configs/rapido.yaml      # conversa com o modelo que você treinou"

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import random
 import shutil
 import sys
@@ -73,10 +72,7 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     args = parser.parse_args()
     settings = json.loads(args.settings.read_text(encoding="utf-8"))
-    result = execute(Run(**settings))
-    temporary = args.result.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(result, ensure_ascii=False, indent=2), encoding="utf-8")
-    os.replace(temporary, args.result)
+    utils.write_json(args.result, execute(Run(**settings)))
 
 
 def execute(run: Run) -> dict:

@@ -13,7 +13,6 @@ import utils  # antes do torch
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -83,9 +82,7 @@ def _cached(folder: Path, settings: dict, run_alone: Callable[[dict], dict]) -> 
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     result = run_alone(settings)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, path)
+    utils.write_json(path, result)
     return result
 
 
@@ -157,8 +154,4 @@ def plot(result: dict) -> Path:
         ax.axis("off")
     for ax in axes[:, 0]:
         ax.set_ylabel("perplexidade (validação)")
-    figure.tight_layout()
-    path = utils.RESULTS_DIR / f"dia4_estudo_{result['nivel']}.png"
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
+    return utils.save_figure(figure, f"dia4_estudo_{result['nivel']}")

@@ -37,11 +37,6 @@ LEARNING_RATE = 5e-5  # todos os pesos se movem: dez vezes menos que o usual em 
 EVAL_STEPS = 25
 PATIENCE = 2  # avaliações sem melhora até parar
 QUICK = {"train": 24, "test": 12, "validation": 8, "new_tokens": 24, "steps": 3}
-PROMPTS = [
-    "Comprei uma jaqueta e ficou apertada. Tenho quanto tempo pra trocar?",
-    "moro em recife, a partir de quanto o frete sai de graça?",
-    "paguei no pix e me arrependi, quando o dinheiro volta?",
-]
 OUTPUT = utils.WEEK_DIR / "modelos" / "dia3"
 
 
@@ -149,7 +144,7 @@ def measure(model, tokenizer, test: list, new_tokens: int, data: Path) -> dict:
 
 def fixed_answers(model, tokenizer, new_tokens: int) -> list[str]:
     conversations = [[{"role": "user", "content": text}, {"role": "assistant", "content": "-"}]
-                     for text in PROMPTS]  # fmt: skip
+                     for text in medidas.PROMPTS]  # fmt: skip
     return medidas.greedy_answers(model, tokenizer, conversations, new_tokens)
 
 
@@ -214,7 +209,8 @@ def fine_tune(model, tokenizer, collator, train_set, validation_set, args, steps
 
 
 def side_by_side(before: dict, after: dict) -> None:
-    for prompt, old, new in zip(PROMPTS, before["respostas"], after["respostas"], strict=True):
+    answers = zip(medidas.PROMPTS, before["respostas"], after["respostas"], strict=True)
+    for prompt, old, new in answers:
         print(f"\n> {prompt}\n  antes:  {' '.join(old.split())}\n  depois: {' '.join(new.split())}")
 
 
@@ -266,12 +262,7 @@ def plot(history: list[dict], memory: dict) -> Path:
     right.set_xticks(range(len(names)), names)
     right.set(ylabel="MiB", title="Memória de um passo")
     right.legend()
-    figure.tight_layout()
-    path = utils.RESULTS_DIR / "dia3_full.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
+    return utils.save_figure(figure, "dia3_full")
 
 
 if __name__ == "__main__":

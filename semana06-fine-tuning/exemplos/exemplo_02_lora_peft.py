@@ -45,11 +45,6 @@ LORA_LEARNING_RATE = 1e-3  # o LoRA pede cerca de 10 vezes mais
 TOLERANCE = 1e-4  # diferença relativa aceita entre dois caminhos que fazem a mesma conta
 QUICK = {"train_examples": 24, "test_examples": 12, "new_tokens": 24, "epochs": 1.0}
 PLANNED = "meta-llama/Llama-2-7b-hf"
-PROMPTS = [
-    "Comprei uma jaqueta e ficou apertada. Tenho quanto tempo pra trocar?",
-    "moro em recife, a partir de quanto o frete sai de graça?",
-    "paguei no pix e me arrependi, quando o dinheiro volta?",
-]
 OUTPUT = utils.WEEK_DIR / "modelos" / "dia4"
 
 
@@ -108,13 +103,14 @@ def main() -> None:
     for method, rate in methods.items():
         settings = Run(
             model=args.model, method=method, learning_rate=rate, epochs=EPOCHS, batch_size=BATCH,
-            seed=SEED, r=RANK, alpha=ALPHA, prompts=PROMPTS, output=str(args.output / method),
+            seed=SEED, r=RANK, alpha=ALPHA, prompts=medidas.PROMPTS,
+            output=str(args.output / method),
             load_in_4bit=args.load_in_4bit and method == "lora",
         )  # fmt: skip
         runs[method] = run_alone(asdict(settings) | (QUICK if args.quick else {}))
 
     utils.banner(4, "Lado a lado")
-    for number, prompt in enumerate(PROMPTS):
+    for number, prompt in enumerate(medidas.PROMPTS):
         print(f"\n> {prompt}")
         for method, result in runs.items():
             print(f"  {method:<5} {' '.join(result['respostas'][number].split())}")
@@ -266,12 +262,7 @@ def plot(runs: dict[str, dict]) -> Path:
         right.plot(result["treino"]["perdas"], label=method)
     right.set(xlabel="passo", ylabel="perda (nats por token da resposta)", title="Treino")
     right.legend()
-    figure.tight_layout()
-    path = utils.RESULTS_DIR / "dia4_lora.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
+    return utils.save_figure(figure, "dia4_lora")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 SYSTEM = "Você atende os clientes da Loja Aroeira."
 IGNORED = -100  # rótulo que a entropia cruzada do torch deixa de fora
 RESAMPLES = 1000
+# As perguntas feitas a todo modelo, antes e depois, para comparar a olho nu.
+PROMPTS = [
+    "Comprei uma jaqueta e ficou apertada. Tenho quanto tempo pra trocar?",
+    "moro em recife, a partir de quanto o frete sai de graça?",
+    "paguei no pix e me arrependi, quando o dinheiro volta?",
+]
 WINDOW = 64  # tokens por trecho dos textos de fora do domínio
 
 Messages = list[dict[str, str]]

@@ -215,9 +215,26 @@ def save_result(name: str, payload: dict) -> Path:
         **payload,
     }
     path = RESULTS_DIR / f"{name}.json"
+    write_json(path, record)
+    return path
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Grava `content` em `path`, de uma vez só: quem lê nunca vê um arquivo pela metade."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, ensure_ascii=False, indent=2), encoding="utf-8")
+    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def save_figure(figure, name: str) -> Path:
+    """Grava a figura do matplotlib em `resultados/NOME.png` e a fecha."""
+    from matplotlib import pyplot
+
+    figure.tight_layout()
+    path = RESULTS_DIR / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
     return path
 
 

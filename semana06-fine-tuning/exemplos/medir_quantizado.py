@@ -55,8 +55,8 @@ def speed(model, batch: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def scores(model, tokenizer, conversations: list, reference: Path) -> tuple[dict, list[float]]:
-    """Notas na resposta de cada conversa e os nats de cada uma (para o teste pareado)."""
+def scores(model, tokenizer, conversations: list, reference: Path) -> tuple[dict, list, list]:
+    """Notas na resposta de cada conversa e os nats e tokens de cada uma (para o teste pareado)."""
     saved = torch.load(reference) if reference.is_file() else None
     kept, sums = [], []  # nats, tokens, acertos, KL, concordâncias
     for number, messages in enumerate(
@@ -86,7 +86,7 @@ def scores(model, tokenizer, conversations: list, reference: Path) -> tuple[dict
         "acuracia_proximo_token": medidas.ratio(hits, tokens),
         "kl_fp32": medidas.ratio(divergence[some], tokens[some]),
         "concordancia_fp32": medidas.ratio(agreed[some], tokens[some]),
-    }, nats.tolist()
+    }, nats.tolist(), tokens.tolist()
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def main() -> None:
     rates = {f"lote_{batch}": speed(model, batch) for batch in (1, 8)}
     peak = peak_memory_mib()  # antes das notas: os log-probs guardados não são do modelo
     resident = model.get_memory_footprint()
-    metrics, nats = scores(model, tokenizer, test, Path(reference))
+    metrics, nats, tokens = scores(model, tokenizer, test, Path(reference))
     for language in ("portugues", "ingles"):
         text = (utils.DATA_DIR / f"fora_do_dominio_{language}.txt").read_text(encoding="utf-8")
         metrics[f"fora_{language}"] = medidas.text_perplexity(model, tokenizer, text)
@@ -107,7 +107,7 @@ def main() -> None:
     metrics["bleu"] = medidas.bleu(texts, [m[-1]["content"] for m in asked])
     disk = sum(f.stat().st_size for f in Path(folder).glob("*.safetensors"))
     utils.write_json(Path(result), {
-        "metricas": metrics, "nats": nats, "velocidade": rates, "pico_mib": peak,
+        "metricas": metrics, "nats": nats, "tokens": tokens, "velocidade": rates, "pico_mib": peak,
         "bytes_em_disco": disk, "bytes_na_memoria": resident, "respostas": texts[:3],
     })  # fmt: skip
 

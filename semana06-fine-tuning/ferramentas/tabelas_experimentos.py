@@ -1,0 +1,471 @@
+"""As tabelas que registrar_experimentos.py preenche: de que resultado vêm e que linhas têm.
+
+Para acrescentar uma: escreva a função que transforma o resultado em linhas, declare-a em `TABLES`,
+no fim do arquivo, e ponha as duas marcas onde a tabela deve aparecer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+LESSONS = "python semana06-fine-tuning/exemplos"
+PROJECT = "python semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado"
+DAY3 = f"{LESSONS}/exemplo_01_fine_tuning_basico.py"
+DAY4 = f"{LESSONS}/exemplo_02_lora_peft.py"
+STUDY = f"{DAY4} --study full"
+DAY5 = f"{LESSONS}/exemplo_03_quantizacao.py"
+DAY7 = f"{PROJECT}/evaluate.py"
+MISSING = "–"
+MIB = 2**20
+
+
+@dataclass
+class Result:
+    """Um JSON de resultados; `absent` junta as chaves pedidas que ele não tem."""
+
+    name: str
+    data: dict
+    absent: list[str] = field(default_factory=list)
+
+    def get(self, *keys: str):
+        """O valor no fim do caminho, ou None, e então o caminho vai para `absent`."""
+        value = self.data
+        for key in keys:
+            if not isinstance(value, dict) or key not in value:
+                self.absent.append(".".join(keys))
+                return None
+            value = value[key]
+        return value
+
+    def origin(self) -> str:
+        """Comando, data, máquina e versões, numa frase."""
+        machine = self.data.get("maquina", {})
+        versions = self.data.get("versoes", {})
+        gpu = machine.get("gpu", "nenhuma")
+        when = self.data.get("quando")
+        parts = [
+            f"`{self.data.get('comando', '?')}`",
+            datetime.fromisoformat(when).strftime("%d/%m/%Y") if when else "sem data",
+            machine.get("processador", "máquina desconhecida"),
+            f"{machine['threads']} threads" if "threads" in machine else "",
+            "sem GPU" if gpu == "nenhuma" else gpu,
+            *(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions),
+            f"código `{self.data['commit']}`" if self.data.get("commit") else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Linhas que vêm de um resultado: o primeiro de `names` que existir; `command` o produz."""
+
+    names: tuple[str, ...]
+    command: str
+    rows: Callable[[Result], list[list[str]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    header: list[str]
+    parts: tuple[Part, ...]
+
+
+# --- números em texto -----------------------------------------------------------------------------
+
+
+def number(value: float | None, decimals: int = 0, unit: str = "") -> str:
+    """`1.234,5`, ou um traço para o que falta."""
+    if value is None:
+        return MISSING
+    return f"{value:,.{decimals}f}".translate(str.maketrans(",.", ".,")) + unit
+
+
+def signed(value: float | None, decimals: int, unit: str = "") -> str:
+    if value is None:
+        return MISSING
+    sign = "+" if value > 0 else "−" if value < 0 else ""
+    return sign + number(abs(value), decimals, unit)
+
+
+def score(measured: dict | None, decimals: int = 2, scale: float = 1) -> str:
+    """`8,31 [7,90; 8,77]`: valor e intervalo de 95%."""
+    if measured is None:
+        return MISSING
+    low, high = measured["ic95"]
+    text = number(scale * measured["valor"], decimals)
+    return f"{text} [{number(scale * low, decimals)}; {number(scale * high, decimals)}]"
+
+
+def quotient(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
+
+
+def change(before: dict | None, after: dict | None) -> float | None:
+    """Mudança relativa, em porcentagem."""
+    ratio = quotient(after and after["valor"], before and before["valor"])
+    return None if ratio is None else 100 * (ratio - 1)
+
+
+def difference(before: dict | None, after: dict | None, scale: float = 1) -> float | None:
+    return scale * (after["valor"] - before["valor"]) if before and after else None
+
+
+def separated(before: dict | None, after: dict | None) -> str:
+    """Diz se os dois intervalos de 95% ficam sem nada em comum."""
+    if not before or not after:
+        return MISSING
+    apart = before["ic95"][1] < after["ic95"][0] or after["ic95"][1] < before["ic95"][0]
+    return "sim" if apart else "não"
+
+
+# --- dia 3: fine-tuning completo ------------------------------------------------------------------
+
+SCORES = {
+    "perplexidade_token": ("perplexidade por token", 2, 1),
+    "perplexidade_byte": ("perplexidade por byte", 3, 1),
+    "acuracia_proximo_token": ("próximo token certo (%)", 1, 100),
+    "bleu": ("BLEU", 1, 1),
+    "fora_portugues": ("fora do domínio, português (perplexidade por byte)", 3, 1),
+    "fora_ingles": ("fora do domínio, inglês (perplexidade por byte)", 3, 1),
+}
+
+
+def day3_scores(result: Result) -> list[list[str]]:
+    rows = []
+    for key, (label, decimals, scale) in SCORES.items():
+        before = result.get("metricas", "antes", key)
+        after = result.get("metricas", "depois", key)
+        if key in ("acuracia_proximo_token", "bleu"):
+            gain = signed(difference(before, after, scale), decimals, " pontos")
+        else:
+            gain = signed(change(before, after), 1, "%")
+        rows.append([label, score(before, decimals, scale), score(after, decimals, scale), gain,
+                     separated(before, after)])  # fmt: skip
+    return rows
+
+
+def day3_memory(result: Result) -> list[list[str]]:
+    rows, sums = [], [0.0, 0.0]
+    for part in ("pesos", "gradientes", "otimizador", "ativações"):
+        sizes = [result.get("memoria_mib", which, part) for which in ("previsto", "medido")]
+        sums = [total + (size or 0) for total, size in zip(sums, sizes, strict=True)]
+        rows.append([part, *(number(x) for x in sizes), number(quotient(sizes[1], sizes[0]), 2)])
+    total = ["**soma**", *(number(x) for x in sums), number(quotient(sums[1], sums[0]), 2)]
+    return [*rows, total]
+
+
+def day3_training(result: Result) -> list[list[str]]:
+    curve = result.get("curva") or []
+    losses = [(log["eval_loss"], log["step"]) for log in curve if "eval_loss" in log]
+    best = min(losses, default=(None, None))
+    return [[
+        str(result.get("modelo") or MISSING).split("/")[-1],
+        number(result.get("parametros")),
+        number(result.get("configuracao", "epochs"), 0),
+        number(result.get("configuracao", "batch_size")),
+        str(result.get("configuracao", "learning_rate") or MISSING).replace(".", ","),
+        number(result.get("minutos_de_treino"), 1),
+        number(best[0], 3), number(best[1]),
+    ]]  # fmt: skip
+
+
+# --- dia 4: LoRA ----------------------------------------------------------------------------------
+
+
+def day4_checks(result: Result) -> list[list[str]]:
+    checks = result.get("conferencias") or {}
+    return [[text, "certo" if passed else "**ERRADO**"] for text, passed in checks.items()]
+
+
+def day4_memory(result: Result) -> list[list[str]]:
+    rows, sums = [], [0.0, 0.0]
+    for part in ("pesos", "gradientes", "otimizador", "ativações"):
+        sizes = [result.get("corridas", method, "memoria_mib", part) for method in ("full", "lora")]
+        sums = [total + (size or 0) for total, size in zip(sums, sizes, strict=True)]
+        rows.append([part, *(number(x) for x in sizes), number(quotient(sizes[1], sizes[0]), 3)])
+    rows.append(["**soma das quatro**", *(number(x) for x in sums),
+                 number(quotient(sums[1], sums[0]), 3)])  # fmt: skip
+    peaks = [result.get("corridas", method, "memoria_mib", "pico_do_processo")
+             for method in ("full", "lora")]  # fmt: skip
+    peak = ["pico do processo", *(number(x) for x in peaks), number(quotient(*peaks[::-1]), 3)]
+    return [*rows, peak]
+
+
+def day4_methods(result: Result) -> list[list[str]]:
+    def pair(*keys: str) -> list:
+        return [result.get("corridas", method, *keys) for method in ("full", "lora")]
+
+    def plain(label: str, values: list, decimals: int = 0) -> list[str]:
+        share = number(quotient(values[1], values[0]), 3)
+        return [label, *(number(x, decimals) for x in values), share]
+
+    minutes = [s / 60 if s is not None else None for s in pair("treino", "segundos")]
+    rows = [
+        plain("parâmetros treináveis", pair("parametros", "treinaveis")),
+        plain("treino (min)", minutes, 1),
+        plain("tokens por segundo", pair("treino", "tokens_por_segundo")),
+        plain("salvo em disco (MiB)", pair("disco_mib"), 1),
+    ]
+    for key in ("perplexidade_token", "acuracia_proximo_token", "bleu"):
+        label, decimals, scale = SCORES[key]
+        values = pair("metricas", f"teste_{key}")
+        apart = {"sim": "intervalos separados", "não": "intervalos se tocam"}
+        rows.append([f"{label}, teste", *(score(v, decimals, scale) for v in values),
+                     apart.get(separated(*values), MISSING)])  # fmt: skip
+    return rows
+
+
+def _described(row: dict) -> str:
+    changed = row.get("mudanca") or {}
+    texts = (f"{k}={'+'.join(v) if isinstance(v, list) else v}" for k, v in changed.items())
+    return ", ".join(texts) or "ponto base"
+
+
+def _spread(row: dict) -> str:
+    margin = row.get("desvio")
+    return number(row["perplexidade"], 2) + (f" ± {number(margin, 2)}" if margin else "")
+
+
+def day4_study(result: Result) -> list[list[str]]:
+    chosen = result.get("escolhida")
+    return [
+        [row["fator"], ("→ " if row == chosen else "") + _described(row), _spread(row),
+         number(row.get("teste"), 2), number(row.get("treinaveis")), number(row.get("minutos"), 1)]
+        for row in result.get("linhas") or []
+    ]  # fmt: skip
+
+
+def day4_best(result: Result) -> list[list[str]]:
+    """O melhor de cada fator ao lado do ponto base, e a configuração que a regra escolhe."""
+    base, *others = result.get("linhas") or [None]
+    if base is None:
+        return []
+    rows = []
+    for factor in dict.fromkeys(row["fator"] for row in others):
+        tried = [row for row in others if row["fator"] == factor]
+        best = min([base, *tried], key=lambda row: row["perplexidade"])
+        names = ", ".join(_described(row) for row in tried)
+        rows.append([factor, names, _described(best), _spread(best), _spread(base)])
+    chosen = result.get("escolhida")
+    if chosen:
+        rows.append(["**escolhida pela regra**", "", f"**{_described(chosen)}**", _spread(chosen),
+                     _spread(base)])  # fmt: skip
+    return rows
+
+
+def day4_variants(result: Result) -> list[list[str]]:
+    rows = result.get("linhas") or []
+    shown = [row for row in rows if row["fator"] in ("base", "method")]
+    return [
+        [row["mudanca"].get("method", "lora (ponto base)"), _spread(row), number(row["treinaveis"]),
+         number(row["minutos"], 1), number(row["pico_mib"])]
+        for row in shown
+    ]  # fmt: skip
+
+
+# --- dia 5: quantização ---------------------------------------------------------------------------
+
+
+def day5_techniques(result: Result) -> list[list[str]]:
+    rows = []
+    for name in result.get("tecnicas") or {}:
+
+        def of(*keys: str, technique: str = name):
+            return result.get("tecnicas", technique, *keys)
+
+        def first(*keys: str):
+            return result.get("tecnicas", "fp32", *keys)
+
+        size = of("bytes_em_disco")
+        faster = quotient(of("velocidade", "lote_1", "decode"),
+                          first("velocidade", "lote_1", "decode"))  # fmt: skip
+        share = quotient(size, first("bytes_em_disco"))
+        quality = quotient(first("metricas", "perplexidade_token", "valor"),
+                           of("metricas", "perplexidade_token", "valor"))  # fmt: skip
+        rows.append([
+            name, number(quotient(size, MIB)), number(of("pico_mib")),
+            number(faster, 2, "x"),
+            number(None if share is None else 100 * share, 0, "%"),
+            number(None if quality is None else 100 * quality, 0, "%"),
+            score(of("metricas", "perplexidade_token")), score(of("metricas", "kl_fp32"), 3),
+        ])  # fmt: skip
+    for name, why in (result.get("ausentes") or {}).items():
+        rows.append([name, f"ausente: {why}", *[""] * 6])
+    return rows
+
+
+def day5_trap(result: Result) -> list[list[str]]:
+    return [
+        [label, *(number(None if e is None else 100 * e, 3, "%")
+                  for e in (result.get("armadilha", key, grid) for grid in ("q4_1", "nf4")))]
+        for label, key in (("modelo base", "base"), ("depois do treino do dia 3", "treinado"))
+    ]  # fmt: skip
+
+
+def day5_gptq(result: Result) -> list[list[str]]:
+    pairs = result.get("gptq_contra_arredondar") or {}
+    return [[f"4 bits, {group}", score(gain, 3), _sign(gain)] for group, gain in pairs.items()]
+
+
+def _sign(gain: dict) -> str:
+    low, high = gain["ic95"]
+    return "GPTQ melhor" if low > 0 else "arredondar melhor" if high < 0 else "sem diferença clara"
+
+
+# --- dia 7: mini-projeto --------------------------------------------------------------------------
+
+
+def day7_scores(result: Result) -> list[list[str]]:
+    rows = []
+    for name in result.get("variantes") or {}:
+
+        def of(key: str, variant: str = name):
+            return result.get("variantes", variant, key)
+
+        rows.append([
+            name, score(of("acuracia_execucao"), 1, 100), score(of("sql_valido"), 1, 100),
+            score(of("correspondencia_exata"), 1, 100), score(of("perplexidade_do_gabarito"), 3),
+            number(of("tokens_no_prompt")), number(of("perguntas_por_segundo"), 1),
+        ])  # fmt: skip
+    return rows
+
+
+def day7_groups(result: Result) -> list[list[str]]:
+    variants = result.get("variantes") or {}
+    rows = []
+    for title, key in (("dificuldade", "por_dificuldade"), ("tipo", "por_tipo")):
+        groups = dict.fromkeys(g for v in variants.values() for g in v.get(key, {}))
+        for group in groups:
+            parts = {name: v.get(key, {}).get(group) for name, v in variants.items()}
+            total = next((p["total"] for p in parts.values() if p), None)
+            rows.append([f"{title}: {group}", number(total),
+                         *(score(parts.get(name), 1, 100) for name in DAY7_COLUMNS)])  # fmt: skip
+    return rows
+
+
+def day7_training(result: Result) -> list[list[str]]:
+    if result.get("treino") is None:
+        return [["sem `treino.json` ao lado do adaptador", *[""] * 6]]
+
+    def of(key: str):
+        return result.get("treino", key)
+
+    return [[
+        number(of("exemplos")), number(of("passos")), number(of("minutos"), 1),
+        number(of("tokens_por_segundo")), number(of("parametros_treinaveis")),
+        number(of("melhor_perda_de_validacao"), 4), number(of("melhor_passo")),
+    ]]  # fmt: skip
+
+
+# --- resumo da semana -----------------------------------------------------------------------------
+
+
+def summary_day3(result: Result) -> list[list[str]]:
+    scores = [result.get("metricas", when, "perplexidade_token") for when in ("antes", "depois")]
+    return [["3", "fine-tuning completo", "perplexidade por token, teste", *map(score, scores),
+             result.origin().split(", ")[0]]]  # fmt: skip
+
+
+def summary_day4(result: Result) -> list[list[str]]:
+    scores = [result.get("corridas", method, "metricas", "teste_perplexidade_token")
+              for method in ("full", "lora")]  # fmt: skip
+    return [["4", "LoRA no lugar do completo", "perplexidade por token, teste",
+             *map(score, scores), result.origin().split(", ")[0]]]  # fmt: skip
+
+
+def summary_study(result: Result) -> list[list[str]]:
+    rows, chosen = result.get("linhas"), result.get("escolhida")
+    if not rows or not chosen:
+        return [["4", "estudo de hiperparâmetros", MISSING, MISSING, MISSING, MISSING]]
+    return [["4", f"estudo: {_described(chosen)} no lugar do ponto base",
+             "perplexidade por token, validação", _spread(rows[0]), _spread(chosen),
+             result.origin().split(", ")[0]]]  # fmt: skip
+
+
+def summary_day5(result: Result) -> list[list[str]]:
+    rows = []
+    for name in ("bnb-int8", "bnb-nf4-dupla", "gptq-4bit-g64"):
+        if name in (result.get("tecnicas") or {}):
+            scores = [result.get("tecnicas", n, "metricas", "perplexidade_token")
+                      for n in ("fp32", name)]  # fmt: skip
+            rows.append(["5", f"{name} no lugar de fp32", "perplexidade por token",
+                         *map(score, scores), result.origin().split(", ")[0]])  # fmt: skip
+    return rows
+
+
+def summary_day7(result: Result) -> list[list[str]]:
+    scores = [result.get("variantes", name, "acuracia_execucao") for name in DAY7_COLUMNS]
+    return [["7", "mini-projeto: perguntas → SQL", "acurácia de execução (%)",
+             *(score(s, 1, 100) for s in scores), result.origin().split(", ")[0]]]  # fmt: skip
+
+
+# --- o que há em cada tabela ----------------------------------------------------------------------
+
+DAY7_COLUMNS = ("base com esquema", "treinado")
+DAY3_NAMES = ("dia3_full", "dia3_full_quick")
+DAY4_NAMES = ("dia4_lora", "dia4_lora_quick")
+STUDY_NAMES = ("dia4_estudo_full", "dia4_estudo_quick")
+DAY5_NAMES = ("dia5_quantizacao", "dia5_quantizacao_quick")
+DAY7_NAMES = ("mini_projeto_lora_teste",)
+
+
+def _table(header: str, names: tuple[str, ...], command: str, rows: Callable) -> Table:
+    return Table(header.split(" | "), (Part(names, command, rows),))
+
+
+TABLES = {
+    "dia1_abordagens": _table(
+        "abordagem | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
+        "perplexidade da referência | tokens no prompt | perguntas por segundo",
+        DAY7_NAMES, DAY7, day7_scores),
+    "dia2_conferencias": _table("conferência | resultado", DAY4_NAMES, DAY4, day4_checks),
+    "dia3_notas": _table(
+        "medida | antes | depois | mudança | intervalos separados?",
+        DAY3_NAMES, DAY3, day3_scores),
+    "dia3_memoria": _table(
+        "parcela | prevista (MiB) | medida (MiB) | medida / prevista",
+        DAY3_NAMES, DAY3, day3_memory),
+    "dia3_treino": _table(
+        "modelo | parâmetros | passadas | lote | learning_rate | treino (min) | "
+        "menor perda de validação | no passo", DAY3_NAMES, DAY3, day3_training),
+    "dia4_memoria": _table(
+        "parcela (MiB) | completo | LoRA | LoRA / completo", DAY4_NAMES, DAY4, day4_memory),
+    "dia4_metodos": _table(
+        "medida | completo | LoRA | LoRA / completo", DAY4_NAMES, DAY4, day4_methods),
+    "dia4_estudo": _table(
+        "fator | configuração | perplexidade, validação | perplexidade, teste | treináveis | "
+        "treino (min)", STUDY_NAMES, STUDY, day4_study),
+    "dia4_melhor": _table(
+        "fator | valores tentados | o melhor | perplexidade | ponto base",
+        STUDY_NAMES, STUDY, day4_best),
+    "dia4_variantes": _table(
+        "variante | perplexidade, validação | treináveis | treino (min) | pico (MiB)",
+        STUDY_NAMES, STUDY, day4_variants),
+    "dia5_tecnicas": _table(
+        "técnica | arquivo (MiB) | pico (MiB) | aceleração | memória | qualidade | "
+        "perplexidade por token | KL em relação ao fp32", DAY5_NAMES, DAY5, day5_techniques),
+    "dia5_armadilha": _table(
+        "pesos | erro da grade Q4_1 | erro do NF4", DAY5_NAMES, DAY5, day5_trap),
+    "dia5_gptq": _table(
+        "grade | nats por token que arredondar perde a mais | conclusão",
+        DAY5_NAMES, DAY5, day5_gptq),
+    "dia7_resultados": _table(
+        "variante | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
+        "perplexidade da referência | tokens no prompt | perguntas por segundo",
+        DAY7_NAMES, DAY7, day7_scores),
+    "dia7_grupos": _table(
+        "perguntas | quantas | base com esquema (%) | treinado (%)",
+        DAY7_NAMES, DAY7, day7_groups),
+    "dia7_treino": _table(
+        "exemplos | passos | minutos | tokens por segundo | treináveis | menor perda de validação "
+        "| no passo", DAY7_NAMES, DAY7, day7_training),
+    "resumo_semana": Table(
+        ["dia", "o que mudou", "medida", "antes", "depois", "comando"],
+        (
+            Part(DAY3_NAMES, DAY3, summary_day3),
+            Part(DAY4_NAMES, DAY4, summary_day4),
+            Part(STUDY_NAMES, STUDY, summary_study),
+            Part(DAY5_NAMES, DAY5, summary_day5),
+            Part(DAY7_NAMES, DAY7, summary_day7),
+        )),
+}  # fmt: skip

@@ -178,17 +178,22 @@ def day4_checks(result: Result) -> list[list[str]]:
 
 
 def day4_memory(result: Result) -> list[list[str]]:
-    rows, sums = [], [0.0, 0.0]
-    for part in ("pesos", "gradientes", "otimizador", "ativações"):
-        sizes = [result.get("corridas", method, "memoria_mib", part) for method in ("full", "lora")]
-        sums = [total + (size or 0) for total, size in zip(sums, sizes, strict=True)]
-        rows.append([part, *(number(x) for x in sizes), number(quotient(sizes[1], sizes[0]), 3)])
-    rows.append(["**soma das quatro**", *(number(x) for x in sums),
-                 number(quotient(sums[1], sums[0]), 3)])  # fmt: skip
+    """Prevista e medida de cada método, e a fração da medida do completo que o LoRA ocupa."""
+    columns = [(method, key) for method in ("full", "lora")
+               for key in ("memoria_prevista_mib", "memoria_mib")]  # fmt: skip
+    sizes = {part: [result.get("corridas", method, key, part) for method, key in columns]
+             for part in ("pesos", "gradientes", "otimizador", "ativações")}  # fmt: skip
+    sizes["**soma das quatro**"] = [
+        None if None in column else sum(column) for column in zip(*sizes.values(), strict=True)
+    ]
     peaks = [result.get("corridas", method, "memoria_mib", "pico_do_processo")
              for method in ("full", "lora")]  # fmt: skip
-    peak = ["pico do processo", *(number(x) for x in peaks), number(quotient(*peaks[::-1]), 3)]
-    return [*rows, peak]
+    sizes["pico do processo inteiro"] = [None, peaks[0], None, peaks[1]]
+    rows = []
+    for part, values in sizes.items():
+        cells = ["" if v is None and part.startswith("pico") else number(v) for v in values]
+        rows.append([part, *cells, number(quotient(values[3], values[1]), 3)])
+    return rows
 
 
 def day4_methods(result: Result) -> list[list[str]]:
@@ -429,7 +434,8 @@ TABLES = {
         "modelo | parâmetros | passadas | lote | learning_rate | treino (min) | "
         "menor perda de validação | no passo", DAY3_NAMES, DAY3, day3_training),
     "dia4_memoria": _table(
-        "parcela (MiB) | completo | LoRA | LoRA / completo", DAY4_NAMES, DAY4, day4_memory),
+        "parcela (MiB) | completo, prevista | completo, medida | LoRA, prevista | LoRA, medida | "
+        "LoRA / completo", DAY4_NAMES, DAY4, day4_memory),
     "dia4_metodos": _table(
         "medida | completo | LoRA | LoRA / completo", DAY4_NAMES, DAY4, day4_methods),
     "dia4_estudo": _table(

@@ -93,15 +93,19 @@ class Training(_Section):
 
 
 class Generation(_Section):
+    """`engine` tem padrão aqui para que um adaptador treinado antes dela ainda abra."""
+
     max_new_tokens: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    engine: Literal["auto", "transformers", "llamacpp"] = "auto"
 
 
 class Evaluation(_Section):
-    """`limit` usa só as primeiras perguntas do teste; null usa todas."""
+    """`limit` usa só uma parte do teste, espaçada; null usa todo. `timed`: as cronometradas."""
 
     limit: int | None = Field(ge=1)
     base_max_new_tokens: int = Field(ge=1)
+    timed: int = Field(ge=1, default=20)
 
 
 class Config(_Section):

@@ -1,12 +1,14 @@
 """Mede a acurácia de execução: o modelo sem treino, com o esquema no prompt, e o treinado.
 
     python evaluate.py                                   # o teste em palavras livres
+    python evaluate.py --forms todas                     # mais cada forma de export.py
     python evaluate.py --config configs/rapido.yaml      # o da demonstração
     python evaluate.py --split teste_gerado              # esqueletos de SQL inéditos
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
 
 Cada resposta é executada em todos os bancos; decodificação gulosa. Sai um JSON em `resultados/`,
-com intervalos de 95%, e um JSONL com uma linha por pergunta e variante.
+com intervalos de 95%, e um JSONL com uma linha por pergunta e variante. A latência é a de perguntas
+feitas uma a uma; a acurácia, a das mesmas perguntas em todas as variantes.
 """
 
 import runtime  # noqa: F401  (antes do torch)
@@ -14,16 +16,19 @@ import runtime  # noqa: F401  (antes do torch)
 import gc
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from tqdm import tqdm
 
+from causes import cause
 from config import (
     RESULTS_DIR,
     Config,
@@ -37,6 +42,13 @@ from config import (
 )
 from data_prep import load_split, read_questions
 from database import Database, DatabaseError
+from engines import (
+    Engine,
+    TransformersEngine,
+    exported_forms,
+    form_list,
+    open_form,
+)
 from execution import judge, reference_problem
 from metrics import mcnemar, perplexity, proportion
 from prompt import encode_pair, render
@@ -59,10 +71,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=Path, metavar="ARQUIVO",
                         help="CSV ou JSONL (question, sql) no lugar da divisão")  # fmt: skip
     parser.add_argument("--only", choices=["base", "treinado"], help="mede uma variante só")
+    parser.add_argument("--forms", type=form_list, default=[], metavar="LISTA",
+                        help="mede também formas exportadas (bf16,q8_0 ou todas)")  # fmt: skip
     parser.add_argument("--name", default=None, help="nome do arquivo de resultados")
     args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
-    evaluate(config, args.split, args.questions, args.only, args.name)
+    evaluate(config, args.split, args.questions, args.only, args.name, args.forms)
     return 0
 
 
@@ -72,6 +86,7 @@ def evaluate(
     questions: Path | None = None,
     only: str | None = None,
     name: str | None = None,
+    forms: list[str] | None = None,
 ) -> dict:
     """Avalia as variantes, grava os resultados e devolve o resumo."""
     try:
@@ -79,14 +94,14 @@ def evaluate(
     except DatabaseError as error:
         raise UserError(str(error)) from error
     rows = _questions(config, split, questions, databases)
-    variants = {
-        label: settings
-        for label, settings in _variants(config).items()
-        if only is None or (only == "base") == (label == BASE)
-    }
+    variants = [
+        variant
+        for variant in _variants(config, forms or [])
+        if only is None or (only == "base") == (variant.label == BASE)
+    ]
     results, details = {}, []
-    for label, (settings, adapter) in variants.items():
-        results[label], lines = _score_variant(label, settings, adapter, rows, databases)
+    for variant in variants:
+        results[variant.label], lines = _score_variant(variant, rows, databases)
         details += lines
     summary = _summary(config, split, questions, results, details)
     name = name or f"mini_projeto_{config.output_dir.name}_{questions.stem if questions else split}"
@@ -129,43 +144,75 @@ def spread(rows: list[dict], limit: int | None) -> list[dict]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def _variants(config: Config) -> dict[str, tuple[Config, Path | None]]:
-    """Cada variante com a configuração do seu prompt e o seu adaptador."""
+@dataclass(frozen=True)
+class Variant:
+    """O que se mede: a configuração do seu prompt, o adaptador e a forma exportada (ou nenhuma)."""
+
+    label: str
+    config: Config
+    adapter: Path | None = None
+    form: str | None = None
+
+    def open(self) -> Engine:
+        if self.form is not None:
+            return open_form(self.config, self.adapter, self.form)
+        return TransformersEngine(self.config, self.adapter)
+
+    @property
+    def weights_bytes(self) -> int | None:
+        """Bytes dos pesos em disco; None se o modelo base não é uma pasta local."""
+        base = Path(self.config.model_path)
+        folders = [base] if base.is_dir() else []
+        if self.adapter is not None:
+            folders.append(self.adapter)
+        if self.form is not None:
+            folders = [exported_forms(self.adapter)[self.form]]
+        files = [f for p in folders for f in ([p] if p.is_file() else p.glob("*.safetensors"))]
+        return sum(file.stat().st_size for file in files) if base.is_dir() or self.form else None
+
+
+def _variants(config: Config, forms: list[str]) -> list[Variant]:
+    """O modelo sem treino, o treinado (se há adaptador) e as formas exportadas pedidas."""
     base = config.model_copy(deep=True)
     base.prompt.system, base.prompt.schema_in_prompt = BASE_SYSTEM, True
     base.generation.max_new_tokens = config.evaluation.base_max_new_tokens
-    variants: dict[str, tuple[Config, Path | None]] = {BASE: (base, None)}
-    if (config.output_dir / "adapter_config.json").is_file():
-        # O prompt é o do treino, mesmo que a configuração atual diga outra coisa.
-        tuned = config.model_copy(deep=True)
-        tuned.prompt = load_effective(config.output_dir).prompt
-        tuned.model = load_effective(config.output_dir).model
-        variants[TUNED] = (tuned, config.output_dir)
-    else:
-        print(f"Não há adaptador em {config.output_dir}: só o modelo base será medido.")
+    variants = [Variant(BASE, base)]
+    adapter = config.output_dir
+    if not (adapter / "adapter_config.json").is_file():
+        print(f"Não há adaptador em {adapter}: só o modelo base será medido.")
+        return variants
+    # O prompt é o do treino, mesmo que a configuração atual diga outra coisa.
+    tuned = config.model_copy(deep=True)
+    tuned.prompt = load_effective(adapter).prompt
+    tuned.model = load_effective(adapter).model
+    variants.append(Variant(TUNED, tuned, adapter))
+    ready = exported_forms(adapter)
+    for form in forms:
+        if form in ready:
+            variants.append(Variant(f"{TUNED}, {form}", tuned, adapter, form))
+        else:
+            print(f"A forma {form} não está exportada e não será medida (python export.py).")
     return variants
 
 
 def _score_variant(
-    label: str, config: Config, adapter: Path | None, rows: list[dict], databases: list[Database]
+    variant: Variant, rows: list[dict], databases: list[Database]
 ) -> tuple[dict, list[dict]]:
-    from model import generate, load_model, load_tokenizer
-
-    tokenizer = load_tokenizer(config)
-    model = load_model(config, adapter)
-    schema = databases[0].schema
+    label, config = variant.label, variant.config
+    engine = variant.open()
+    tokenizer, schema = engine.tokenizer, databases[0].schema
     prompts = [render(tokenizer, config, row["question"], schema) for row in rows]
     answers: dict[int, str] = {}
+    limits = config.generation
     started = time.perf_counter()
     bar = tqdm(total=len(rows), desc=f"Respondendo ({label})", unit="pergunta", file=sys.stdout)
-    for batch in generate(
-        model, tokenizer, prompts, config.generation.max_new_tokens, config.generation.batch_size
-    ):
+    for batch in engine.generate(prompts, limits.max_new_tokens, limits.batch_size):
         answers.update(batch)
         bar.update(len(batch))
     bar.close()
     elapsed = time.perf_counter() - started
-    losses = _gold_losses(model, tokenizer, config, rows, schema, label)
+    losses = _gold_losses(engine, config, rows, schema, label)
+    timed = spread(prompts, config.evaluation.timed)
     lines = []
     for position, row in enumerate(rows):
         predicted = extract_sql(answers[position])
@@ -176,23 +223,52 @@ def _score_variant(
                 "predicted": predicted, "correct": correct, "error": error,
                 "exact": normalize_sql(predicted) == normalize_sql(row["sql"]),
                 "kind": row["kind"], "difficulty": row["difficulty"],
+                "cause": None if correct else cause(row["sql"], predicted, error),
             }
         )  # fmt: skip
     prompt_tokens = [len(i) for i in tokenizer(prompts, add_special_tokens=False).input_ids]
     result = {
+        "motor": engine.name,
         "acuracia_execucao": proportion([x["correct"] for x in lines]),
         "sql_valido": proportion([x["error"] is None for x in lines]),
         "correspondencia_exata": proportion([x["exact"] for x in lines]),
-        "perplexidade_do_gabarito": perplexity(losses),
+        "perplexidade_do_gabarito": perplexity(losses) if losses else None,
         "por_tipo": _by(lines, "kind"),
         "por_dificuldade": _by(lines, "difficulty"),
+        "causas_dos_erros": dict(Counter(x["cause"] for x in lines if x["cause"]).most_common()),
         "tokens_no_prompt": sum(prompt_tokens) / len(prompt_tokens),
+        "bytes_dos_pesos": variant.weights_bytes,
+        "uma_a_uma": _one_by_one(engine, timed, limits.max_new_tokens, label),
         "segundos": elapsed,
         "perguntas_por_segundo": len(rows) / elapsed,
     }
-    del model
+    engine.close()
+    del engine
     gc.collect()
     return result, lines
+
+
+def _one_by_one(engine: Engine, prompts: list[str], max_new_tokens: int, label: str) -> dict:
+    """Latência de quem espera sozinho: p50 e p95 em segundos, e tokens por segundo, com o prompt.
+
+    A primeira resposta só aquece o motor e não conta.
+    """
+    for _ in engine.stream(prompts[0], max_new_tokens):
+        pass
+    seconds, tokens = [], 0
+    for prompt in tqdm(prompts, desc=f"Uma a uma ({label})", unit="pergunta", file=sys.stdout):
+        started, answer = time.perf_counter(), ""
+        for answer in engine.stream(prompt, max_new_tokens):  # noqa: B007  (fica a última)
+            pass
+        seconds.append(time.perf_counter() - started)
+        tokens += len(engine.tokenizer(answer, add_special_tokens=False).input_ids)
+    ranked = sorted(seconds)
+    return {
+        "perguntas": len(ranked),
+        "p50_s": statistics.median(ranked),
+        "p95_s": ranked[min(len(ranked) - 1, int(0.95 * len(ranked)))],
+        "tokens_por_segundo": tokens / sum(ranked),
+    }
 
 
 def _by(lines: list[dict], key: str) -> dict[str, dict]:
@@ -203,15 +279,21 @@ def _by(lines: list[dict], key: str) -> dict[str, dict]:
 
 
 def _gold_losses(
-    model, tokenizer, config: Config, rows: list[dict], schema: str, label: str
-) -> list[tuple[float, int]]:
-    """Perda da resposta de referência, por pergunta: (soma em nats, tokens da resposta)."""
-    from model import answer_losses
+    engine: Engine, config: Config, rows: list[dict], schema: str, label: str
+) -> list[tuple[float, int]] | None:
+    """Perda da resposta de referência, por pergunta: (soma em nats, tokens da resposta).
 
-    pairs = [encode_pair(tokenizer, config, row["question"], row["sql"], schema) for row in rows]
+    None se o motor não a mede (o servidor do llama.cpp não devolve a probabilidade do prompt).
+    """
+    pairs = [
+        encode_pair(engine.tokenizer, config, row["question"], row["sql"], schema) for row in rows
+    ]
+    batches = engine.losses(pairs, config.generation.batch_size)
+    if batches is None:
+        return None
     losses: dict[int, tuple[float, int]] = {}
     bar = tqdm(total=len(rows), desc=f"Perplexidade ({label})", unit="pergunta", file=sys.stdout)
-    for batch in answer_losses(model, tokenizer, pairs, config.generation.batch_size):
+    for batch in batches:
         losses |= {index: (loss, count) for index, loss, count in batch}
         bar.update(len(batch))
     bar.close()
@@ -248,10 +330,15 @@ def _summary(
         "variantes": results,
         "treino": _training_summary(config),
     }
+    flags = {label: [x["correct"] for x in details if x["variant"] == label] for label in results}
     if BASE in results and TUNED in results:
-        flags = {label: [x["correct"] for x in details if x["variant"] == label]
-                 for label in (BASE, TUNED)}  # fmt: skip
         summary["mcnemar_base_treinado"] = mcnemar(flags[BASE], flags[TUNED])
+    if TUNED in results:
+        summary["mcnemar_treinado_forma"] = {
+            label: mcnemar(flags[TUNED], flags[label])
+            for label in results
+            if label not in (BASE, TUNED)
+        }
     return summary
 
 
@@ -285,16 +372,35 @@ def percent(part: dict) -> str:
 
 
 def table(summary: dict) -> str:
-    """A tabela final, em texto: variantes lado a lado, com intervalos de 95%."""
+    """As tabelas finais, em texto: notas com intervalos de 95%, tamanho e tempo."""
     variants = summary["variantes"]
+    total = next(iter(variants.values()))["acuracia_execucao"]["total"]
+    lines = [f"\n{total} perguntas; intervalos de 95% entre colchetes"]
+    lines += _aligned(_score_rows(variants))
+    lines += ["", "Perguntas feitas uma a uma:"]
+    lines += _aligned(_cost_rows(variants))
+    test = summary.get("mcnemar_base_treinado")
+    if test:
+        lines.append(
+            f"\nMcNemar: {test['so_segunda']} perguntas só o treinado acerta, "
+            f"{test['so_primeira']} só o base; p = {_p_value(test)}"
+        )
+    for label, test in summary.get("mcnemar_treinado_forma", {}).items():
+        lines.append(
+            f"McNemar, {label}: perde {test['so_primeira']} do treinado, ganha "
+            f"{test['so_segunda']}; p = {_p_value(test)}"
+        )
+    return "\n".join(lines)
+
+
+def _score_rows(variants: dict) -> list[list[str]]:
     rows = [["", *variants]]
     for label, key in (("acurácia de execução", "acuracia_execucao"), ("SQL válido", "sql_valido"),
                        ("igual à referência", "correspondencia_exata")):  # fmt: skip
         rows.append([label, *(percent(v[key]) for v in variants.values())])
     cells = [v["perplexidade_do_gabarito"] for v in variants.values()]
     rows.append(["perplexidade da referência",
-                 *(f"{c['valor']:.3f} [{c['ic95'][0]:.3f}; {c['ic95'][1]:.3f}]".replace(".", ",")
-                   for c in cells)])  # fmt: skip
+                 *(_decimal(c["valor"], 3, c["ic95"]) if c else "–" for c in cells)])  # fmt: skip
     rows.append(["tokens no prompt",
                  *(f"{v['tokens_no_prompt']:.0f}" for v in variants.values())])  # fmt: skip
     for level in ("fácil", "média", "difícil"):
@@ -304,19 +410,36 @@ def table(summary: dict) -> str:
     for name in next(iter(variants.values()))["por_tipo"]:
         parts = [v["por_tipo"][name] for v in variants.values()]
         rows.append([f"  {name} ({parts[0]['total']})", *(percent(p) for p in parts)])
+    return rows
+
+
+def _cost_rows(variants: dict) -> list[list[str]]:
+    rows = [["", "motor", "p50", "p95", "tokens/s", "pesos"]]
+    for label, part in variants.items():
+        alone, size = part["uma_a_uma"], part["bytes_dos_pesos"]
+        rows.append([label, part["motor"], f"{_decimal(alone['p50_s'], 2)} s",
+                     f"{_decimal(alone['p95_s'], 2)} s",
+                     _decimal(alone["tokens_por_segundo"], 1),
+                     "–" if size is None else f"{size / 1e6:.0f} MB"])  # fmt: skip
+    return rows
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * w for w in widths))
-    total = next(iter(variants.values()))["acuracia_execucao"]["total"]
-    lines.insert(0, f"\n{total} perguntas; intervalos de 95% entre colchetes")
-    test = summary.get("mcnemar_base_treinado")
-    if test:
-        p_value = f"{test['p_valor']:.2g}".replace(".", ",")
-        lines.append(
-            f"McNemar: {test['so_segunda']} perguntas só o treinado acerta, "
-            f"{test['so_primeira']} só o base; p = {p_value}"
-        )
-    return "\n".join(lines)
+    return lines
+
+
+def _decimal(value: float, digits: int, interval: list[float] | None = None) -> str:
+    text = f"{value:.{digits}f}"
+    if interval:
+        text += f" [{interval[0]:.{digits}f}; {interval[1]:.{digits}f}]"
+    return text.replace(".", ",")
+
+
+def _p_value(test: dict) -> str:
+    return f"{test['p_valor']:.2g}".replace(".", ",")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@
     python inference.py --input perguntas.txt --output respostas.jsonl
 
 Com `--config` e `chave=valor`, como nos outros scripts; `--adapter` escolhe o adaptador (padrão:
-`training.output_dir`) e `--base` pergunta ao modelo sem treino. O banco é aberto só para leitura:
-seja qual for o SQL que o modelo escreva, nada muda.
+`training.output_dir`) e `--base` pergunta ao modelo sem treino. Depois de `export.py`, responde o
+motor mais rápido que houver; `generation.engine=transformers` volta ao de sempre. O banco é aberto
+só para leitura: seja qual for o SQL que o modelo escreva, nada muda.
 """
 
 import runtime  # noqa: F401  (antes do torch)
@@ -51,18 +52,17 @@ class Answer:
 
 
 class Assistant:
-    """Modelo carregado e banco aberto; `ask` responde uma pergunta."""
+    """Motor pronto e banco aberto; `ask` responde uma pergunta."""
 
     def __init__(self, config: Config, adapter: Path | None) -> None:
-        from model import load_model, load_tokenizer
+        from engines import open_engine
 
         self.config = config
         try:
             self.database = Database(config.databases[0], config.database.time_limit_s)
         except DatabaseError as error:
             raise UserError(str(error)) from error
-        self.tokenizer = load_tokenizer(config)
-        self.model = load_model(config, adapter)
+        self.engine = open_engine(config, adapter)
 
     def ask(self, question: str) -> Answer:
         """Responde uma pergunta; problemas na pergunta ou no SQL ficam em `error`."""
@@ -70,20 +70,17 @@ class Assistant:
 
     def ask_many(self, questions: list[str], progress: bool = False) -> list[Answer]:
         """Responde várias perguntas, em lotes, na ordem dada."""
-        from model import generate
-
         started = time.perf_counter()
         problems = [question_problem(question) for question in questions]
         good = [i for i, problem in enumerate(problems) if problem is None]
         prompts = [
-            render(self.tokenizer, self.config, questions[i], self.database.schema) for i in good
+            render(self.engine.tokenizer, self.config, questions[i], self.database.schema)
+            for i in good
         ]
         sqls: dict[int, str] = {}
         bar = tqdm(total=len(good), desc="Respondendo", unit="pergunta", disable=not progress)
         limits = self.config.generation
-        for batch in generate(
-            self.model, self.tokenizer, prompts, limits.max_new_tokens, limits.batch_size
-        ):
+        for batch in self.engine.generate(prompts, limits.max_new_tokens, limits.batch_size):
             sqls |= {good[position]: sql for position, sql in batch}
             bar.update(len(batch))
         bar.close()

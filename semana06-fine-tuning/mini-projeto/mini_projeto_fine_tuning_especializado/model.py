@@ -152,6 +152,28 @@ def generate(
         yield list(zip(indices, (text.strip() for text in texts), strict=True))
 
 
+@torch.inference_mode()
+def stream(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int,
+) -> Iterator[str]:
+    """Gera a resposta de um prompt, gulosa; produz o texto acumulado a cada token."""
+    ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+    following, cache, answer = ids.to(model.device), None, []
+    for _ in range(max_new_tokens):
+        output = model(
+            input_ids=following, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        following, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
+        token = following.item()
+        if token == tokenizer.eos_token_id:
+            break
+        answer.append(token)
+        yield tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
 class SharedPrefix:
     """As chaves e valores de atenção do começo comum a várias sequências, calculados uma vez."""
 

@@ -3,6 +3,8 @@
 import runtime  # noqa: F401  (antes do torch)
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,23 @@ def tiny_gpt2(tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def lesson_process(tmp_path):
+    """Roda uma lição como quem a digita, num processo só dela, com os resultados em `tmp_path`."""
+
+    def run(script: str, *arguments) -> subprocess.CompletedProcess:
+        start = (
+            "import runpy, sys; from pathlib import Path; script, results = sys.argv[1:3]; "
+            "sys.path.insert(0, str(Path(script).parent)); import utils; "
+            "utils.RESULTS_DIR = Path(results); sys.argv[:3] = [script]; "
+            "runpy.run_path(script, run_name='__main__')"
+        )
+        command = [sys.executable, "-c", start, script, tmp_path / "resultados", *arguments]
+        return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+    return run
 
 
 @pytest.fixture(scope="session")

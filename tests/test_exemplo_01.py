@@ -5,6 +5,7 @@ import utils  # noqa: F401  (antes do torch)
 import json
 import math
 import re
+import subprocess
 import sys
 import unicodedata
 
@@ -13,6 +14,7 @@ import numpy
 import pytest
 import torch
 from torch.nn import functional
+from transformers import DataCollatorForSeq2Seq
 
 import medidas
 import plano_memoria
@@ -49,10 +51,20 @@ def test_the_whole_lesson_on_a_tiny_llama(run, tiny_llama, tmp_path, capsys):
             assert low <= score["valor"] + 1e-9 and score["valor"] <= high + 1e-9, name
     assert "fora da perda" in shown and "respostas iguais depois de recarregar: sim" in shown
     assert (tmp_path / "modelo" / "model.safetensors").is_file()
-    assert (tmp_path / "resultados" / "dia3_full.png").stat().st_size > 0
+    assert (tmp_path / "resultados" / "dia3_full_quick.png").stat().st_size > 0
     memory = result["memoria_mib"]
     for part in ("pesos", "gradientes", "otimizador"):
         assert memory["medido"][part] == pytest.approx(memory["previsto"][part], rel=0.02)
+
+
+def test_the_script_in_its_own_process(lesson_process, tiny_llama, tmp_path):
+    done = lesson_process(lesson.__file__, "--quick", "--model", tiny_llama,
+                          "--output", tmp_path / "modelo")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "respostas iguais depois de recarregar: sim" in done.stdout
+    assert (tmp_path / "resultados" / "dia3_full_quick.json").is_file()
+    assert "perda de validação" in done.stdout and "'loss'" not in done.stdout
 
 
 def test_a_gpt2_without_template_or_pad_takes_the_same_path(run, tiny_gpt2, capsys):
@@ -97,6 +109,56 @@ def test_greedy_answers_do_not_depend_on_the_batch(tiny_llama):
     assert medidas.greedy_answers(model, tokenizer, conversations, 12, batch_size=5) == alone
 
 
+@pytest.mark.parametrize("fixture", ["tiny_llama", "tiny_gpt2"])
+def test_the_answer_loss_is_the_loss_of_the_library(fixture, request):
+    """Pular os logits do prompt não muda a perda nem os gradientes."""
+    name = str(request.getfixturevalue(fixture))
+    tokenizer = utils.load_tokenizer(name)
+    conversations = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 5)
+    rows = [medidas.encode(tokenizer, messages) for messages in conversations]
+    batch = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=medidas.IGNORED)(rows)
+    found = []
+    for loss_of in (lambda model: model(**batch).loss, lambda m: medidas.answer_loss(m, batch)):
+        model = utils.load_model(name).eval()
+        loss = loss_of(model)
+        loss.backward()
+        found.append((loss.item(), model.get_input_embeddings().weight.grad))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-6)
+
+
+def test_bleu_is_the_score_of_the_command_line_of_sacrebleu(tmp_path):
+    answers = ["O prazo de troca é de 30 dias corridos.", "O frete sai grátis acima de R$ 199.",
+               "Não sei dizer, desculpe."]  # fmt: skip
+    references = ["O prazo para troca é de 30 dias corridos, com etiqueta.",
+                  "O frete é grátis a partir de R$ 199.",
+                  "A garantia cobre defeito de fábrica."]  # fmt: skip
+    for name, lines in (("saida", answers), ("referencia", references)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "sacrebleu", tmp_path / "referencia", "-i", tmp_path / "saida"]
+    done = subprocess.run([*command, "-m", "bleu", "-w", "6"], capture_output=True, text=True)
+    shown = json.loads(done.stdout)
+    found = medidas.bleu(answers, references)
+    assert found["valor"] == pytest.approx(shown["score"], abs=1e-5) and shown["score"] > 10
+    # A nossa assinatura só acrescenta o bootstrap (bs e seed).
+    assert set(shown["signature"].split("|")) <= set(found["assinatura"].split("|"))
+
+
+def test_batches_of_similar_length_lose_nothing_and_keep_no_order():
+    rng = numpy.random.default_rng(0)
+    rows = [{"input_ids": [0] * int(n)} for n in rng.integers(5, 200, 100)]
+    batches = medidas.SimilarLengths(rows, 4, seed=1)
+    first, second = list(batches), list(batches)
+    assert len(first) == len(batches) == 25 and first != second
+    assert sorted(i for batch in first for i in batch) == list(range(100))
+    spread = [max(batch) - min(batch) for batch in
+              ([len(rows[i]["input_ids"]) for i in batch] for batch in first)]  # fmt: skip
+    assert numpy.mean(spread) < 40, "ao acaso, a diferença média passaria de 100"
+    means = [numpy.mean([len(rows[i]["input_ids"]) for i in batch]) for batch in first]
+    assert abs(numpy.corrcoef(means, range(25))[0, 1]) < 0.5
+    assert list(medidas.SimilarLengths(rows, 4, seed=1)) == first
+
+
 def test_bootstrap_interval_covers_the_true_mean():
     """Em 200 amostras de média 2, o intervalo de 95% cobre a média perto de 95% das vezes."""
     rng = numpy.random.default_rng(1)
@@ -110,12 +172,12 @@ def test_bootstrap_interval_covers_the_true_mean():
 def test_activation_memory_grows_with_the_batch_as_predicted(tiny_llama):
     model = utils.load_model(str(tiny_llama))
     model.config._attn_implementation = "sdpa"
-    total = sum(p.numel() for p in model.parameters())
     for examples, length in ((4, 64), (8, 64), (8, 128)):
         ids = torch.randint(3, 500, (examples, length))
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
         measured = plano_memoria.measure(model, batch)
-        predicted = plano_memoria.predict(model.config, total, total, ids.numel())
+        answers = examples * (length - 1)  # o primeiro token ninguém prevê
+        predicted = plano_memoria.predict(model.config, "completo float32", ids.numel(), answers)
         assert measured["ativações"] == pytest.approx(predicted["ativações"], rel=0.35)
         assert measured["gradientes"] == pytest.approx(predicted["gradientes"], rel=1e-3)
 
@@ -124,7 +186,8 @@ def test_measuring_memory_leaves_the_model_as_it_was(tiny_llama):
     model = utils.load_model(str(tiny_llama))
     before = {name: p.clone() for name, p in model.named_parameters()}
     ids = torch.randint(3, 500, (2, 16))
-    plano_memoria.measure(model, {"input_ids": ids, "labels": ids})
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    plano_memoria.measure(model, batch)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
 

@@ -10,9 +10,11 @@ import exemplo_02_lora_peft as lesson
 import pytest
 import torch
 from torch import nn
+from transformers import DataCollatorForSeq2Seq
 
 import corrida
 import estudo_lora
+import medidas
 import plano_memoria
 
 LLAMA_2_7B = "meta-llama/Llama-2-7b-hf"
@@ -23,12 +25,12 @@ def tiny(request):
     return str(request.getfixturevalue(request.param))
 
 
-def test_the_whole_lesson_as_a_subprocess(tiny, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(utils, "RESULTS_DIR", tmp_path / "resultados")
-    command = ["exemplo_02.py", "--quick", "--model", tiny, "--output", str(tmp_path / "modelos")]
-    monkeypatch.setattr(sys, "argv", command)
-    lesson.main()
-    shown = capfd.readouterr().out
+def test_the_whole_lesson_as_a_subprocess(lesson_process, tiny, tmp_path):
+    done = lesson_process(lesson.__file__, "--quick", "--model", tiny,
+                          "--output", tmp_path / "modelos")  # fmt: skip
+    shown = done.stdout
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "perplexidade por token: o LoRA fica" in shown
     assert shown.count("[certo]") == 4 and "ERRADO" not in shown
     result = json.loads((tmp_path / "resultados" / "dia4_lora_quick.json").read_text("utf-8"))
     full, lora = result["corridas"]["full"], result["corridas"]["lora"]
@@ -101,6 +103,23 @@ def test_the_qlora_paper_numbers_come_out():
     """Quantização dupla: de 0,5 para 0,127 bit por parâmetro (Dettmers et al., 2023, seção 3)."""
     assert pytest.approx(0.127, abs=5e-4) == plano_memoria.NF4_BITS - 4
     assert 32 / 64 == 0.5
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("mode", plano_memoria.STORED)
+def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monkeypatch):
+    """Prevista e medida, com e sem bf16, no modelo de verdade."""
+    monkeypatch.setattr(utils, "gains_from_bf16", lambda: mode.endswith("bf16"))
+    method = "full" if mode.startswith("completo") else "lora"
+    run = corrida.Run(model=str(utils.DEFAULT_MODEL), method=method, batch_size=2)
+    model = corrida.prepare(run, steps=1)
+    tokenizer = utils.load_tokenizer(run.model)
+    conversations = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 2)
+    rows = [medidas.encode(tokenizer, messages) for messages in conversations]
+    collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=medidas.IGNORED)
+    memory = corrida.memory_of(model, collator, rows, run)
+    for part, predicted in memory["previsto"].items():
+        assert memory["medido"][part] == pytest.approx(predicted, rel=0.1), part
 
 
 def test_the_plan_orders_the_methods():

@@ -10,18 +10,19 @@ learning_rate maior, o AdaLoRA redistribui o posto a cada passo.
 import utils  # antes do torch
 
 import argparse
-import contextlib
 import json
 import math
-import random
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 from tqdm import tqdm
@@ -89,7 +90,7 @@ def execute(run: Run) -> dict:
     steps = math.ceil(len(rows) / run.batch_size * run.epochs)
     model = prepare(run, steps)
     collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=medidas.IGNORED)
-    memory = memory_of(model, collator, rows, run.batch_size)
+    memory = memory_of(model, collator, rows, run)
     losses, seconds, tokens = train(model, collator, rows, steps, run)
     peak = peak_memory_mib()
     scores = {
@@ -97,9 +98,7 @@ def execute(run: Run) -> dict:
         for part in ("validacao", "teste")
         for name, value in medidas.answer_scores(model, tokenizer, data[part]).items()
     }
-    fixed = [[{"role": "user", "content": p}, {"role": "assistant", "content": "-"}]
-             for p in run.prompts]  # fmt: skip
-    answers = medidas.greedy_answers(model, tokenizer, fixed, run.new_tokens) if fixed else []
+    answers = medidas.answers_to(model, tokenizer, run.prompts, run.new_tokens)
     if run.answers:
         texts = medidas.greedy_answers(model, tokenizer, data["teste"], run.new_tokens)
         scores["teste_bleu"] = medidas.bleu(texts, [m[-1]["content"] for m in data["teste"]])
@@ -109,7 +108,8 @@ def execute(run: Run) -> dict:
         "metricas": scores,
         "parametros": {"total": sum(p.numel() for p in model.parameters()),
                        "treinaveis": trainable},
-        "memoria_mib": memory | {"pico_do_processo": peak, "processo_vazio": idle},
+        "memoria_mib": memory["medido"] | {"pico_do_processo": peak, "processo_vazio": idle},
+        "memoria_prevista_mib": memory["previsto"],
         "treino": {"passos": steps, "segundos": seconds, "tokens_por_segundo": tokens / seconds,
                    "perdas": losses},
         "disco_mib": save(model, tokenizer, run.output),
@@ -164,21 +164,14 @@ def train(
     optimizer = build_optimizer(model, run)
     scheduler = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
     adaptive = model.base_model if run.method == "adalora" else None
-    # O treino completo guarda os pesos em float32 e faz as contas em bf16 onde isso rende.
-    mixed = run.method == "full" and utils.gains_from_bf16()
-    rng = random.Random(run.seed)
-    order: list[int] = []
+    loss_of = loss_function(run)
+    batches = endless(medidas.SimilarLengths(rows, run.batch_size, run.seed))
     losses, tokens = [], 0
     started = time.perf_counter()
     model.train()
     for step in tqdm(range(steps), desc=f"Treinando ({run.method})", unit="passo", file=sys.stdout):
-        if len(order) < run.batch_size:
-            order += rng.sample(range(len(rows)), len(rows))
-        chosen, order = order[: run.batch_size], order[run.batch_size :]
-        batch = collator([rows[i] for i in chosen]).to(utils.device())
-        cast = torch.autocast(utils.device().type, torch.bfloat16)
-        with cast if mixed else contextlib.nullcontext():
-            loss = model(**batch).loss
+        batch = collator([rows[i] for i in next(batches)]).to(utils.device())
+        loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -191,10 +184,44 @@ def train(
     return losses, time.perf_counter() - started, tokens
 
 
-def memory_of(model: nn.Module, collator, rows: list[dict], batch_size: int) -> dict:
-    """As quatro parcelas medidas num lote, o primeiro do arquivo."""
-    batch = dict(collator(rows[:batch_size]).to(utils.device()))
-    return plano_memoria.measure(model, batch) | {"tokens": batch["input_ids"].numel()}
+def endless(batches: Iterable[list[int]]) -> Iterator[list[int]]:
+    """Uma passada depois da outra; cada uma sorteia os lotes de novo."""
+    while True:
+        yield from batches
+
+
+def loss_function(run: Run) -> Callable[[nn.Module, dict], torch.Tensor]:
+    """A perda da corrida: contas em bf16 onde isso rende, pesos que treinam sempre em float32."""
+    mixed = utils.gains_from_bf16()
+
+    def adapter_loss(model: nn.Module, batch: dict) -> torch.Tensor:
+        # O peft copia a entrada de cada camada para o float32 do adaptador, e a volta guarda as
+        # cópias; o autocast já põe os dois lados na mesma precisão.
+        with disable_input_dtype_casting(model, active=mixed):
+            return medidas.answer_loss(model, batch, mixed)
+
+    def adalora_loss(model: nn.Module, batch: dict) -> torch.Tensor:
+        # O AdaLoRA soma à perda, no forward do peft, a penalidade que mantém A e B ortogonais.
+        with torch.autocast(utils.device().type, torch.bfloat16, enabled=mixed):
+            return model(**batch).loss
+
+    if run.method == "full":
+        return partial(medidas.answer_loss, mixed=mixed)
+    return adalora_loss if run.method == "adalora" else adapter_loss
+
+
+def memory_of(model: nn.Module, collator, rows: list[dict], run: Run) -> dict:
+    """As quatro parcelas num lote, o primeiro do arquivo: medidas e, onde há fórmula, previstas."""
+    batch = dict(collator(rows[: run.batch_size]).to(utils.device()))
+    tokens, answers = batch["input_ids"].numel(), int((batch["labels"] != medidas.IGNORED).sum())
+    measured = plano_memoria.measure(model, batch, loss_function(run))
+    known = run.method in ("full", "lora") and not run.load_in_4bit
+    predicted = None
+    if known and run.target_modules == "all-linear":
+        mode = f"{'completo' if run.method == 'full' else 'lora'} "
+        mode += "bf16" if utils.gains_from_bf16() else "float32"
+        predicted = plano_memoria.predict(model.config, mode, tokens, answers, run.r)
+    return {"medido": measured | {"tokens": tokens}, "previsto": predicted}
 
 
 def peak_memory_mib() -> float:

@@ -14,15 +14,18 @@ medido e salvo. Saídas: modelo em `modelos/dia3/`, figura e JSON em `resultados
 
 import utils  # antes do torch
 
+import os
 import time
 from pathlib import Path
 
 import matplotlib
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorForSeq2Seq,
     EarlyStoppingCallback,
+    ProgressCallback,
     Trainer,
     TrainingArguments,
 )
@@ -31,10 +34,10 @@ import medidas
 import plano_memoria
 
 SEED = 6
-EPOCHS = 3
+EPOCHS = 2
 BATCH = 8
-LEARNING_RATE = 5e-5  # todos os pesos se movem: dez vezes menos que o usual em LoRA
-EVAL_STEPS = 25
+LEARNING_RATE = 1e-4  # todos os pesos se movem: dez vezes menos que o usual em LoRA
+EVAL_STEPS = 26  # quatro vezes nos 104 passos
 PATIENCE = 2  # avaliações sem melhora até parar
 QUICK = {"train": 24, "test": 12, "validation": 8, "new_tokens": 24, "steps": 3}
 OUTPUT = utils.WEEK_DIR / "modelos" / "dia3"
@@ -72,7 +75,7 @@ def main() -> None:
 
     utils.banner(5, "A memória de um passo: prever, depois conferir")
     collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=medidas.IGNORED)
-    memory = check_memory(model, collator, train_set, total)
+    memory = check_memory(model, collator, train_set)
 
     utils.banner(6, "O treino")
     history, minutes = fine_tune(
@@ -87,10 +90,11 @@ def main() -> None:
     utils.banner(8, "Salvar, recarregar, conferir")
     check_reload(model, tokenizer, after, args.output, sizes["new_tokens"])
 
-    figure = plot(history, memory)
+    name = "dia3_full" + ("_quick" if args.quick else "")
+    figure = plot(name, history, memory)
     scores = {"antes": before["notas"], "depois": after["notas"]}
     path = utils.save_result(
-        "dia3_full" + ("_quick" if args.quick else ""),
+        name,
         {
             "modelo": args.model, "semente": SEED, "minutos_de_treino": minutes,
             "configuracao": {"epochs": args.epochs, "batch_size": BATCH,
@@ -113,7 +117,10 @@ def arguments():
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="passadas pelos dados")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--quick", action="store_true", help="o caminho inteiro em um minuto")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        parser.error("a lição treina num processo só; rode-a com python, sem torchrun")
+    return args
 
 
 def check_environment() -> None:
@@ -139,25 +146,44 @@ def measure(model, tokenizer, test: list, new_tokens: int, data: Path) -> dict:
     for language in ("portugues", "ingles"):
         text = (data / f"fora_do_dominio_{language}.txt").read_text(encoding="utf-8")
         scores[f"fora_{language}"] = medidas.text_perplexity(model, tokenizer, text)
-    return {"notas": scores, "respostas": fixed_answers(model, tokenizer, new_tokens)}
+    fixed = medidas.answers_to(model, tokenizer, medidas.PROMPTS, new_tokens)
+    return {"notas": scores, "respostas": fixed}
 
 
-def fixed_answers(model, tokenizer, new_tokens: int) -> list[str]:
-    conversations = [[{"role": "user", "content": text}, {"role": "assistant", "content": "-"}]
-                     for text in medidas.PROMPTS]  # fmt: skip
-    return medidas.greedy_answers(model, tokenizer, conversations, new_tokens)
-
-
-def check_memory(model, collator, train_set: Dataset, total: int) -> dict:
+def check_memory(model, collator, train_set: Dataset) -> dict:
     batch = collator([train_set[i] for i in range(min(BATCH, len(train_set)))])
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    tokens = batch["input_ids"].numel()
-    print(f"lote de {BATCH} conversas, {tokens} tokens com o preenchimento, tudo em float32\n")
-    predicted = plano_memoria.predict(model.config, total, total, tokens)
+    tokens, answers = batch["input_ids"].numel(), int((batch["labels"] >= 0).sum())
+    print(f"lote de {BATCH} conversas em float32: {tokens} tokens com o preenchimento, "
+          f"{answers} deles na perda\n")  # fmt: skip
+    predicted = plano_memoria.predict(model.config, "completo float32", tokens, answers)
     measured = plano_memoria.measure(model, batch)
     print(plano_memoria.comparison(predicted, measured))
     print("\nGradientes e otimizador custam três vezes os pesos: é o que o LoRA vai cortar.")
     return {"previsto": predicted, "medido": measured, "tokens": tokens}
+
+
+class AnswerTrainer(Trainer):
+    """O Trainer de sempre, mais rápido: logits só da resposta, lotes de comprimento parecido."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # `self.model` é o modelo sem os invólucros do accelerate: a lição treina num processo só.
+        loss = medidas.answer_loss(self.model, inputs, mixed=utils.gains_from_bf16())
+        return (loss, {}) if return_outputs else loss
+
+    def get_train_dataloader(self) -> DataLoader:
+        batches = medidas.SimilarLengths(self.train_dataset, BATCH, SEED)
+        return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+
+
+class Progress(ProgressCallback):
+    """A barra do Trainer, com as perdas em português."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        names = {"loss": "perda", "eval_loss": "perda de validação"}
+        for key in names.keys() & logs.keys():
+            line = f"passo {state.global_step:>4}: {names[key]} {logs[key]:.3f}"
+            self.training_bar.write(line.replace(".", ","))
 
 
 def fine_tune(model, tokenizer, collator, train_set, validation_set, args, steps: int | None):
@@ -171,7 +197,6 @@ def fine_tune(model, tokenizer, collator, train_set, validation_set, args, steps
         warmup_steps=min(10, steps or 10),
         per_device_train_batch_size=BATCH,
         per_device_eval_batch_size=BATCH,
-        bf16=utils.gains_from_bf16(),
         use_cpu=utils.device().type == "cpu",
         eval_strategy="steps",
         eval_steps=min(EVAL_STEPS, steps or EVAL_STEPS),
@@ -186,19 +211,19 @@ def fine_tune(model, tokenizer, collator, train_set, validation_set, args, steps
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    trainer = Trainer(
+    trainer = AnswerTrainer(
         model=model, args=settings, train_dataset=train_set, eval_dataset=validation_set,
         processing_class=tokenizer, data_collator=collator,
         callbacks=[EarlyStoppingCallback(PATIENCE)],
     )  # fmt: skip
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress())
     started = time.perf_counter()
     try:
         trainer.train()
     except KeyboardInterrupt:
         print(f"\nTreino encerrado no passo {trainer.state.global_step}; sigo com o aprendido.")
     minutes = (time.perf_counter() - started) / 60
-    # O accelerate deixa o forward em autocast: sem isto, o "depois" seria medido noutra precisão.
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     curve = [
         {key: log[key] for key in ("step", "loss", "eval_loss") if key in log}
         for log in trainer.state.log_history
@@ -235,7 +260,8 @@ def check_reload(model, tokenizer, after: dict, output: Path, new_tokens: int) -
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     reloaded = utils.load_model(str(output))
-    same = fixed_answers(reloaded, tokenizer, new_tokens) == after["respostas"]
+    answers = medidas.answers_to(reloaded, tokenizer, medidas.PROMPTS, new_tokens)
+    same = answers == after["respostas"]
     size = sum(f.stat().st_size for f in output.glob("*.safetensors")) / plano_memoria.MIB
     print(f"{output}: {size:.0f} MiB; respostas iguais depois de recarregar: "
           f"{'sim' if same else 'NÃO'}")  # fmt: skip
@@ -243,7 +269,7 @@ def check_reload(model, tokenizer, after: dict, output: Path, new_tokens: int) -
         raise utils.UserError("o modelo recarregado responde diferente: o salvamento falhou.")
 
 
-def plot(history: list[dict], memory: dict) -> Path:
+def plot(name: str, history: list[dict], memory: dict) -> Path:
     """Curva de perda e memória prevista contra medida, lado a lado."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -262,7 +288,7 @@ def plot(history: list[dict], memory: dict) -> Path:
     right.set_xticks(range(len(names)), names)
     right.set(ylabel="MiB", title="Memória de um passo")
     right.legend()
-    return utils.save_figure(figure, "dia3_full")
+    return utils.save_figure(figure, name)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-import matplotlib
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -34,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 import estudo_lora
 import medidas
 import plano_memoria
+import relatorio_lora
 from corrida import Run
 
 SEED = 6
@@ -114,16 +114,19 @@ def main() -> None:
         print(f"\n> {prompt}")
         for method, result in runs.items():
             print(f"  {method:<5} {' '.join(result['respostas'][number].split())}")
-    print(table(runs))
+    print(relatorio_lora.table(runs))
+    if len(runs) == 2:
+        print(relatorio_lora.verdict(runs["full"], runs["lora"]))
 
     utils.banner(5, f"Um modelo maior, sem tê-lo: {PLANNED}")
     print(plano_memoria.plan_table(PLANNED, RANK, batch=1, length=1024))
 
+    name = "dia4_lora" + ("_quick" if args.quick else "")
     path = utils.save_result(
-        "dia4_lora" + ("_quick" if args.quick else ""),
+        name,
         {"modelo": args.model, "semente": SEED, "conferencias": checks, "corridas": runs},
     )
-    print(f"\nResultados: {path}\nFigura: {plot(runs)}")
+    print(f"\nResultados: {path}\nFigura: {relatorio_lora.plot(name, runs)}")
 
 
 def arguments():
@@ -180,7 +183,7 @@ def check_by_hand(model: nn.Module, original: nn.Module) -> dict[str, bool]:
     same = close(layer(x), ours(x))
     counted = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     predicted = shape.adapter(RANK)
-    numbers = f"{predicted:,}".replace(",", ".")
+    numbers = relatorio_lora.thousands(predicted)
     return {
         "com B = 0 a saída é exatamente a da camada original": untouched,
         "W₀ + (α/r)·BA num peso só dá a mesma saída que os dois caminhos": merged,
@@ -213,56 +216,6 @@ def report_study(model: str, level: str) -> None:
     print(estudo_lora.table(result))
     path = utils.save_result(f"dia4_estudo_{level}", {"modelo": model} | result)
     print(f"Resultados: {path}\nFigura: {estudo_lora.plot(result)}")
-
-
-def table(runs: dict[str, dict]) -> str:
-    """Treináveis, memória, tempo, qualidade e disco, método a método."""
-    total = {m: sum(r["memoria_mib"][p] for p in ("pesos", "gradientes", "otimizador", "ativações"))
-             for m, r in runs.items()}  # fmt: skip
-    rows: list[tuple[str, list[str]]] = [
-        ("treináveis", [f"{r['parametros']['treinaveis']:,}".replace(",", ".")
-                        for r in runs.values()]),
-        *((f"{part} (MiB)", [f"{r['memoria_mib'][part]:.0f}" for r in runs.values()])
-          for part in ("pesos", "gradientes", "otimizador", "ativações")),
-        ("soma das quatro (MiB)", [f"{value:.0f}" for value in total.values()]),
-        ("pico do processo (MiB)", [f"{r['memoria_mib']['pico_do_processo']:.0f}"
-                                    for r in runs.values()]),
-        ("treino (min)", [f"{r['treino']['segundos'] / 60:.1f}" for r in runs.values()]),
-        ("tokens/s", [f"{r['treino']['tokens_por_segundo']:.0f}" for r in runs.values()]),
-        ("perplexidade por token", [medidas.show(r["metricas"]["teste_perplexidade_token"])
-                                    for r in runs.values()]),
-        ("próximo token certo (%)",
-         [medidas.show(r["metricas"]["teste_acuracia_proximo_token"], 1, 100)
-          for r in runs.values()]),
-        ("BLEU", [medidas.show(r["metricas"]["teste_bleu"], 1) for r in runs.values()]),
-        ("salvo em disco (MiB)", [f"{r['disco_mib']:.0f}" for r in runs.values()]),
-    ]  # fmt: skip
-    lines = ["\n" + " " * 26 + "".join(f"{method:>22}" for method in runs)]
-    lines += [f"{label:<26}" + "".join(f"{cell:>22}" for cell in cells) for label, cells in rows]
-    if len(total) == 2:
-        share = total["lora"] / total["full"]
-        lines.append(f"memória do LoRA / completo: {share:.2f}".replace(".", ","))
-    return "\n".join(lines)
-
-
-def plot(runs: dict[str, dict]) -> Path:
-    """Memória por parcela e perda de treino, método a método."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
-    bottom = [0.0] * len(runs)
-    for part in ("pesos", "gradientes", "otimizador", "ativações"):
-        heights = [result["memoria_mib"][part] for result in runs.values()]
-        left.bar(list(runs), heights, bottom=bottom, label=part)
-        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
-    left.set(ylabel="MiB", title="Memória de um passo")
-    left.legend()
-    for method, result in runs.items():
-        right.plot(result["treino"]["perdas"], label=method)
-    right.set(xlabel="passo", ylabel="perda (nats por token da resposta)", title="Treino")
-    right.legend()
-    return utils.save_figure(figure, "dia4_lora")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ import utils  # noqa: F401  (antes do torch)
 import math
 import random
 import sys
+from collections.abc import Iterator, Sequence
 
 import numpy
 import torch
+from peft import PeftModel
 from sacrebleu.metrics import BLEU
 from torch.nn import functional
+from torch.utils.data import Sampler
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
 SYSTEM = "Você atende os clientes da Loja Aroeira."
 IGNORED = -100  # rótulo que a entropia cruzada do torch deixa de fora
@@ -60,32 +63,86 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> dict[str, 
     }
 
 
+class SimilarLengths(Sampler[list[int]]):
+    """Lotes de conversas de comprimento parecido: menos preenchimento, a mesma mistura.
+
+    Só os grupos de oito lotes são ordenados; a ordem dos lotes é sorteada a cada passada, senão o
+    treino seguiria a do tamanho.
+    """
+
+    def __init__(self, rows: Sequence[dict[str, list[int]]], size: int, seed: int) -> None:
+        self.lengths = [len(row["input_ids"]) for row in rows]
+        self.size = size
+        self.rng = random.Random(seed)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.rng.sample(range(len(self.lengths)), len(self.lengths))
+        batches = []
+        for start in range(0, len(order), 8 * self.size):
+            near = sorted(order[start : start + 8 * self.size], key=self.lengths.__getitem__)
+            batches += [near[i : i + self.size] for i in range(0, len(near), self.size)]
+        self.rng.shuffle(batches)
+        return iter(batches)
+
+
+def answer_logits(
+    model: PreTrainedModel | PeftModel, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Os logits dos tokens da resposta e os tokens certos: [n, vocabulário] e [n].
+
+    Só as posições com rótulo passam pela camada de saída. Ela tem o tamanho do vocabulário, e os
+    logits do prompt, que a perda ignora, custariam quase metade do tempo e da memória do passo.
+
+    Args:
+        batch: `input_ids`, `attention_mask` e `labels`, todos [lote, comprimento].
+    """
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    hidden = causal.get_decoder()(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+    ).last_hidden_state
+    following = batch["labels"][:, 1:]  # a posição t prevê o token t + 1
+    learned = following != IGNORED
+    return causal.get_output_embeddings()(hidden[:, :-1][learned]).float(), following[learned]
+
+
+def answer_loss(
+    model: PreTrainedModel | PeftModel, batch: dict[str, torch.Tensor], mixed: bool = False
+) -> torch.Tensor:
+    """Entropia cruzada média dos tokens da resposta, a mesma de `model(**batch).loss`.
+
+    Args:
+        mixed: faz as contas pesadas em bf16; os pesos que treinam continuam em float32.
+    """
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
+        return functional.cross_entropy(*answer_logits(model, batch))
+
+
 @torch.inference_mode()
 def answer_scores(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: list[Messages],
-    batch_size: int = 8,
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase,
+    conversations: list[Messages], batch_size: int = 8,
 ) -> dict[str, dict]:  # fmt: skip
     """Perplexidade (por token e por byte) e acurácia do próximo token, só na resposta."""
     model.eval()
     rows = [encode(tokenizer, messages) for messages in conversations]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+    collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
     sums = numpy.zeros((len(rows), 4))  # nats, tokens, bytes, acertos
     bar = tqdm(total=len(rows), desc="Perplexidade", unit="conversa", file=sys.stdout)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = tokenizer.pad(
-            [{k: rows[i][k] for k in ("input_ids", "attention_mask")} for i in chosen],
-            padding_side="right", return_tensors="pt",
-        ).to(model.device)  # fmt: skip
-        logits = model(**batch).logits
-        for row, index in enumerate(chosen):
-            labels = torch.tensor(rows[index]["labels"], device=model.device)[1:]
-            answer = labels != IGNORED
-            scores = logits[row, : len(labels)][answer].float()
-            nats = functional.cross_entropy(scores, labels[answer], reduction="sum").item()
-            hits = (scores.argmax(-1) == labels[answer]).sum().item()
+        batch = collator([rows[i] for i in chosen]).to(model.device)
+        logits, answers = answer_logits(model, batch)
+        nats = functional.cross_entropy(logits, answers, reduction="none")
+        hits = logits.argmax(-1) == answers
+        counts = (batch["labels"][:, 1:] != IGNORED).sum(1).tolist()
+        parts = zip(chosen, nats.split(counts), hits.split(counts), strict=True)
+        for index, row_nats, row_hits in parts:
             size = len(conversations[index][-1]["content"].encode())
-            sums[index] = nats, int(answer.sum()), size, hits
+            sums[index] = row_nats.sum(), len(row_nats), size, row_hits.sum()
         bar.update(len(chosen))
     bar.close()
     nats, tokens, sizes, hits = sums.T
@@ -113,9 +170,9 @@ def ratio(above: numpy.ndarray, below: numpy.ndarray, transform=float, seed: int
 @torch.inference_mode()
 def greedy_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: list[Messages],
-    max_new_tokens: int = 90, batch_size: int = 30,
+    max_new_tokens: int = 90, batch_size: int = 90,
 ) -> list[str]:  # fmt: skip
-    """Respostas por decodificação gulosa, na ordem das conversas."""
+    """Respostas por decodificação gulosa, na ordem das conversas (a última mensagem não é lida)."""
     model.eval()
     prompts = [prompt_of(tokenizer, messages) for messages in conversations]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -139,6 +196,16 @@ def greedy_answers(
         bar.update(len(chosen))
     bar.close()
     return answers
+
+
+def answers_to(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str],
+    max_new_tokens: int = 90,
+) -> list[str]:  # fmt: skip
+    """Respostas gulosas a perguntas avulsas, sem resposta de referência."""
+    questions = [[{"role": "user", "content": text}, {"role": "assistant", "content": "-"}]
+                 for text in prompts]  # fmt: skip
+    return greedy_answers(model, tokenizer, questions, max_new_tokens)
 
 
 def bleu(answers: list[str], references: list[str]) -> dict:

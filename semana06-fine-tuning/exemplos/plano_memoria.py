@@ -7,6 +7,7 @@ costuma ser a maior quando o modelo é pequeno.
 
 import utils  # noqa: F401  (antes do torch)
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,35 +15,57 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 from transformers.pytorch_utils import Conv1D  # a camada linear do GPT-2: peso transposto
 
+import medidas
+
 MIB = 2**20
-FLOAT32 = 4  # bytes
+FLOAT32, BF16 = 4, 2  # bytes
+PARTS = ("pesos", "gradientes", "otimizador", "ativações")
 ADAM_STATES = 2  # média e variância de cada gradiente (Kingma e Ba, 2015)
 
 
-def predict(
-    config: PretrainedConfig, total: int, trainable: int, tokens: int, weight_bytes: int = FLOAT32
-) -> dict[str, float]:
-    """Memória prevista de um passo de treino com AdamW, em MiB.
+# Bytes que a ida guarda para a volta, por camada e token, em função da largura h, da largura f da
+# MLP e do posto r. São os tensores do autograd numa camada Llama com atenção "sdpa", contados um a
+# um, como em Korthikanti et al. (2022, seção 4.1). Congelar um peso dispensa guardar a entrada
+# dele; em bf16, só as normas continuam em float32.
+STORED: dict[str, Callable[[int, int, int], int]] = {
+    # normas 4h, entrada de q/k/v h, q, k, v e saída da atenção 4h, entrada da MLP h; MLP 4f
+    "completo float32": lambda h, f, r: 4 * (10 * h + 4 * f),
+    # em float32, as normas (4h); em bf16, as mesmas contas e as cópias das entradas (9h, 4f)
+    "completo bf16": lambda h, f, r: 4 * 4 * h + 2 * (9 * h + 4 * f),
+    "lora float32": lambda h, f, r: 4 * (8 * h + 4 * f + 7 * r),
+    "lora bf16": lambda h, f, r: 4 * 2 * h + 2 * (6 * h + 4 * f + 7 * r),
+}
 
-    As ativações são contadas para a arquitetura Llama com atenção "sdpa" em float32, tensor por
-    tensor que o autograd guarda. Por camada e token: 11 vezes a largura `h` (normas 4, entrada de
-    q/k/v 1, q, k, v e saída da atenção 4, entrada de o 1, entrada da MLP 1) mais 4 vezes a largura
-    `f` da MLP. No fim, 3h da última norma e o vocabulário inteiro, por causa da perda. É a conta de
-    Korthikanti et al. (2022, seção 4.1), refeita para esta arquitetura.
+
+def predict(
+    config: PretrainedConfig, mode: str, tokens: int, answers: int, r: int = 0
+) -> dict[str, float]:
+    """Memória prevista de um passo de treino com AdamW, em MiB, parcela por parcela.
 
     Args:
-        config: a configuração do modelo (larguras, camadas, vocabulário).
-        total: parâmetros do modelo; trainable: os que treinam.
+        config: a configuração do modelo (larguras, camadas, vocabulário); a conta das ativações
+            é a da arquitetura Llama.
+        mode: uma chave de `STORED`: o que treina, e em que precisão são as contas.
         tokens: tokens do lote, contando o preenchimento (exemplos x comprimento).
-        weight_bytes: bytes por peso guardado.
+        answers: os que entram na perda; só deles se calculam os logits.
+        r: posto do LoRA em todas as camadas lineares.
     """
-    width, mlp = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
-    per_token = config.num_hidden_layers * (11 * width + 4 * mlp) + 3 * width + config.vocab_size
+    shape = shape_of(config)
+    width, half = shape.width, mode.endswith("bf16")
+    weights, trainable, copies = FLOAT32 * shape.total, shape.total, 0
+    if mode.startswith("lora"):
+        trainable = shape.adapter(r)
+        weights = (BF16 if half else FLOAT32) * shape.total + FLOAT32 * trainable
+        copies = BF16 * trainable if half else 0
+    elif half:  # o autocast copia para bf16 os pesos das camadas lineares e da saída
+        copies = BF16 * (shape.in_linears + width * shape.vocabulary)
+    layers = shape.layers * tokens * STORED[mode](width, shape.mlp, r)
+    ends = FLOAT32 * (2 * width * tokens + (width + shape.vocabulary) * answers)
     return {
-        "pesos": total * weight_bytes / MIB,
+        "pesos": weights / MIB,
         "gradientes": trainable * FLOAT32 / MIB,
         "otimizador": trainable * ADAM_STATES * FLOAT32 / MIB,
-        "ativações": tokens * per_token * FLOAT32 / MIB,
+        "ativações": (layers + ends + copies) / MIB,
     }
 
 
@@ -55,11 +78,16 @@ def _bytes_of(tensors) -> int:
     return sum(storages.values())
 
 
-def measure(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+def measure(
+    model: nn.Module, batch: dict[str, torch.Tensor], loss_of: Callable = medidas.answer_loss
+) -> dict[str, float]:
     """Memória medida num passo de treino com AdamW sobre `batch`, em MiB; não altera o modelo.
 
     As ativações são os tensores que o autograd guarda na ida, fora os próprios parâmetros. O passo
     usa learning_rate zero.
+
+    Args:
+        loss_of: a perda, a partir do modelo e do lote.
     """
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -75,7 +103,7 @@ def measure(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, float
 
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model(**batch).loss
+        loss = loss_of(model, batch)
     activations = _bytes_of(saved.values())
     saved.clear()
     loss.backward()
@@ -179,23 +207,27 @@ def plan(shape: Shape, r: int, tokens: int, checkpointing: bool = True) -> dict[
         tokens: tokens do lote (exemplos x comprimento).
         checkpointing: guarda só a entrada de cada camada e recalcula uma camada por vez.
     """
-    per_layer = 11 * shape.width + 4 * shape.mlp
-    stored = shape.layers * shape.width + per_layer if checkpointing else shape.layers * per_layer
-    # Ativações em bf16; a perda, em float32.
-    activations = tokens * (2 * (stored + 3 * shape.width) + FLOAT32 * shape.vocabulary)
+
+    def activations(mode: str) -> int:
+        layer = STORED[mode](shape.width, shape.mlp, r)
+        kept = shape.layers * BF16 * shape.width + layer if checkpointing else shape.layers * layer
+        return tokens * (kept + FLOAT32 * (2 * shape.width + shape.vocabulary))
+
     adapter = shape.adapter(r)
-    outside = 2 * (shape.total - shape.in_linears)
-    small = {"gradientes": FLOAT32 * adapter, "otimizador": ADAM_STATES * FLOAT32 * adapter}
+    outside = BF16 * (shape.total - shape.in_linears)
+    frozen = {"gradientes": FLOAT32 * adapter, "otimizador": ADAM_STATES * FLOAT32 * adapter,
+              "ativações": activations("lora bf16")}  # fmt: skip
     plans = {
-        "completo": {part: size * shape.total for part, size in MIXED_BYTES.items()},
-        "LoRA": {"pesos": 2 * shape.total + FLOAT32 * adapter, **small},
-        "QLoRA": {"pesos": NF4_BITS / 8 * shape.in_linears + outside + FLOAT32 * adapter, **small},
+        "completo": {part: size * shape.total for part, size in MIXED_BYTES.items()}
+        | {"ativações": activations("completo bf16")},
+        "LoRA": {"pesos": BF16 * shape.total + FLOAT32 * adapter, **frozen},
+        "QLoRA": {"pesos": NF4_BITS / 8 * shape.in_linears + outside + FLOAT32 * adapter, **frozen},
     }
-    saved = {"completo": 2 * shape.total, "LoRA": 2 * adapter, "QLoRA": 2 * adapter}
+    saved = {"completo": BF16 * shape.total, "LoRA": BF16 * adapter, "QLoRA": BF16 * adapter}
     return {
         name: {
-            **{part: size / GIB for part, size in (parts | {"ativações": activations}).items()},
-            "soma": (sum(parts.values()) + activations) / GIB,
+            **{part: parts[part] / GIB for part in PARTS},
+            "soma": sum(parts.values()) / GIB,
             "arquivo": saved[name] / GIB,
         }
         for name, parts in plans.items()

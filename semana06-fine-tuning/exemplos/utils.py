@@ -124,6 +124,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         first = tokenizer.convert_ids_to_tokens(0)
         spare = tokenizer.convert_ids_to_tokens(1) if first == tokenizer.eos_token else first
         tokenizer.pad_token = spare
+    # Alguns modelos trazem "left", que só serve para gerar.
+    tokenizer.padding_side = "right"
     return tokenizer
 
 

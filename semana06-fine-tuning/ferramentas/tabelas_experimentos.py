@@ -15,6 +15,7 @@ DAY4 = f"{LESSONS}/exemplo_02_lora_peft.py"
 STUDY = f"{DAY4} --study full"
 DAY5 = f"{LESSONS}/exemplo_03_quantizacao.py"
 DAY7 = f"{PROJECT}/evaluate.py"
+FORMS = f"{DAY7} --forms todas"
 MISSING = "–"
 MIB = 2**20
 
@@ -28,20 +29,19 @@ class Result:
     absent: list[str] = field(default_factory=list)
 
     def get(self, *keys: str):
-        """O valor no fim do caminho, ou None, e então o caminho vai para `absent`."""
+        """O valor no fim do caminho; se não há, None, e o caminho vai para `absent`."""
         value = self.data
         for key in keys:
-            if not isinstance(value, dict) or key not in value:
-                self.absent.append(".".join(keys))
-                return None
-            value = value[key]
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is None:
+            self.absent.append(".".join(keys))
         return value
 
     def origin(self) -> str:
         """Comando, data, máquina e versões, numa frase."""
         machine = self.data.get("maquina", {})
         versions = self.data.get("versoes", {})
-        gpu = machine.get("gpu", "nenhuma")
+        gpu = machine.get("gpu", "")
         when = self.data.get("quando")
         parts = [
             f"`{self.data.get('comando', '?')}`",
@@ -320,19 +320,53 @@ def _sign(gain: dict) -> str:
 # --- dia 7: mini-projeto --------------------------------------------------------------------------
 
 
+def day1_approaches(result: Result) -> list[list[str]]:
+    return [_day7_row(result, name) for name in DAY7_COLUMNS]
+
+
 def day7_scores(result: Result) -> list[list[str]]:
+    return [_day7_row(result, name) for name in result.get("variantes") or {}]
+
+
+def _day7_row(result: Result, name: str) -> list[str]:
+    def of(key: str):
+        return result.get("variantes", name, key)
+
+    return [
+        name, score(of("acuracia_execucao"), 1, 100), score(of("sql_valido"), 1, 100),
+        score(of("correspondencia_exata"), 1, 100), score(of("perplexidade_do_gabarito"), 3),
+        number(of("tokens_no_prompt")),
+    ]  # fmt: skip
+
+
+def day7_forms(result: Result) -> list[list[str]]:
+    """Cada variante como se usa: tamanho, latência e o que mudou em relação ao treinado."""
     rows = []
+    pairs = result.data.get("mcnemar_treinado_forma", {})
     for name in result.get("variantes") or {}:
 
-        def of(key: str, variant: str = name):
-            return result.get("variantes", variant, key)
+        def of(*keys: str, variant: str = name):
+            return result.get("variantes", variant, *keys)
 
+        test = pairs.get(name)
+        against = "" if test is None else (
+            f"perde {test['so_primeira']}, ganha {test['so_segunda']}; "
+            f"p = {number(test['p_valor'], 2)}"
+        )  # fmt: skip
         rows.append([
-            name, score(of("acuracia_execucao"), 1, 100), score(of("sql_valido"), 1, 100),
-            score(of("correspondencia_exata"), 1, 100), score(of("perplexidade_do_gabarito"), 3),
-            number(of("tokens_no_prompt")), number(of("perguntas_por_segundo"), 1),
+            name, of("motor") or MISSING, number(quotient(of("bytes_dos_pesos"), MIB)),
+            number(of("uma_a_uma", "p50_s"), 2), number(of("uma_a_uma", "p95_s"), 2),
+            number(of("uma_a_uma", "tokens_por_segundo"), 1),
+            score(of("acuracia_execucao"), 1, 100), against,
         ])  # fmt: skip
     return rows
+
+
+def day7_causes(result: Result) -> list[list[str]]:
+    causes = result.get("variantes", "treinado", "causas_dos_erros") or {}
+    total = sum(causes.values())
+    return [[cause, number(count), number(100 * count / total, 0, "%")]
+            for cause, count in causes.items()]  # fmt: skip
 
 
 def day7_groups(result: Result) -> list[list[str]]:
@@ -421,8 +455,7 @@ def _table(header: str, names: tuple[str, ...], command: str, rows: Callable) ->
 TABLES = {
     "dia1_abordagens": _table(
         "abordagem | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
-        "perplexidade da referência | tokens no prompt | perguntas por segundo",
-        DAY7_NAMES, DAY7, day7_scores),
+        "perplexidade da referência | tokens no prompt", DAY7_NAMES, DAY7, day1_approaches),
     "dia2_conferencias": _table("conferência | resultado", DAY4_NAMES, DAY4, day4_checks),
     "dia3_notas": _table(
         "medida | antes | depois | mudança | intervalos separados?",
@@ -457,8 +490,12 @@ TABLES = {
         DAY5_NAMES, DAY5, day5_gptq),
     "dia7_resultados": _table(
         "variante | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
-        "perplexidade da referência | tokens no prompt | perguntas por segundo",
-        DAY7_NAMES, DAY7, day7_scores),
+        "perplexidade da referência | tokens no prompt", DAY7_NAMES, DAY7, day7_scores),
+    "dia7_formas": _table(
+        "variante | motor | pesos (MiB) | latência p50 (s) | p95 (s) | tokens por segundo | "
+        "acurácia de execução (%) | em relação ao treinado",
+        DAY7_NAMES, FORMS, day7_forms),
+    "dia7_causas": _table("causa do erro | erros | parte", DAY7_NAMES, DAY7, day7_causes),
     "dia7_grupos": _table(
         "perguntas | quantas | base com esquema (%) | treinado (%)",
         DAY7_NAMES, DAY7, day7_groups),

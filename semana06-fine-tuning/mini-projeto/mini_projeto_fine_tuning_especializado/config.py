@@ -53,7 +53,10 @@ class DatabaseConfig(_Section):
 
 
 class Data(_Section):
-    """`custom` é o CSV ou JSONL do usuário (`question`, `sql`); sem ele, os dados da loja."""
+    """`custom` é o CSV ou JSONL do usuário (`question`, `sql`); sem ele, os dados da loja.
+
+    `feedback` é o JSONL das opiniões dadas na página (app.py), que se somam ao treino.
+    """
 
     output_dir: str
     custom: str | None
@@ -63,6 +66,7 @@ class Data(_Section):
     variations: int = Field(ge=0)
     curated_in_training: int | None = Field(ge=1)
     validation_size: int = Field(ge=1)
+    feedback: str | None = None
 
 
 class Lora(_Section):

@@ -63,7 +63,7 @@ class Row:
     id: str
     question: str
     sql: str
-    source: str  # curada | variacao | gerada | validacao | teste | propria
+    source: str  # curada | variacao | gerada | validacao | teste | propria | opiniao
     wording: str = "livre"  # o ruído, nas geradas
     kind: str = ""
     difficulty: str = ""
@@ -125,9 +125,8 @@ def build_splits(
     validation = _checked(
         read_questions(VALIDATION, "validacao", rejected), databases, rejected, "validação"
     )
-    curated = _checked(
-        read_questions(CURATED, "curada", rejected), databases, rejected, "escritas à mão"
-    )
+    written = read_questions(CURATED, "curada", rejected) + _feedback(config, rejected)
+    curated = _checked(written, databases, rejected, "escritas à mão")
     # A ordem decide quem fica com um molde repetido: primeiro o teste, depois a validação.
     seen: dict[str, str] = {}
     test = _drop_duplicates(test, seen, rejected)
@@ -152,8 +151,16 @@ def build_splits(
     }, rejected
 
 
+def _feedback(config: Config, rejected: list[Rejected]) -> list[Row]:
+    """As opiniões dadas na página, se há; as ruins sem correção vão para `rejected`."""
+    if config.data.feedback is None:
+        return []
+    return read_questions(resolve(config.data.feedback), "opiniao", rejected)
+
+
 def _custom_splits(config: Config, databases: list[Database], rejected: list[Rejected]) -> dict:
     rows = read_questions(resolve(config.data.custom), "propria", rejected)
+    rows += _feedback(config, rejected)
     rows = _drop_duplicates(_checked(rows, databases, rejected, "próprias"), {}, rejected)
     rng = random.Random(config.data.seed)
     train, validation, test = _split_by_skeleton(rows, [CUSTOM_HELD_OUT, CUSTOM_HELD_OUT], rng)
@@ -515,6 +522,8 @@ def _fingerprint(config: Config) -> str:
     sources = [CURATED, VALIDATION, TEST, *(Path(__file__).parent / name for name in MAKERS)]
     inputs = ("gramatica.yaml", "loja_catalogo.yaml", "loja_schema.sql")
     sources += [DATA_DIR / name for name in inputs]
+    if config.data.feedback:
+        sources.append(resolve(config.data.feedback))
     if config.data.custom:
         sources += [resolve(config.data.custom), resolve(config.database.custom)]
     for path in sources:

@@ -51,7 +51,7 @@ from engines import (
 )
 from execution import judge, reference_problem
 from metrics import mcnemar, perplexity, proportion
-from prompt import encode_pair, render
+from prompt import encode_pair, extract_sql, render
 from sql_features import difficulty, kind
 
 BASE, TUNED = "base com esquema", "treinado"
@@ -298,15 +298,6 @@ def _gold_losses(
         bar.update(len(batch))
     bar.close()
     return [losses[i] for i in range(len(rows))]
-
-
-def extract_sql(answer: str) -> str:
-    """Tira a cerca de código e o que vier depois do primeiro `;` (modelos sem treino as usam)."""
-    text = answer.strip()
-    if "```" in text:
-        text = text.split("```")[1]
-        text = text.removeprefix("sqlite").removeprefix("sql")
-    return text.split(";")[0].strip()
 
 
 def normalize_sql(sql: str) -> str:

@@ -14,9 +14,11 @@ só para leitura: seja qual for o SQL que o modelo escreva, nada muda.
 import runtime  # noqa: F401  (antes do torch)
 
 import contextlib
+import dataclasses
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +35,8 @@ from config import (
     write_atomic,
 )
 from database import Database, DatabaseError, QueryError, Result
-from prompt import render
+from engines import Engine, open_engine
+from prompt import extract_sql, render
 
 MAX_QUESTION_CHARS = 500
 SHOWN_ROWS = 20
@@ -42,7 +45,10 @@ MAX_CELL_CHARS = 40
 
 @dataclass(frozen=True)
 class Answer:
-    """O que o modelo respondeu: SQL e linhas, ou o erro, e o tempo em segundos."""
+    """O que o modelo respondeu: SQL e linhas, ou o erro, e o tempo em segundos.
+
+    Sem linhas nem erro, a resposta ainda está sendo escrita (`Assistant.stream`).
+    """
 
     question: str
     sql: str
@@ -54,15 +60,16 @@ class Answer:
 class Assistant:
     """Motor pronto e banco aberto; `ask` responde uma pergunta."""
 
-    def __init__(self, config: Config, adapter: Path | None) -> None:
-        from engines import open_engine
-
+    def __init__(
+        self, config: Config, adapter: Path | None, engine: Engine | None = None
+    ) -> None:
         self.config = config
         try:
-            self.database = Database(config.databases[0], config.database.time_limit_s)
+            with Database(config.databases[0]) as bank:
+                self.schema = bank.schema
         except DatabaseError as error:
             raise UserError(str(error)) from error
-        self.engine = open_engine(config, adapter)
+        self.engine = engine or open_engine(config, adapter)
 
     def ask(self, question: str) -> Answer:
         """Responde uma pergunta; problemas na pergunta ou no SQL ficam em `error`."""
@@ -74,8 +81,7 @@ class Assistant:
         problems = [question_problem(question) for question in questions]
         good = [i for i, problem in enumerate(problems) if problem is None]
         prompts = [
-            render(self.engine.tokenizer, self.config, questions[i], self.database.schema)
-            for i in good
+            render(self.engine.tokenizer, self.config, questions[i], self.schema) for i in good
         ]
         sqls: dict[int, str] = {}
         bar = tqdm(total=len(good), desc="Respondendo", unit="pergunta", disable=not progress)
@@ -86,19 +92,44 @@ class Assistant:
         bar.close()
         seconds = (time.perf_counter() - started) / max(1, len(questions))
         return [
-            self._answer(question, sqls.get(i, ""), problems[i], seconds)
+            self.answer(question, sqls.get(i, ""), problems[i], seconds)
             for i, question in enumerate(questions)
         ]
 
-    def _answer(self, question: str, sql: str, problem: str | None, seconds: float) -> Answer:
+    def stream(self, question: str) -> Iterator[Answer]:
+        """Responde uma pergunta mostrando o SQL à medida que sai; a última resposta é a completa.
+
+        O tempo é o de escrever o SQL e executá-lo.
+        """
+        started, text = time.perf_counter(), ""
+        problem = question_problem(question)
+        if problem is None:
+            prompt = render(self.engine.tokenizer, self.config, question, self.schema)
+            for text in self.engine.stream(prompt, self.config.generation.max_new_tokens):
+                yield Answer(question, text, None, None, time.perf_counter() - started)
+        done = self.answer(question, text, problem, 0.0)
+        yield dataclasses.replace(done, seconds=time.perf_counter() - started)
+
+    def answer(self, question: str, text: str, problem: str | None, seconds: float) -> Answer:
+        """Executa o SQL que o modelo escreveu; `problem` é o que impediu de perguntar, se algo."""
+        sql = extract_sql(text)
         if problem is None and not sql:
             problem = "o modelo não escreveu nenhuma consulta"
         if problem:
             return Answer(question, "", None, problem, seconds)
         try:
-            return Answer(question, sql, self.database.run(sql), None, seconds)
+            return Answer(question, sql, self.run(sql), None, seconds)
         except QueryError as error:
             return Answer(question, sql, None, str(error), seconds)
+
+    def run(self, sql: str) -> Result:
+        """Executa um SQL qualquer, só para leitura; cada chamada abre o seu banco.
+
+        Raises:
+            QueryError: o SQL não pôde ser executado.
+        """
+        with Database(self.config.databases[0], self.config.database.time_limit_s) as bank:
+            return bank.run(sql)
 
 
 def question_problem(question: str) -> str | None:
@@ -107,6 +138,10 @@ def question_problem(question: str) -> str | None:
         return "a pergunta está vazia"
     if len(question) > MAX_QUESTION_CHARS:
         return f"a pergunta passa de {MAX_QUESTION_CHARS} caracteres; encurte-a"
+    if not any(c.isalnum() for c in question):
+        return "isto não é uma pergunta: escreva-a com palavras"
+    if not question.isascii() and question != question.encode("utf-8", "replace").decode():
+        return "a pergunta tem um caractere inválido (meio par Unicode)"
     return None
 
 
@@ -129,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.input is not None and not args.input.is_file():
         raise UserError(f"arquivo de perguntas não encontrado: {args.input}.")
 
-    config, adapter = _settings(config_from_args(args), args.adapter, args.base)
+    config, adapter = settings(config_from_args(args), args.adapter, args.base)
     if args.input is None and not questions:
         print("Carregando o modelo…")
     assistant = Assistant(config, adapter)
@@ -149,7 +184,7 @@ def _is_override(text: str) -> bool:
     return "=" in text and key.replace(".", "").replace("_", "").isalnum() and "." in key
 
 
-def _settings(config: Config, adapter: Path | None, base: bool) -> tuple[Config, Path | None]:
+def settings(config: Config, adapter: Path | None, base: bool) -> tuple[Config, Path | None]:
     """O prompt e o modelo do adaptador valem mais que os da configuração atual."""
     if base:
         from evaluate import BASE_SYSTEM
@@ -216,7 +251,7 @@ def chat(assistant: Assistant) -> None:
         if line == ":ajuda":
             print(HELP)
         elif line == ":esquema":
-            print(assistant.database.schema)
+            print(assistant.schema)
         elif line == ":historico":
             for number, item in enumerate(history, 1):
                 print(f"{number:3}. {item.question}\n     {item.sql or item.error}")
@@ -234,7 +269,7 @@ def chat(assistant: Assistant) -> None:
 def _run_sql(assistant: Assistant, sql: str) -> Answer:
     started = time.perf_counter()
     try:
-        return Answer("", sql, assistant.database.run(sql), None, time.perf_counter() - started)
+        return Answer("", sql, assistant.run(sql), None, time.perf_counter() - started)
     except QueryError as error:
         return Answer("", sql, None, str(error), time.perf_counter() - started)
 

@@ -1,4 +1,4 @@
-"""O prompt, num lugar só: treino, avaliação, terminal e página usam estas funções.
+"""O prompt e a leitura da resposta: treino, avaliação, terminal e página usam estas funções.
 
 Um espaço de diferença entre o treino e o uso basta para piorar as respostas sem erro nenhum.
 """
@@ -44,3 +44,12 @@ def encode_pair(
         )
     answer = full[len(prompt) :].rstrip("\n")
     return tuple(tokenizer([prompt, answer], add_special_tokens=False).input_ids)
+
+
+def extract_sql(answer: str) -> str:
+    """Tira a cerca de código e o que vier depois do primeiro `;` (modelos sem treino as usam)."""
+    text = answer.strip()
+    if "```" in text:
+        text = text.split("```")[1]
+        text = text.removeprefix("sqlite").removeprefix("sql")
+    return text.split(";")[0].strip()

@@ -221,9 +221,15 @@ def day4_methods(result: Result) -> list[list[str]]:
 
 
 def _described(row: dict) -> str:
+    """O que muda em relação ao ponto base: `r = 42, alpha = 84`."""
     changed = row.get("mudanca") or {}
-    texts = (f"{k}={'+'.join(v) if isinstance(v, list) else v}" for k, v in changed.items())
-    return ", ".join(texts) or "ponto base"
+    return ", ".join(f"{key} = {_plain(value)}" for key, value in changed.items()) or "ponto base"
+
+
+def _plain(value) -> str:
+    if isinstance(value, list):
+        return " + ".join(map(str, value))
+    return str(value).replace(".", ",") if isinstance(value, float) else str(value)
 
 
 def _spread(row: dict) -> str:
@@ -249,7 +255,7 @@ def day4_best(result: Result) -> list[list[str]]:
     for factor in dict.fromkeys(row["fator"] for row in others):
         tried = [row for row in others if row["fator"] == factor]
         best = min([base, *tried], key=lambda row: row["perplexidade"])
-        names = ", ".join(_described(row) for row in tried)
+        names = "; ".join(_plain(row["mudanca"][factor]) for row in tried)
         rows.append([factor, names, _described(best), _spread(best), _spread(base)])
     chosen = result.get("escolhida")
     if chosen:

@@ -1,4 +1,4 @@
-"""Julgar o que não se conserta: linha vazia, comprida demais, cortada, em outra língua, mal rotulada.
+"""Julgar o que não se conserta: linha vazia, comprida, cortada, noutra língua, mal rotulada.
 
 Parte do juízo só existe diante do conjunto: que rótulos são os certos, que palavras existem, se
 aqui se costuma terminar com ponto. Por isso `Corpus` conta, na primeira leitura, o que a segunda
@@ -30,16 +30,16 @@ def wrong_length(text: str, min_characters: int, max_words: int) -> bool:
 
 # Palavras curtas e frequentes que só uma destas línguas usa.
 FUNCTION_WORDS = {
-    "pt": "não nao você vocês vc vcs é uma um com meu minha pra pro ao aos dos das em ou já são até "
-          "seu sua tem foi isso quando pelo pela mas também muito eu os nos fica gente",
-    "es": "el los las y con una muy pero hay cómo cuándo cuánto días envío puedo puedes tiene después "
-          "hasta son sin hola gracias buenas lo del más qué está mi su la quiero llegó",
-    "en": "the and you is are my to of for it not have with your this was can please when hi hello if "
-          "or be but on at",
+    "pt": "não nao você vocês vc vcs é uma um com meu minha pra pro ao aos dos das em ou já são "
+          "até seu sua tem foi isso quando pelo pela mas também muito eu os nos fica gente",
+    "es": "el los las y con una muy pero hay cómo cuándo cuánto días envío puedo puedes tiene "
+          "después hasta son sin hola gracias buenas lo del más qué está mi su la quiero llegó",
+    "en": "the and you is are my to of for it not have with your this was can please when hi hello "
+          "if or be but on at",
     "it": "il lo gli di che per non è con una della nella sul quando vorrei sono buongiorno grazie "
           "le la del ho mio",
-    "fr": "le les des une et je vous est pas pour dans mon ma avec bonjour merci sur votre nous que "
-          "du la au",
+    "fr": "le les des une et je vous est pas pour dans mon ma avec bonjour merci sur votre nous "
+          "que du la au",
 }  # fmt: skip
 LANGUAGES = {code: frozenset(words.split()) for code, words in FUNCTION_WORDS.items()}
 
@@ -94,7 +94,8 @@ def _abbreviates(short: str, full: str) -> bool:
 ENDING = re.compile(r"[.!?…:)\]\"'”»]\s*$")
 LAST_WORD = re.compile(r"([^\W\d_]+)$")
 # Palavras que pedem continuação: ninguém termina uma frase nelas.
-DANGLING = frozenset("de do da dos das com para em que e ou mas no na nos nas os as um uma ao".split())
+DANGLING_WORDS = "de do da dos das com para em que e ou mas no na nos nas os as um uma ao"
+DANGLING = frozenset(DANGLING_WORDS.split())
 
 
 @dataclass

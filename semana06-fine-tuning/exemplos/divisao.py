@@ -54,7 +54,7 @@ class Shares:
     """
 
     validation: float = 0.1
-    test: float = 0.1
+    test: float = 0.15
     max_rows: int = 5000
 
 

@@ -65,8 +65,7 @@ class MinHash:
 
     def __init__(self, seed: int = SEED) -> None:
         rng = numpy.random.default_rng(seed)
-        columns = [rng.permutation(TRIGRAMS).astype(numpy.uint16 if TRIGRAMS < 2**16 else numpy.uint32)
-                   for _ in range(PERMUTATIONS)]  # fmt: skip
+        columns = [rng.permutation(TRIGRAMS).astype(numpy.uint16) for _ in range(PERMUTATIONS)]
         self.places = numpy.stack(columns, axis=1)  # [trigramas, embaralhamentos]
         self.mixers = rng.integers(0, 2**63, PERMUTATIONS // BANDS, dtype=numpy.uint64) | 1
         self.codes = numpy.zeros(128, dtype=numpy.int64)

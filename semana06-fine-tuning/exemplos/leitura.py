@@ -93,8 +93,8 @@ def _file(path: Path, encoding: str) -> Iterator[Row]:
         raise utils.UserError(f"{path.name} está em UTF-16. Repita com --encoding utf-16.")
     if b"\0" in start.split(b"\n")[0] and not wide:
         raise utils.UserError(
-            f"a primeira linha de {path.name} tem bytes NUL: é um arquivo binário, ou UTF-16 (nesse "
-            "caso, repita com --encoding utf-16)."
+            f"a primeira linha de {path.name} tem bytes NUL: é um arquivo binário, ou UTF-16 (se "
+            "for, repita com --encoding utf-16)."
         )
     if EXTENSIONS[suffix] is None:
         return _jsonl(path, encoding)
@@ -146,7 +146,7 @@ def _csv(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
                 if not values:
                     row.problem = "linha em branco"
             else:
-                row.values = dict(zip(header, values, strict=True))
+                row.original = row.values = dict(zip(header, values, strict=True))
             yield row
             number, line = number + 1, reader.line_num + 1
     except csv.Error as error:
@@ -183,8 +183,8 @@ def _parquet(path: Path, start: bytes) -> Iterator[Row]:
                 number += 1
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise utils.UserError(
-            f"não consegui ler o Parquet {path.name} ({str(error).splitlines()[0]}): parece cortado "
-            "ou estragado. Copie-o de novo."
+            f"não consegui ler o Parquet {path.name} ({str(error).splitlines()[0]}): parece "
+            "cortado ou estragado. Copie-o de novo."
         ) from error
 
 
@@ -204,7 +204,7 @@ def _hub(source: str) -> Iterator[Row]:
 
 
 def _from_messages(values: dict) -> dict:
-    """Uma conversa (`messages`) vira `message` (o primeiro pedido) e `reply` (a última resposta)."""
+    """Uma conversa (`messages`) vira `message` (primeiro pedido) e `reply` (última resposta)."""
     turns = values.get("messages")
     if not isinstance(turns, list) or "message" in values:
         return values

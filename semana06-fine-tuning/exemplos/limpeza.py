@@ -157,7 +157,7 @@ DATE_FORMATS = ("%d/%m/%Y", "%d/%m/%y", "%d-%m-%Y", "%d.%m.%Y", "%Y/%m/%d", "%d/
 
 
 def read_date(text: str) -> date | None:
-    """A data, em qualquer forma que o Brasil usa; None se não se entende. O dia vem antes do mês."""
+    """A data, em qualquer forma usada no Brasil (dia antes do mês); None se não se entende."""
     text = text.strip()
     try:
         return datetime.fromisoformat(text).date()

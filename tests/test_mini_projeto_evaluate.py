@@ -10,6 +10,8 @@ import inference
 import train
 from config import UserError, run_main
 from metrics import mcnemar, perplexity, proportion, wilson
+from prompt import messages
+from retrieval import Bm25
 
 
 @pytest.fixture
@@ -186,3 +188,26 @@ def test_a_limited_evaluation_takes_questions_from_the_whole_file():
     assert len(set(chosen)) == 40 and chosen == sorted(chosen)
     assert chosen[0] == 0 and chosen[-1] > 330
     assert evaluate.spread(rows, None) == evaluate.spread(rows, 999) == rows
+
+
+def test_examples_in_the_prompt_come_from_training_and_the_nearest_come_last(trained):
+    args, folder = trained
+    assert evaluate.main([*args, "--only", "base", "--few-shot", "2"]) == 0
+    summary = json.loads((folder / "resultados" / "mini_projeto_lora_teste.json").read_text())
+    plain, fixed, similar = summary["variantes"].values()
+    assert plain["tokens_no_prompt"] < min(fixed["tokens_no_prompt"], similar["tokens_no_prompt"])
+    lines = (folder / "dados" / "treino.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    config = train.config_from_args(_namespace(args))
+    variant = evaluate._with_examples(config, 2)[1]
+    shown = variant.examples(rows[3]["question"])
+    assert shown[-1] == (rows[3]["question"], rows[3]["sql"]) and len(shown) == 2
+    turns = messages(config, "e agora?", "", shown)
+    assert [t["role"] for t in turns] == ["system", *["user", "assistant"] * 2, "user"]
+
+
+def test_bm25_prefers_rare_words_in_common_and_ignores_accents():
+    index = Bm25(["quantos clientes há em Goiás", "quantos pedidos há", "quantos clientes há"])
+    assert index.nearest("pedidos?", 1) == [1]
+    assert index.nearest("clientes de goias", 2) == [0, 2]
+    assert Bm25([]).nearest("nada", 3) == []

@@ -2,6 +2,7 @@
 
     python evaluate.py                                   # o teste em palavras livres
     python evaluate.py --forms todas                     # mais cada forma de export.py
+    python evaluate.py --few-shot 4                      # mais o sem treino, com exemplos no prompt
     python evaluate.py --config configs/rapido.yaml      # o da demonstração
     python evaluate.py --split teste_gerado              # esqueletos de SQL inéditos
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -51,7 +53,8 @@ from engines import (
 )
 from execution import judge, reference_problem
 from metrics import mcnemar, perplexity, proportion
-from prompt import encode_pair, extract_sql, render
+from prompt import Examples, encode_pair, extract_sql, render
+from retrieval import Bm25
 from sql_features import difficulty, kind
 
 BASE, TUNED = "base com esquema", "treinado"
@@ -73,10 +76,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=["base", "treinado"], help="mede uma variante só")
     parser.add_argument("--forms", type=form_list, default=[], metavar="LISTA",
                         help="mede também formas exportadas (bf16,q8_0 ou todas)")  # fmt: skip
+    parser.add_argument("--few-shot", type=int, default=0, metavar="K",
+                        help="mede o modelo sem treino com K exemplos do treino no prompt: fixos, "
+                        "e os mais parecidos com cada pergunta (BM25)")  # fmt: skip
     parser.add_argument("--name", default=None, help="nome do arquivo de resultados")
     args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
-    evaluate(config, args.split, args.questions, args.only, args.name, args.forms)
+    evaluate(config, args.split, args.questions, args.only, args.name, args.forms, args.few_shot)
     return 0
 
 
@@ -87,6 +93,7 @@ def evaluate(
     only: str | None = None,
     name: str | None = None,
     forms: list[str] | None = None,
+    few_shot: int = 0,
 ) -> dict:
     """Avalia as variantes, grava os resultados e devolve o resumo."""
     try:
@@ -96,8 +103,8 @@ def evaluate(
     rows = _questions(config, split, questions, databases)
     variants = [
         variant
-        for variant in _variants(config, forms or [])
-        if only is None or (only == "base") == (variant.label == BASE)
+        for variant in _variants(config, forms or [], few_shot)
+        if only is None or (only == "base") == (variant.adapter is None)
     ]
     results, details = {}, []
     for variant in variants:
@@ -146,12 +153,16 @@ def spread(rows: list[dict], limit: int | None) -> list[dict]:
 
 @dataclass(frozen=True)
 class Variant:
-    """O que se mede: a configuração do seu prompt, o adaptador e a forma exportada (ou nenhuma)."""
+    """O que se mede: a configuração do seu prompt, o adaptador e a forma exportada (ou nenhuma).
+
+    `examples` dá, para uma pergunta, os exemplos que a antecedem no prompt.
+    """
 
     label: str
     config: Config
     adapter: Path | None = None
     form: str | None = None
+    examples: Callable[[str], Examples] = lambda question: ()
 
     def open(self) -> Engine:
         if self.form is not None:
@@ -171,12 +182,12 @@ class Variant:
         return sum(file.stat().st_size for file in files) if base.is_dir() or self.form else None
 
 
-def _variants(config: Config, forms: list[str]) -> list[Variant]:
-    """O modelo sem treino, o treinado (se há adaptador) e as formas exportadas pedidas."""
+def _variants(config: Config, forms: list[str], few_shot: int = 0) -> list[Variant]:
+    """O modelo sem treino (também com exemplos), o treinado e as formas exportadas pedidas."""
     base = config.model_copy(deep=True)
     base.prompt.system, base.prompt.schema_in_prompt = BASE_SYSTEM, True
     base.generation.max_new_tokens = config.evaluation.base_max_new_tokens
-    variants = [Variant(BASE, base)]
+    variants = [Variant(BASE, base), *_with_examples(base, few_shot)]
     adapter = config.output_dir
     if not (adapter / "adapter_config.json").is_file():
         print(f"Não há adaptador em {adapter}: só o modelo base será medido.")
@@ -195,13 +206,35 @@ def _variants(config: Config, forms: list[str]) -> list[Variant]:
     return variants
 
 
+def _with_examples(base: Config, count: int) -> list[Variant]:
+    """O modelo sem treino com `count` exemplos do treino: sempre os mesmos, ou os parecidos."""
+    if not count:
+        return []
+    pairs = [(row["question"], row["sql"]) for row in load_split(base, "treino")]
+    fixed = [pairs[i * len(pairs) // count] for i in range(min(count, len(pairs)))]
+    index = Bm25([question for question, _ in pairs])
+
+    def similar(question: str) -> Examples:
+        # O mais parecido por último, junto da pergunta.
+        return [pairs[i] for i in reversed(index.nearest(question, count))]
+
+    return [
+        Variant(f"{BASE}, {count} exemplos", base, examples=lambda question: fixed),
+        Variant(f"{BASE}, {count} parecidos", base, examples=similar),
+    ]
+
+
 def _score_variant(
     variant: Variant, rows: list[dict], databases: list[Database]
 ) -> tuple[dict, list[dict]]:
     label, config = variant.label, variant.config
     engine = variant.open()
     tokenizer, schema = engine.tokenizer, databases[0].schema
-    prompts = [render(tokenizer, config, row["question"], schema) for row in rows]
+    examples = [variant.examples(row["question"]) for row in rows]
+    prompts = [
+        render(tokenizer, config, row["question"], schema, shown)
+        for row, shown in zip(rows, examples, strict=True)
+    ]
     answers: dict[int, str] = {}
     limits = config.generation
     started = time.perf_counter()
@@ -211,7 +244,11 @@ def _score_variant(
         bar.update(len(batch))
     bar.close()
     elapsed = time.perf_counter() - started
-    losses = _gold_losses(engine, config, rows, schema, label)
+    pairs = [
+        encode_pair(tokenizer, config, row["question"], row["sql"], schema, shown)
+        for row, shown in zip(rows, examples, strict=True)
+    ]
+    losses = _gold_losses(engine, pairs, limits.batch_size, label)
     timed = spread(prompts, config.evaluation.timed)
     lines = []
     for position, row in enumerate(rows):
@@ -279,25 +316,22 @@ def _by(lines: list[dict], key: str) -> dict[str, dict]:
 
 
 def _gold_losses(
-    engine: Engine, config: Config, rows: list[dict], schema: str, label: str
+    engine: Engine, pairs: list[tuple[list[int], list[int]]], batch_size: int, label: str
 ) -> list[tuple[float, int]] | None:
     """Perda da resposta de referência, por pergunta: (soma em nats, tokens da resposta).
 
     None se o motor não a mede (o servidor do llama.cpp não devolve a probabilidade do prompt).
     """
-    pairs = [
-        encode_pair(engine.tokenizer, config, row["question"], row["sql"], schema) for row in rows
-    ]
-    batches = engine.losses(pairs, config.generation.batch_size)
+    batches = engine.losses(pairs, batch_size)
     if batches is None:
         return None
     losses: dict[int, tuple[float, int]] = {}
-    bar = tqdm(total=len(rows), desc=f"Perplexidade ({label})", unit="pergunta", file=sys.stdout)
+    bar = tqdm(total=len(pairs), desc=f"Perplexidade ({label})", unit="pergunta", file=sys.stdout)
     for batch in batches:
         losses |= {index: (loss, count) for index, loss, count in batch}
         bar.update(len(batch))
     bar.close()
-    return [losses[i] for i in range(len(rows))]
+    return [losses[i] for i in range(len(pairs))]
 
 
 def normalize_sql(sql: str) -> str:
@@ -328,7 +362,7 @@ def _summary(
         summary["mcnemar_treinado_forma"] = {
             label: mcnemar(flags[TUNED], flags[label])
             for label in results
-            if label not in (BASE, TUNED)
+            if label.startswith(f"{TUNED}, ")
         }
     return summary
 

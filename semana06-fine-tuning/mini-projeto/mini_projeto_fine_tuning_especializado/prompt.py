@@ -3,39 +3,48 @@
 Um espaço de diferença entre o treino e o uso basta para piorar as respostas sem erro nenhum.
 """
 
+from collections.abc import Sequence
+
 from config import Config, UserError
 
+Examples = Sequence[tuple[str, str]]  # pares (pergunta, SQL) mostrados antes da pergunta
 
-def messages(config: Config, question: str, schema: str) -> list[dict[str, str]]:
-    """As mensagens que antecedem a resposta: sistema e usuário."""
+
+def messages(
+    config: Config, question: str, schema: str, examples: Examples = ()
+) -> list[dict[str, str]]:
+    """As mensagens que antecedem a resposta: sistema, exemplos (few-shot) e a pergunta."""
     system = config.prompt.system
     if config.prompt.schema_in_prompt:
         system = f"{system}\n\n{schema}"
-    return [
-        {"role": "system", "content": system},
-        {"role": "user", "content": question.strip()},
-    ]
+    turns = [{"role": "system", "content": system}]
+    for shown, sql in examples:
+        turns.append({"role": "user", "content": shown.strip()})
+        turns.append({"role": "assistant", "content": sql})
+    return [*turns, {"role": "user", "content": question.strip()}]
 
 
-def render(tokenizer, config: Config, question: str, schema: str) -> str:
+def render(
+    tokenizer, config: Config, question: str, schema: str, examples: Examples = ()
+) -> str:
     """O texto exato que o modelo recebe, até o início da resposta."""
     return tokenizer.apply_chat_template(
-        messages(config, question, schema), tokenize=False, add_generation_prompt=True
+        messages(config, question, schema, examples), tokenize=False, add_generation_prompt=True
     )
 
 
 def encode_pair(
-    tokenizer, config: Config, question: str, sql: str, schema: str
+    tokenizer, config: Config, question: str, sql: str, schema: str, examples: Examples = ()
 ) -> tuple[list[int], list[int]]:
     """Tokens do prompt e da resposta, esta com o fim de turno: os do treino e os da avaliação.
 
     Raises:
         UserError: o template do modelo escreve o prompt de um jeito no treino e de outro no uso.
     """
-    prompt = render(tokenizer, config, question, schema)
+    prompt = render(tokenizer, config, question, schema, examples)
     answer_turn = {"role": "assistant", "content": sql}
     full = tokenizer.apply_chat_template(
-        [*messages(config, question, schema), answer_turn], tokenize=False
+        [*messages(config, question, schema, examples), answer_turn], tokenize=False
     )
     if not full.startswith(prompt):
         raise UserError(

@@ -1,0 +1,132 @@
+"""dashboard.py, charts.py e causes.py: o painel diz o que foi medido, sem rede e sem surpresas."""
+
+import json
+import re
+
+import pytest
+
+import dashboard
+import evaluate
+import train
+from causes import cause
+from charts import bars, chart_for, lines, number, scatter
+from config import load_config
+from database import Result
+
+
+@pytest.fixture
+def measured(project, monkeypatch):
+    """Um modelo treinado e avaliado; devolve (config, pasta dos resultados)."""
+    args, folder = project
+    results = folder / "resultados"
+    for module in (evaluate, dashboard):
+        monkeypatch.setattr(module, "RESULTS_DIR", results)
+    train.main(args)
+    evaluate.main(args)
+    return load_config(None, args), results
+
+
+def test_the_page_is_self_contained_and_shows_every_variant(measured, capsys):
+    config, results = measured
+    html = dashboard.page(config)
+    assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script', html)
+    summary = json.loads((results / "mini_projeto_lora_teste.json").read_text())
+    for name, part in summary["variantes"].items():
+        assert name in html
+        assert number(part["uma_a_uma"]["p50_s"]) in html
+    for title in ("Acurácia de execução por variante", "Tamanho × acurácia", "Perda",
+                  "Por tipo de consulta", "Por que errou", "Respostas lado a lado"):  # fmt: skip
+        assert title in html
+    assert html.count("<details open>") == 6, "as seis perguntas do teste"
+
+
+def test_before_any_measure_it_says_what_to_run(project, monkeypatch):
+    args, folder = project
+    monkeypatch.setattr(dashboard, "RESULTS_DIR", folder / "vazio")
+    html = dashboard.page(load_config(None, args))
+    assert "Ainda não há notas" in html and "python evaluate.py" in html
+
+
+def test_what_the_model_wrote_cannot_become_html(measured):
+    config, results = measured
+    path = results / "mini_projeto_lora_teste.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        row["predicted"] = "<script>alert(1)</script>"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+    assert "<script" not in dashboard.page(config)
+
+
+def test_command_writes_the_file(measured, capsys):
+    config, results = measured
+    output = results / "meu.html"
+    args = [f"training.output_dir={config.output_dir}", "--output", str(output)]
+    assert dashboard.main(args) == 0
+    assert output.read_text("utf-8").startswith("<!doctype html>")
+    assert str(output) in capsys.readouterr().out
+
+
+GOLD = "SELECT COUNT(*) FROM clientes WHERE uf = 'MG' AND cidade = 'Betim'"
+
+
+@pytest.mark.parametrize(
+    ("predicted", "error", "expected"),
+    [
+        ("SELECT COUNT(* FROM clientes", "SQL inválido: x", "SQL inválido"),
+        ("SELECT COUNT(*) FROM vendedores WHERE uf = 'MG' AND 1", None, "tabela errada"),
+        (GOLD.replace("MG", "SP"), None, "valor errado no filtro"),
+        ("SELECT COUNT(*) FROM clientes WHERE uf = 'MG'", None, "filtro a menos"),
+        (GOLD + " AND id > 3", None, "filtro a mais"),
+        (GOLD + " GROUP BY uf", None, "agrupamento"),
+        (GOLD.replace("COUNT(*)", "MAX(id)"), None, "função de agregação"),
+        (GOLD + " LIMIT 1", None, "ordem ou limite"),
+        (GOLD.replace("COUNT(*)", "COUNT(*), 1"), None, "colunas da resposta"),
+        (GOLD.replace("cidade =", "cidade <>"), None, "outra"),
+    ],
+)
+def test_the_cause_of_an_error_is_the_first_difference(predicted, error, expected):
+    assert cause(GOLD, predicted, error) == expected
+
+
+def test_the_cause_survives_what_the_parser_does_not_understand():
+    assert cause(GOLD, "SELECT ((((", None) == "outra"
+
+
+def test_bars_keep_proportion_and_draw_the_interval():
+    html = bars([("a", 0.5, (0.25, 0.75), "50%"), ("<b>", 1.0, None, "100%")], 1)
+    assert 'style="width:50.0%' in html and 'style="width:100.0%' in html
+    assert 'style="left:25.0%;width:50.0%"' in html
+    assert "&lt;b&gt;" in html and "<b>" not in html
+
+
+def test_curves_stay_inside_the_frame():
+    svg = lines({"treino": [(0, 3.0), (100, 0.1)]}, "passo", "nats") + scatter(
+        {"x": (10, 80.0), "y": (500, 82.0)}, "MB", "%"
+    )
+    for x, y in re.findall(r"([\d.]+),([\d.]+)", " ".join(re.findall(r'points="([^"]+)"', svg))):
+        assert 0 <= float(x) <= 360 and 0 <= float(y) <= 220
+    assert 'role="img"' in svg and "nats por passo" in svg
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "drawn"),
+    [
+        (["uf", "n"], [("MG", 3), ("SP", 5)], True),
+        (["uf", "n"], [("MG", 3)], False),
+        (["uf", "n"], [("MG", 3), ("MG", 5)], False),
+        (["uf", "n"], [("MG", "x"), ("SP", 5)], False),
+        (["uf", "n"], [("MG", -1), ("SP", 5)], False),
+        (["uf", "n"], [("MG", None), ("SP", 5)], False),
+        (["uf", "n"], [("MG", 0), ("SP", 0)], False),
+        (["n", "m"], [(1, 2), (3, 4)], False),
+        (["uf"], [("MG",), ("SP",)], False),
+        (["uf", "n", "m"], [("MG", 1, 2), ("SP", 1, 2)], False),
+        (["uf", "n"], [(str(i), i) for i in range(100)], False),
+    ],
+)
+def test_a_chart_only_where_the_rows_have_the_shape_for_one(columns, rows, drawn):
+    assert (chart_for(Result(columns, rows)) is not None) == drawn
+
+
+def test_numbers_are_brazilian():
+    assert [number(x) for x in (1234.5, 2, 0.417, 1e6)] == ["1.234,5", "2", "0,42", "1.000.000"]

@@ -99,7 +99,7 @@ def python_commands() -> list[tuple[str, list[str]]]:
     sources = {str(p.relative_to(ROOT)): code_of(p.read_text(encoding="utf-8")) for p in DOCUMENTS}
     for path in SCRIPTS:
         doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        sources[path.name] = doc.splitlines()
+        sources[path.name] = doc.replace("\\\n", " ").splitlines()
     sources["Makefile"] = [line for lines in makefile().values() for line in lines]
     found = []
     for where, lines in sources.items():

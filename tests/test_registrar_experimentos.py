@@ -190,6 +190,11 @@ def test_text_from_a_result_cannot_break_the_table(desk):
     assert "a \\| b &lt;!-- /tabela: dia3_notas --&gt; | certo |" in desk.book.read_text("utf-8")
 
 
+def test_the_defects_are_the_ones_day_6_looks_for():
+    entrega = pytest.importorskip("entrega")
+    assert tables.DEFECTS.keys() == entrega.KINDS.keys()
+
+
 def test_permissions_and_links_are_kept(desk, tmp_path):
     if sys.platform == "win32":
         pytest.skip("sem permissões nem atalhos POSIX")

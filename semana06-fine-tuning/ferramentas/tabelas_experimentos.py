@@ -14,6 +14,7 @@ DAY3 = f"{LESSONS}/exemplo_01_fine_tuning_basico.py"
 DAY4 = f"{LESSONS}/exemplo_02_lora_peft.py"
 STUDY = f"{DAY4} --study full"
 DAY5 = f"{LESSONS}/exemplo_03_quantizacao.py"
+DAY6 = f"{LESSONS}/exemplo_04_dataset_preparation.py"
 DAY7 = f"{PROJECT}/evaluate.py"
 FORMS = f"{DAY7} --forms todas"
 MISSING = "–"
@@ -323,6 +324,52 @@ def _sign(gain: dict) -> str:
     return "GPTQ melhor" if low > 0 else "arredondar melhor" if high < 0 else "sem diferença clara"
 
 
+# --- dia 6: dados ---------------------------------------------------------------------------------
+
+# Os nomes dos defeitos; as chaves são as de exemplos/entrega.py.
+DEFECTS = {
+    "unreadable": "linha que não se lê", "mojibake": "acentos estragados",
+    "lost_characters": "letras perdidas", "html": "HTML", "invisible": "caracteres invisíveis",
+    "emoji": "emojis", "boilerplate": "rodapés repetidos", "pii_cpf": "CPF", "pii_cnpj": "CNPJ",
+    "pii_email": "e-mail", "pii_phone": "telefone", "pii_cep": "CEP", "pii_card": "cartão",
+    "date_format": "data noutro formato", "date_unreadable": "data que não se entende",
+    "empty": "mensagem ou resposta vazia", "truncated": "texto cortado",
+    "length_outlier": "comprimento fora do razoável", "language": "outra língua",
+    "label_misspelt": "rótulo mal escrito", "label_unknown": "rótulo que não diz nada",
+    "duplicate_exact": "repetida igual", "duplicate_near": "quase igual a outra",
+    "conflict": "mesmo texto, dois rótulos", "test_leak": "pergunta do teste oficial",
+}  # fmt: skip
+
+
+def day6_defects(result: Result) -> list[list[str]]:
+    refused = result.get("fora") or {}
+    return [[DEFECTS.get(kind, kind), number(count), number(refused.get(kind, 0))]
+            for kind, count in (result.get("sujeira") or {}).items()]  # fmt: skip
+
+
+def day6_splits(result: Result) -> list[list[str]]:
+    return [[name, *(number(result.get("formatos", name, split))
+                     for split in ("train", "validation", "test"))]
+            for name in result.get("formatos") or {}]  # fmt: skip
+
+
+def day6_summary(result: Result) -> list[list[str]]:
+    covered = result.get("cobertura_do_vocabulario")
+    leaks, held = (result.get("vazamentos_sem_grupos", key) for key in ("vazamentos", "reservadas"))
+    rows = [
+        ["linhas lidas", number(result.get("lidas"))],
+        ["linhas aceitas", number(result.get("aceitas"))],
+        ["reservadas que um sorteio simples deixaria no treino", f"{number(leaks)} de "
+                                                                 f"{number(held)}"],
+        ["palavras do teste que o treino já mostrou",
+         number(None if covered is None else 100 * covered, 1, "%")],
+    ]  # fmt: skip
+    for split, name in (("train", "treino"), ("test", "teste")):
+        sizes = [number(result.get("tokens", split, key)) for key in ("mediana", "p95", "maximo")]
+        rows.append([f"tokens por conversa, {name} (mediana, 95%, máximo)", ", ".join(sizes)])
+    return rows
+
+
 # --- dia 7: mini-projeto --------------------------------------------------------------------------
 
 
@@ -438,6 +485,11 @@ def summary_day5(result: Result) -> list[list[str]]:
     return rows
 
 
+def summary_day6(result: Result) -> list[list[str]]:
+    return [["6", "dados brutos → dados prontos", "linhas", number(result.get("lidas")),
+             number(result.get("aceitas")), result.origin().split(", ")[0]]]  # fmt: skip
+
+
 def summary_day7(result: Result) -> list[list[str]]:
     scores = [result.get("variantes", name, "acuracia_execucao") for name in DAY7_COLUMNS]
     return [["7", "mini-projeto: perguntas → SQL", "acurácia de execução (%)",
@@ -451,6 +503,7 @@ DAY3_NAMES = ("dia3_full", "dia3_full_quick")
 DAY4_NAMES = ("dia4_lora", "dia4_lora_quick")
 STUDY_NAMES = ("dia4_estudo_full", "dia4_estudo_quick")
 DAY5_NAMES = ("dia5_quantizacao", "dia5_quantizacao_quick")
+DAY6_NAMES = ("dia6_dados", "dia6_dados_quick")
 DAY7_NAMES = ("mini_projeto_lora_teste",)
 
 
@@ -494,6 +547,11 @@ TABLES = {
     "dia5_gptq": _table(
         "grade | nats por token que arredondar perde a mais | conclusão",
         DAY5_NAMES, DAY5, day5_gptq),
+    "dia6_preparo": _table("medida | valor", DAY6_NAMES, DAY6, day6_summary),
+    "dia6_defeitos": _table(
+        "defeito | linhas com ele | recusadas por ele", DAY6_NAMES, DAY6, day6_defects),
+    "dia6_conjunto": _table(
+        "formato | treino | validação | teste", DAY6_NAMES, DAY6, day6_splits),
     "dia7_resultados": _table(
         "variante | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
         "perplexidade da referência | tokens no prompt", DAY7_NAMES, DAY7, day7_scores),
@@ -515,6 +573,7 @@ TABLES = {
             Part(DAY4_NAMES, DAY4, summary_day4),
             Part(STUDY_NAMES, STUDY, summary_study),
             Part(DAY5_NAMES, DAY5, summary_day5),
+            Part(DAY6_NAMES, DAY6, summary_day6),
             Part(DAY7_NAMES, DAY7, summary_day7),
         )),
 }  # fmt: skip

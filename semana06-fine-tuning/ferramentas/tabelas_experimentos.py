@@ -374,7 +374,10 @@ def day6_summary(result: Result) -> list[list[str]]:
 
 
 def day1_approaches(result: Result) -> list[list[str]]:
-    return [_day7_row(result, name) for name in DAY7_COLUMNS]
+    """O sem treino (com o esquema; com exemplos, fixos ou buscados, se medidos) e o treinado."""
+    names = [name for name in result.get("variantes") or {}
+             if name.startswith("base") or name == "treinado"]  # fmt: skip
+    return [_day7_row(result, name) for name in names]
 
 
 def day7_scores(result: Result) -> list[list[str]]:
@@ -514,7 +517,8 @@ def _table(header: str, names: tuple[str, ...], command: str, rows: Callable) ->
 TABLES = {
     "dia1_abordagens": _table(
         "abordagem | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
-        "perplexidade da referência | tokens no prompt", DAY7_NAMES, DAY7, day1_approaches),
+        "perplexidade da referência | tokens no prompt",
+        DAY7_NAMES, f"{DAY7} --few-shot 4", day1_approaches),
     "dia2_conferencias": _table("conferência | resultado", DAY4_NAMES, DAY4, day4_checks),
     "dia3_notas": _table(
         "medida | antes | depois | mudança | intervalos separados?",

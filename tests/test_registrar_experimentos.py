@@ -167,10 +167,14 @@ def test_the_reference_has_no_paths_of_this_machine(desk):
     assert saved["modelo"] == "modelos/dia3"
 
 
-def test_the_short_run_stands_in_for_the_full_one(desk):
+def test_the_short_run_stands_in_for_the_full_one_but_is_no_reference(desk):
     (desk.results / "dia3_full.json").rename(desk.results / "dia3_full_quick.json")
     desk.run()
     assert "6,56 [6,10; 7,10]" in desk.book.read_text("utf-8")
+    desk.run("--save-reference")
+    assert list(desk.reference.iterdir()) == []
+    names = {name for table in tables.TABLES.values() for p in table.parts for name in p.names}
+    assert tables.SHORT_RUNS < names
 
 
 def test_a_missing_key_becomes_a_dash_with_its_reason(desk):

@@ -24,7 +24,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabelas_experimentos import TABLES, Result, Table
+from tabelas_experimentos import SHORT_RUNS, TABLES, Result, Table
 
 WEEK_DIR = Path(__file__).resolve().parents[1]
 DOCUMENTS = [WEEK_DIR / "experimentos.md", WEEK_DIR / "notas.md"]
@@ -136,9 +136,8 @@ def without_local_paths(value):
 def save_reference(results: Path, reference: Path) -> None:
     """Copia para `reference` os resultados completos que alguma tabela usa."""
     reference.mkdir(parents=True, exist_ok=True)
-    # As corridas curtas mostram o caminho; não são referência de nada.
-    names = {n for t in TABLES.values() for p in t.parts for n in p.names if "quick" not in n}
-    for name in sorted(names):
+    names = {name for table in TABLES.values() for part in table.parts for name in part.names}
+    for name in sorted(names - SHORT_RUNS):
         path = results / f"{name}.json"
         if path.is_file():
             text = json.dumps(read_result(path), ensure_ascii=False, indent=1) + "\n"

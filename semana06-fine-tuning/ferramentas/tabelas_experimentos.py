@@ -507,7 +507,10 @@ DAY4_NAMES = ("dia4_lora", "dia4_lora_quick")
 STUDY_NAMES = ("dia4_estudo_full", "dia4_estudo_quick")
 DAY5_NAMES = ("dia5_quantizacao", "dia5_quantizacao_quick")
 DAY6_NAMES = ("dia6_dados", "dia6_dados_quick")
-DAY7_NAMES = ("mini_projeto_lora_teste",)
+DAY7_NAMES = ("mini_projeto_lora_teste", "mini_projeto_rapido_teste")
+# Estas mostram o caminho com poucos dados; não são referência de nada.
+SHORT_RUNS = {"dia3_full_quick", "dia4_lora_quick", "dia5_quantizacao_quick", "dia6_dados_quick",
+              "mini_projeto_rapido_teste"}  # fmt: skip
 
 
 def _table(header: str, names: tuple[str, ...], command: str, rows: Callable) -> Table:

@@ -174,7 +174,7 @@ def test_the_short_run_stands_in_for_the_full_one_but_is_no_reference(desk):
     desk.run("--save-reference")
     assert list(desk.reference.iterdir()) == []
     names = {name for table in tables.TABLES.values() for p in table.parts for name in p.names}
-    assert tables.SHORT_RUNS < names
+    assert names > tables.SHORT_RUNS
 
 
 def test_a_missing_key_becomes_a_dash_with_its_reason(desk):

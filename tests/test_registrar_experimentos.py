@@ -1,6 +1,7 @@
 """O caderno de quem estuda: tabelas preenchidas, o resto intacto, cadernos estragados recusados."""
 
 import json
+import random
 import re
 import stat
 import sys
@@ -399,3 +400,48 @@ def test_a_book_saved_meanwhile_is_not_overwritten(desk, monkeypatch, capsys):
 def test_missing_documents_and_bad_options_are_explained(desk, capsys):
     assert desk.run(documents=[desk.book.with_name("outro.md")]) == 2
     assert "outro.md não existe" in capsys.readouterr().err
+
+
+def mutilate(text: str, rng: random.Random) -> str:
+    """Um estrago ao acaso: linhas apagadas, repetidas, trocadas, coladas, ou letras mexidas."""
+    lines = text.splitlines(True)
+    for _ in range(rng.randint(1, 3)):
+        here, there = rng.randrange(len(lines)), rng.randrange(len(lines))
+        kind = rng.randrange(6)
+        if kind == 0:
+            lines[here] = ""
+        elif kind == 1:
+            lines.insert(there, lines[here])
+        elif kind == 2:
+            lines[here], lines[there] = lines[there], lines[here]
+        elif kind == 3:
+            lines[here] = lines[here].rstrip("\n")
+        elif kind == 4:
+            place = rng.randrange(len(lines[here]) + 1)
+            lines[here] = lines[here][:place] + rng.choice("ç|<-!>\t ") + lines[here][place:]
+        else:
+            place = rng.randrange(len(lines[here]) + 1)
+            lines[here] = lines[here][:place] + lines[here][place + 1 :]
+    return "".join(lines)
+
+
+def test_whatever_the_damage_nothing_of_the_learner_is_lost(desk, capsys):
+    desk.run()
+    filled = desk.book.read_text("utf-8")
+    desk.result("dia3_full", day3(after=4.0))
+    rng = random.Random(6)
+    refused = 0
+    for _ in range(400):
+        text = mutilate(filled, rng)
+        data = desk.write(text)
+        status = desk.run()
+        after = desk.book.read_bytes()
+        if status == 2:
+            refused += 1
+            assert after == data
+            assert f"{desk.book}:" in capsys.readouterr().err
+        else:
+            assert status == 0
+            assert desk.outside(after.decode()) == desk.outside(text)
+            assert desk.run("--check") == 0
+    assert 100 < refused < 380

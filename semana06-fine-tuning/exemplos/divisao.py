@@ -6,7 +6,6 @@ Parentes são mensagens parecidas ou da mesma conversa. A divisão é por grupo,
 
 import hashlib
 import json
-import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -90,9 +89,30 @@ def assign(
 
 
 def ngrams(text: str) -> set[str]:
-    """Sequências de `NGRAM` palavras do texto normalizado; um texto mais curto é uma só."""
-    words = re.findall(r"\w+", normal(text))
+    """Sequências de `NGRAM` palavras de um texto normalizado; um mais curto é uma só."""
+    words = text.split()
     return {" ".join(words[i : i + NGRAM]) for i in range(max(1, len(words) - NGRAM + 1))}
+
+
+class Index:
+    """As sequências de palavras das mensagens reservadas, para ver quais outra mensagem contém."""
+
+    def __init__(self) -> None:
+        self.where: dict[str, list[int]] = defaultdict(list)
+        self.sizes: dict[int, int] = {}
+
+    def add(self, number: int, text: str) -> None:
+        """Guarda a mensagem reservada de número `number`, já normalizada."""
+        grams = ngrams(text)
+        self.sizes[number] = len(grams)
+        for gram in grams:
+            self.where[gram].append(number)
+
+    def contained(self, text: str) -> list[tuple[int, float]]:
+        """As reservadas que `text` contém em boa parte: (número, sobreposição)."""
+        shared = Counter(n for gram in ngrams(text) for n in self.where.get(gram, ()))
+        overlaps = ((number, times / self.sizes[number]) for number, times in shared.items())
+        return [(number, overlap) for number, overlap in overlaps if overlap >= MAX_OVERLAP]
 
 
 def leaks(held_out: Path, train: Path, text_of) -> list[dict]:
@@ -107,18 +127,14 @@ def leaks(held_out: Path, train: Path, text_of) -> list[dict]:
         Uma entrada por vazamento: `reservada`, `treino` (textos) e `sobreposicao` (0 a 1).
     """
     texts = [text_of(json.loads(line)) for line in _lines(held_out)]
-    grams = [ngrams(text) for text in texts]
-    where = defaultdict(list)
-    for number, found in enumerate(grams):
-        for gram in found:
-            where[gram].append(number)
+    index = Index()
+    for number, text in enumerate(texts):
+        index.add(number, normal(text))
     worst: dict[int, tuple[float, str]] = {}
     for line in _lines(train):
         text = text_of(json.loads(line))
-        shared = Counter(n for gram in ngrams(text) for n in where.get(gram, ()))
-        for number, times in shared.items():
-            overlap = times / len(grams[number])
-            if overlap >= MAX_OVERLAP and overlap > worst.get(number, (0.0, ""))[0]:
+        for number, overlap in index.contained(normal(text)):
+            if overlap > worst.get(number, (0.0, ""))[0]:
                 worst[number] = overlap, text
     found = [{"reservada": texts[n], "treino": text, "sobreposicao": round(overlap, 3)}
              for n, (overlap, text) in worst.items()]  # fmt: skip

@@ -1,12 +1,12 @@
 """Achar mensagens quase iguais entre um milhão, sem comparar todas com todas: MinHash e LSH.
 
-Cada mensagem vira o conjunto dos seus trigramas de letras. Embaralhe a lista de todos os trigramas
-possíveis: a chance de duas mensagens terem o mesmo primeiro trigrama é o seu índice de Jaccard
-(Broder, 1997). Com 128 embaralhamentos a mensagem cabe em 128 números; juntos de 4 em 4, dão 32
-faixas, e quem coincide numa faixa inteira é candidato (Indyk e Motwani, 1998). Só os candidatos são
-comparados de verdade.
+Cada mensagem vira o conjunto das suas sequências de 5 letras. Embaralhe todas as sequências
+possíveis: a chance de duas mensagens terem a mesma primeira é o seu índice de Jaccard J (Broder,
+1997). Com 320 embaralhamentos a mensagem cabe em 320 números; de 5 em 5, são 64 faixas, e quem
+coincide numa faixa inteira é candidato (Indyk e Motwani, 1998): com J = 0,6, 99% dos pares; com
+J = 0,1, 0,06%. Só os candidatos são comparados de verdade.
 
-O que se guarda: 264 bytes por mensagem, num arquivo; na memória, uma faixa de 250 mil por vez.
+O que se guarda: 264 bytes por mensagem, num arquivo; na memória, uma faixa de meio milhão por vez.
 """
 
 import re
@@ -16,12 +16,10 @@ from pathlib import Path
 
 import numpy
 
-PERMUTATIONS, BANDS = 128, 32
+LETTERS = 5  # com 3, duas mensagens quaisquer já teriam muitas em comum, e candidatos demais
+PERMUTATIONS, BANDS = 320, 64
 ALPHABET = " abcdefghijklmnopqrstuvwxyz0123456789"
-TRIGRAMS = len(ALPHABET) ** 3
-RECORD = numpy.dtype([("row", "<i8"), ("bands", "<u8", BANDS)])
-CHUNK = 8192  # registros lidos por vez
-PART = 250_000  # mensagens de uma faixa na memória ao mesmo tempo
+PART = 500_000  # mensagens de uma faixa na memória ao mesmo tempo
 SEED = 6
 
 SHORT_FORMS = {
@@ -50,9 +48,9 @@ def normal(text: str) -> str:
 
 
 def shingles(text: str) -> set[str]:
-    """Os trigramas de letras de um texto já normalizado, com um espaço em cada ponta."""
+    """As sequências de `LETTERS` letras de um texto já normalizado, com um espaço em cada ponta."""
     padded = f" {text} "
-    return {padded[i : i + 3] for i in range(len(padded) - 2)}
+    return {padded[i : i + LETTERS] for i in range(max(1, len(padded) - LETTERS + 1))}
 
 
 def jaccard(left: set, right: set) -> float:
@@ -61,50 +59,62 @@ def jaccard(left: set, right: set) -> float:
 
 
 class MinHash:
-    """As assinaturas: para cada embaralhamento, o menor lugar que um trigrama da mensagem ocupa."""
+    """As assinaturas: em cada embaralhamento, o menor lugar entre as sequências da mensagem.
+
+    Embaralhar de verdade 37⁵ sequências não cabe na memória: cada embaralhamento é uma conta,
+    (a·x + b) mod 2⁶⁴, com a ímpar e x já misturado (Carter e Wegman, 1979).
+    """
 
     def __init__(self, seed: int = SEED) -> None:
         rng = numpy.random.default_rng(seed)
-        columns = [rng.permutation(TRIGRAMS).astype(numpy.uint16) for _ in range(PERMUTATIONS)]
-        self.places = numpy.stack(columns, axis=1)  # [trigramas, embaralhamentos]
-        self.mixers = rng.integers(0, 2**63, PERMUTATIONS // BANDS, dtype=numpy.uint64) | 1
-        self.codes = numpy.zeros(128, dtype=numpy.int64)
+        self.a = rng.integers(0, 2**63, PERMUTATIONS, dtype=numpy.uint64) * 2 + 1
+        self.b = rng.integers(0, 2**63, PERMUTATIONS, dtype=numpy.uint64)
+        self.mixers = rng.integers(0, 2**63, PERMUTATIONS // BANDS, dtype=numpy.uint64) * 2 + 1
+        self.codes = numpy.zeros(128, dtype=numpy.uint64)
         for code, letter in enumerate(ALPHABET):
             self.codes[ord(letter)] = code
 
     def signature(self, text: str) -> numpy.ndarray:
-        """Assinatura de um texto normalizado: [PERMUTATIONS]."""
-        points = numpy.frombuffer(f" {text} ".encode("utf-32-le"), dtype=numpy.uint32)
+        """Assinatura de um texto normalizado: [PERMUTATIONS], de 64 bits."""
+        padded = f" {text} ".ljust(LETTERS)
+        points = numpy.frombuffer(padded.encode("utf-32-le"), dtype=numpy.uint32)
         # Letras de outros alfabetos dividem os códigos: dão candidatos a mais, nunca a menos.
         letters = self.codes[numpy.where(points < 128, points, 97 + points % 26)]
-        base = len(ALPHABET)
-        numbers = (letters[:-2] * base + letters[1:-1]) * base + letters[2:]
-        return self.places[numbers].min(axis=0)
+        numbers = letters[: len(letters) - LETTERS + 1]
+        for place in range(1, LETTERS):
+            numbers = numbers * numpy.uint64(len(ALPHABET)) + letters[place:][: len(numbers)]
+        numbers = (numbers + 1) * numpy.uint64(0x9E3779B97F4A7C15)
+        numbers ^= numbers >> numpy.uint64(31)
+        return (numbers[:, None] * self.a + self.b).min(axis=0)
 
     def bands(self, signature: numpy.ndarray) -> numpy.ndarray:
-        """As faixas de uma assinatura: um número de 64 bits para cada 4 posições, [BANDS]."""
-        grouped = signature.reshape(BANDS, -1).astype(numpy.uint64) + 1
+        """As faixas de uma assinatura: um número de 32 bits para cada 5 posições, [BANDS]."""
         mixed = numpy.zeros(BANDS, dtype=numpy.uint64)
-        for column, mixer in zip(grouped.T, self.mixers, strict=True):
+        for column, mixer in zip(signature.reshape(BANDS, -1).T, self.mixers, strict=True):
             mixed = (mixed ^ column) * mixer
             mixed ^= mixed >> numpy.uint64(29)
-        return mixed
+        return mixed.astype(numpy.uint32)
 
 
 class SignatureFile:
-    """As faixas de todas as mensagens, num arquivo em disco; a memória não cresce com elas."""
+    """As faixas de todas as mensagens, num arquivo em disco; a memória não cresce com elas.
+
+    O arquivo é uma fila de blocos; em cada um, os números das linhas e depois faixa por faixa, para
+    que ler uma faixa não leia as outras.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.count = path, 0
+        self.blocks: list[int] = []  # mensagens de cada bloco
         self.file = path.open("wb")
         self.hasher = MinHash()
 
     def add(self, rows: list[tuple[int, str]]) -> None:
-        """Acrescenta mensagens: (linha, texto normalizado)."""
-        records = numpy.empty(len(rows), dtype=RECORD)
-        for place, (row, text) in enumerate(rows):
-            records[place] = row, self.hasher.bands(self.hasher.signature(text))
-        self.file.write(records.tobytes())
+        """Acrescenta um bloco de mensagens: (linha, texto normalizado)."""
+        bands = [self.hasher.bands(self.hasher.signature(text)) for _, text in rows]
+        self.file.write(numpy.array([row for row, _ in rows], dtype=numpy.int64).tobytes())
+        self.file.write(numpy.stack(bands, axis=1).tobytes())
+        self.blocks.append(len(rows))
         self.count += len(rows)
 
     def candidates(self) -> Iterator[tuple[int, int]]:
@@ -115,7 +125,7 @@ class SignatureFile:
         """
         self.file.close()
         parts = max(1, -(-self.count // PART))
-        for band in range(BANDS):
+        for band in range(BANDS if self.count else 0):
             for part in range(parts):
                 rows, hashes = self._column(band, part, parts)
                 order = numpy.lexsort((rows, hashes))
@@ -135,14 +145,17 @@ class SignatureFile:
                 yield int(rows[place - 1]), int(rows[place])
 
     def _column(self, band: int, part: int, parts: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Os números das linhas e a faixa `band` delas, só as que caem em `part`."""
         rows, hashes = [], []
+        start = 0
         with self.path.open("rb") as file:
-            while data := file.read(CHUNK * RECORD.itemsize):
-                records = numpy.frombuffer(data, dtype=RECORD)
-                column = records["bands"][:, band]
-                chosen = column % numpy.uint64(parts) == part
-                rows.append(records["row"][chosen])
+            for size in self.blocks:
+                file.seek(start)
+                numbers = numpy.frombuffer(file.read(8 * size), dtype=numpy.int64)
+                file.seek(start + 8 * size + 4 * size * band)
+                column = numpy.frombuffer(file.read(4 * size), dtype=numpy.uint32)
+                chosen = column % numpy.uint32(parts) == part
+                rows.append(numbers[chosen])
                 hashes.append(column[chosen])
-        if not rows:
-            return numpy.empty(0, dtype=numpy.int64), numpy.empty(0, dtype=numpy.uint64)
+                start += (8 + 4 * BANDS) * size
         return numpy.concatenate(rows), numpy.concatenate(hashes)

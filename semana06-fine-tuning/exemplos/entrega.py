@@ -22,6 +22,7 @@ import datasets
 import matplotlib
 
 import divisao
+import duplicatas
 from preparacao import BATCH, Options, Store, prepare
 
 FILES = {"train": "treino", "validation": "validacao", "test": "teste"}
@@ -174,13 +175,13 @@ def check_leaks(folder: Path, name: str) -> None:
     """
     message_of = FORMATS[name].message_of
     files = {split: folder / name / f"{file}.jsonl" for split, file in FILES.items()}
-    for split in ("validation", "test"):
-        found = divisao.leaks(files[split], files["train"], message_of)
+    for held_out, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        found = divisao.leaks(files[held_out], files[other], message_of)
         if found:
             worst = "; ".join(f"{x['reservada'][:60]!r} em {x['treino'][:60]!r}" for x in found[:3])
             raise utils.UserError(
-                f"vazamento: {len(found)} mensagens de {FILES[split]} estão no treino ({worst}). "
-                "Nada foi gravado. Diminua --related para juntar mais parentes."
+                f"vazamento: {len(found)} mensagens de {FILES[held_out]} estão em {FILES[other]} "
+                f"({worst}). Nada foi gravado. Diminua --related para juntar mais parentes."
             )
 
 
@@ -438,11 +439,11 @@ def write_card(folder: Path, options: Options, numbers: dict, stats: dict) -> No
         lines.append(f"| `{name}/` | {FORMATS[name].purpose} | {cells} |")
     lines += [
         "",
-        "A divisão é por grupo (parentes: Jaccard de trigramas de "
+        f"A divisão é por grupo (parentes: Jaccard de sequências de {duplicatas.LETTERS} letras de "
         f"{comma(options.related)} ou mais, ou a mesma conversa), estratificada por rótulo, com a "
         f"semente {options.seed}. Conferida depois de gravada: nenhuma mensagem de validação ou "
         f"teste tem {divisao.MAX_OVERLAP:.0%} ou mais das suas sequências de {divisao.NGRAM} "
-        "palavras numa mensagem do treino.",
+        "palavras numa só mensagem do treino.",
         "", "## Sujeira achada", "",
         "| tipo | linhas |", "|---|---:|",
         *(f"| {KINDS[kind]} | {count} |" for kind, count in numbers["sujeira"].items()),

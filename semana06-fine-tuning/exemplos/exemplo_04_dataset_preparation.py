@@ -82,9 +82,9 @@ def arguments():
     group.add_argument("--keep-emoji", action="store_true", help="conta os emojis e os deixa")
     group.add_argument("--boilerplate", type=Path, metavar="ARQUIVO",
                        help="mais rodapés a tirar: uma expressão regular por linha")  # fmt: skip
-    group.add_argument("--near", type=float, default=0.6,
+    group.add_argument("--near", type=float, default=0.5,
                        help="Jaccard a partir do qual é o mesmo pedido")  # fmt: skip
-    group.add_argument("--related", type=float, default=0.4,
+    group.add_argument("--related", type=float, default=0.3,
                        help="Jaccard a partir do qual ficam na mesma parte")  # fmt: skip
     args = parser.parse_args()
     check(args, parser)

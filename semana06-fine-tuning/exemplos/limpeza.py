@@ -64,11 +64,12 @@ def fix_encoding(text: str) -> str:
 # --- HTML -----------------------------------------------------------------------------------------
 
 HIDDEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
-BREAK = re.compile(r"<(?:br|/p|/div|/li|/tr|/h[1-6]|p|div|li|tr|h[1-6])\b[^<>]*>", re.IGNORECASE)
-# Só marcas que existem: "Minha conta > Privacidade" e "preço <100" não são HTML.
+# Só marcas que existem, sozinhas ou com atributos: "a < b e c > d" e "preço <100" não são HTML.
+ATTRIBUTES = r"(?:\s[^<>]*=[^<>]*|\s*/?)>"
+BREAK = re.compile(r"</?(?:br|p|div|li|tr|h[1-6])" + ATTRIBUTES, re.IGNORECASE)
 TAG = re.compile(
     r"</?(?:a|b|i|u|s|em|strong|small|span|font|center|blockquote|ul|ol|table|tbody|td|th|img|hr"
-    r"|sup|sub|code|pre|html|head|body|title|meta|link)\b[^<>]*>", re.IGNORECASE,
+    r"|sup|sub|code|pre|html|head|body|title|meta|link)" + ATTRIBUTES, re.IGNORECASE,
 )  # fmt: skip
 ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z]{2,31});")
 

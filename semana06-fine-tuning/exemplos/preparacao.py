@@ -27,15 +27,17 @@ import leitura
 import limpeza
 
 BATCH = 2000  # linhas por ida ao banco
+ROUNDS = 8  # divisões tentadas até que nenhum parente fique separado
 TABLE = """
 CREATE TABLE rows (
-    n INTEGER PRIMARY KEY, line INTEGER, message TEXT, reply TEXT, label TEXT, intent TEXT,
-    date TEXT, conversation TEXT, kinds TEXT, reason TEXT, detail TEXT, twin INTEGER, unfit TEXT,
-    digest BLOB, shuffle INTEGER, cluster INTEGER, split TEXT, original TEXT);
-CREATE TABLE pairs (later INTEGER, earlier INTEGER, PRIMARY KEY (later, earlier)) WITHOUT ROWID;
+    n INTEGER PRIMARY KEY, line INTEGER, message TEXT, normal TEXT, reply TEXT, label TEXT,
+    intent TEXT, date TEXT, conversation TEXT, kinds TEXT, reason TEXT, detail TEXT, twin INTEGER,
+    unfit TEXT, digest BLOB, shuffle INTEGER, cluster INTEGER, split TEXT, original TEXT);
+CREATE TABLE pairs (later INTEGER, earlier INTEGER);
+CREATE TABLE relatives (earlier INTEGER, later INTEGER);
 """
-COLUMNS = ("n, line, message, reply, label, date, conversation, kinds, reason, detail, shuffle, "
-           "original")  # fmt: skip
+COLUMNS = ("n, line, message, normal, reply, label, date, conversation, kinds, reason, detail, "
+           "shuffle, original")  # fmt: skip
 RESERVED = "reserved"  # o "motivo" das mensagens do teste oficial, que só servem de comparação
 
 
@@ -56,8 +58,8 @@ class Options:
     keep_emoji: bool = False
     boilerplate: Path | None = None
     reserved: Path | None = None
-    near: float = 0.6  # Jaccard a partir do qual são o mesmo pedido: só o primeiro fica
-    related: float = 0.4  # a partir do qual são parentes: ficam na mesma parte
+    near: float = 0.5  # Jaccard a partir do qual são o mesmo pedido: só o primeiro fica
+    related: float = 0.3  # a partir do qual são parentes: ficam na mesma parte
 
 
 class Store:
@@ -137,8 +139,8 @@ def collect(store: Store, options: Options) -> conferencia.Corpus:
     store.insert(waiting)
     if options.reserved is not None:
         store.insert(
-            (-1 - number, 0, messages[0]["content"], messages[-1]["content"], "", None, "", "",
-             RESERVED, None, 0, "{}")
+            (-1 - number, 0, messages[0]["content"], duplicatas.normal(messages[0]["content"]), "",
+             "", None, "", "", RESERVED, None, 0, "{}")
             for number, messages in enumerate(utils.read_conversations(options.reserved))
         )  # fmt: skip
     store.db.commit()
@@ -149,7 +151,7 @@ def _cleaned(row: leitura.Row, cleaner, corpus: conferencia.Corpus, options: Opt
     """A linha como vai para o banco, na ordem de `COLUMNS`."""
     original = json.dumps(row.original, ensure_ascii=False, default=str)
     if row.problem is not None:
-        return (row.number, row.line, "", "", "", None, "", "unreadable", "unreadable",
+        return (row.number, row.line, "", "", "", "", None, "", "unreadable", "unreadable",
                 row.problem, 0, original)  # fmt: skip
     raw = row.values
     message, kinds = cleaner.repair(raw["message"])
@@ -165,8 +167,8 @@ def _cleaned(row: leitura.Row, cleaner, corpus: conferencia.Corpus, options: Opt
         corpus.count(message, reply, label)
     else:
         kinds.append(reason)
-    return (row.number, row.line, message, reply, label, when and when.isoformat(),
-            raw.get("group", ""), " ".join(kinds), reason, None,
+    return (row.number, row.line, message, duplicatas.normal(message), reply, label,
+            when and when.isoformat(), raw.get("group", ""), " ".join(kinds), reason, None,
             divisao.shuffle_key(options.seed, message), original)  # fmt: skip
 
 
@@ -236,13 +238,13 @@ def find_duplicates(store: Store, options: Options, signatures: Path) -> None:
     file = duplicatas.SignatureFile(signatures)
     wanted = f"reason IS NULL OR reason = '{RESERVED}'"
     bar = tqdm(total=store.count(wanted), desc="Assinando", unit="linha", file=sys.stdout)
-    for page in store.pages("message", f"({wanted})"):
-        file.add([(n, duplicatas.normal(message)) for n, message in page])
+    for page in store.pages("normal", f"({wanted})"):
+        file.add(page)
         bar.update(len(page))
     bar.close()
     _exact(store)
     for pairs in _batches(file.candidates()):
-        store.db.executemany("INSERT OR IGNORE INTO pairs (earlier, later) VALUES (?, ?)", pairs)
+        store.db.executemany("INSERT INTO pairs (earlier, later) VALUES (?, ?)", pairs)
     store.db.commit()
     signatures.unlink()
     _near(store, options)
@@ -268,61 +270,48 @@ def _near(store: Store, options: Options) -> None:
     """Compara os candidatos e decide, na ordem do arquivo: o primeiro de um grupo é o que fica."""
     replaced: dict[int, int] = {}  # linha retirada -> a que ficou no lugar dela
     cache: dict[int, tuple] = {}
-    store.db.execute("CREATE TABLE relatives (earlier INTEGER, later INTEGER)")
 
     def load(row: int) -> tuple:
         if row not in cache:
             if len(cache) > BATCH:
                 cache.clear()
-            message, intent, reason = store.db.execute(
-                "SELECT message, intent, reason FROM rows WHERE n = ?", (row,)
+            text, intent, reason = store.db.execute(
+                "SELECT normal, intent, reason FROM rows WHERE n = ?", (row,)
             ).fetchone()
-            text = duplicatas.normal(message)
             cache[row] = text, duplicatas.shingles(text), intent, reason
         return cache[row]
 
     total = store.db.execute("SELECT COUNT(*) FROM pairs").fetchone()[0]
     bar = tqdm(total=total, desc="Comparando", unit="par", file=sys.stdout)
-    for page in _groups_of_pairs(store.db):
-        for later, earlier in page:
-            bar.update(len(earlier))
-            text, grams, intent, reason = load(later)
-            others = sorted({replaced.get(row, row) for row in earlier} | set(earlier))
-            for other in others:
-                other_text, other_grams, other_intent, _ = load(other)
-                likeness = duplicatas.jaccard(grams, other_grams)
-                if likeness < options.related:
-                    continue
-                if other >= 0:
-                    store.db.execute("INSERT INTO relatives VALUES (?, ?)", (other, later))
-                if likeness < options.near or other in replaced or later in replaced:
-                    continue
-                if other < 0:
-                    kind = "test_leak"
-                elif reason is not None:
-                    continue  # já saiu, por igual
-                elif text == other_text and intent and other_intent and intent != other_intent:
-                    kind = "conflict"
-                    store.note("conflict", other, unfit=True)
-                else:
-                    kind = "duplicate_near"
-                replaced[later] = other
-                store.reject([(kind, other, later)])
+    pairs = store.db.execute("SELECT later, earlier, COUNT(*) FROM pairs GROUP BY 1, 2 ORDER BY 1")
+    for later, group in groupby(pairs, key=lambda pair: pair[0]):
+        found = list(group)
+        bar.update(sum(times for *_, times in found))
+        earlier = {row for _, row, _ in found}
+        text, grams, intent, reason = load(later)
+        for other in sorted({replaced.get(row, row) for row in earlier} | earlier):
+            other_text, other_grams, other_intent, _ = load(other)
+            likeness = duplicatas.jaccard(grams, other_grams)
+            if likeness < options.related:
+                continue
+            if other >= 0:
+                store.db.execute("INSERT INTO relatives VALUES (?, ?)", (other, later))
+            if likeness < options.near or other in replaced or later in replaced:
+                continue
+            if other < 0:
+                kind = "test_leak"
+            elif reason is not None:
+                continue  # já saiu, por igual
+            elif text == other_text and intent and other_intent and intent != other_intent:
+                kind = "conflict"
+                store.note("conflict", other, unfit=True)
+            else:
+                kind = "duplicate_near"
+            replaced[later] = other
+            store.reject([(kind, other, later)])
     bar.close()
+    store.db.execute("DROP TABLE pairs")
     store.db.commit()
-
-
-def _groups_of_pairs(db: sqlite3.Connection) -> Iterator[list[tuple[int, list[int]]]]:
-    """Páginas de (linha, anteriores candidatas), em ordem de linha."""
-    last = -(2**62)
-    query = f"SELECT later, earlier FROM pairs WHERE later > ? ORDER BY later LIMIT {BATCH}"
-    while page := db.execute(query, (last,)).fetchall():
-        if len(page) == BATCH and page[0][0] != page[-1][0]:
-            # A última linha da página pode estar pela metade: fica para a próxima.
-            page = [pair for pair in page if pair[0] != page[-1][0]]
-        last = page[-1][0]
-        yield [(row, [pair[1] for pair in pairs])
-               for row, pairs in groupby(page, key=lambda pair: pair[0])]  # fmt: skip
 
 
 def _batches(items: Iterator) -> Iterator[list]:
@@ -339,7 +328,14 @@ def _batches(items: Iterator) -> Iterator[list]:
 
 
 def split(store: Store, options: Options) -> None:
-    """Agrupa parentes e conversas, e dá a cada grupo treino, validação ou teste."""
+    """Agrupa parentes e conversas, e dá a cada grupo treino, validação ou teste.
+
+    O MinHash não acha todos os parentes distantes. Por isso a conferência de sequências de palavras
+    entra já aqui: o que ela acha é juntado, e a divisão, refeita.
+
+    Raises:
+        utils.UserError: depois de `ROUNDS` tentativas ainda há parentes em partes diferentes.
+    """
     groups = divisao.Groups(store.count())
     for earlier, later in store.db.execute("SELECT earlier, later FROM relatives"):
         groups.join(earlier, later)
@@ -351,6 +347,20 @@ def split(store: Store, options: Options) -> None:
         if conversation != previous:
             previous, first = conversation, row
         groups.join(first, row)
+    for _ in range(ROUNDS):
+        _draw(store, groups, options)
+        apart = _relatives_apart(store)
+        for left, right in apart:
+            groups.join(left, right)
+        if not apart:
+            return
+    raise utils.UserError(
+        f"depois de {ROUNDS} divisões ainda há {len(apart)} pares de mensagens parecidas em partes "
+        "diferentes. Os dados têm um molde só? Aumente --max-held-out ou mude --related."
+    )
+
+
+def _draw(store: Store, groups: divisao.Groups, options: Options) -> None:
     for page in store.pages("0"):
         store.db.executemany(
             "UPDATE rows SET cluster = ? WHERE n = ?", [(groups.root(n), n) for n, _ in page]
@@ -358,21 +368,35 @@ def split(store: Store, options: Options) -> None:
     # Com MIN(n), o SQLite tira as outras colunas da linha do mínimo: a primeira do grupo.
     store.db.executescript(
         """
+        DROP TABLE IF EXISTS clusters;
+        DROP TABLE IF EXISTS decided;
         CREATE TABLE clusters AS SELECT cluster, MIN(n) AS first, COALESCE(intent, '') AS label,
-            shuffle, COUNT(*) AS size, NULL AS split
-        FROM rows WHERE cluster IS NOT NULL GROUP BY cluster;
-        CREATE UNIQUE INDEX by_cluster ON clusters (cluster);
+            shuffle, COUNT(*) AS size FROM rows WHERE cluster IS NOT NULL GROUP BY cluster;
+        CREATE TABLE decided (cluster INTEGER PRIMARY KEY, split TEXT);
         """
     )
     counts = Counter(dict(store.db.execute("SELECT label, SUM(size) FROM clusters GROUP BY label")))
     drawn = store.db.execute(
         "SELECT cluster, label, size FROM clusters ORDER BY label, shuffle, cluster"
     )
-    decided = divisao.assign(drawn, counts, options.shares)
-    store.db.execute("CREATE TABLE decided (cluster INTEGER PRIMARY KEY, split TEXT)")
-    for page in _batches(decided):
+    for page in _batches(divisao.assign(drawn, counts, options.shares)):
         store.db.executemany("INSERT INTO decided VALUES (?, ?)", page)
     store.db.execute(
         "UPDATE rows SET split = decided.split FROM decided WHERE rows.cluster = decided.cluster"
     )
     store.db.commit()
+
+
+def _relatives_apart(store: Store) -> list[tuple[int, int]]:
+    """Pares (reservada, outra) parecidos demais para ficarem em partes diferentes."""
+    reserved = divisao.Index()
+    parts = {}
+    for page in store.pages("normal, split", "split IN ('validation', 'test')"):
+        for n, text, part in page:
+            reserved.add(n, text)
+            parts[n] = part
+    found = []
+    for page in store.pages("normal, split", "split IS NOT NULL"):
+        for n, text, part in page:
+            found += [(other, n) for other, _ in reserved.contained(text) if parts[other] != part]
+    return found

@@ -50,7 +50,7 @@ def language(text: str, expected: str = "pt") -> str:
     Na dúvida fica a esperada: uma mensagem de três palavras não diz em que língua está.
     """
     words = Counter(WORD.findall(text.lower()))
-    hits = {code: sum(words[w] for w in known) for code, known in LANGUAGES.items()}
+    hits = {code: sum(words[w] for w in known & words.keys()) for code, known in LANGUAGES.items()}
     best = max(hits, key=hits.__getitem__)
     return best if hits[best] >= 3 and hits[best] >= 2 * hits[expected] else expected
 

@@ -20,6 +20,7 @@ NOT_PERSONAL = re.compile(
     re.IGNORECASE,
 )
 CEP_WORD = re.compile(r"\bcep\b[^\d\n]{0,20}$", re.IGNORECASE)
+POSSIBLE = re.compile(r"[\d@]")
 EDGE, END = r"(?<![\w,.\-/])", r"(?![\w\-/]|[.,]\d)"
 
 # A ordem importa: o que é mais específico vem antes e já sai do texto.
@@ -51,7 +52,7 @@ def mask(text: str, own_domains: tuple[str, ...] = ()) -> tuple[str, list[tuple[
         ('meu cpf é [CPF], pedido 30977', [('cpf', '529.982.247-25')])
     """
     found: list[tuple[str, str]] = []
-    if not any(c.isdigit() or c == "@" for c in text):
+    if not POSSIBLE.search(text):
         return text, found
     for kind, pattern in PATTERNS.items():
 

@@ -30,6 +30,7 @@ SHORT_FORMS = {
 }  # fmt: skip
 GREETING = re.compile(r"^(?:(?:oi|ola|bom dia|boa tarde|boa noite|prezados|pessoal|gente)\b ?)+")
 TOKEN = re.compile(r"[^\W_]+")
+MARKS = dict.fromkeys(range(0x300, 0x370))  # os acentos, separados das letras pela forma NFKD
 
 
 def normal(text: str) -> str:
@@ -41,8 +42,7 @@ def normal(text: str) -> str:
     """
     text = text.lower()
     if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
-        text = "".join(c for c in decomposed if not unicodedata.combining(c))
+        text = unicodedata.normalize("NFKD", text).translate(MARKS)
     words = " ".join(SHORT_FORMS.get(word, word) for word in TOKEN.findall(text))
     return GREETING.sub("", words) or words
 

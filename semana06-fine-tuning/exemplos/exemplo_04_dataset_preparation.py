@@ -26,6 +26,7 @@ import datasets
 import divisao
 import entrega
 import leitura
+import metricas_a_mao
 import preparacao
 
 RAW = utils.DATA_DIR / "atendimento_bruto.csv"
@@ -40,6 +41,8 @@ def main() -> None:
     chosen = [args.only] if args.only else list(PARTS)
     if "prep" in chosen:
         prepare(args)
+    if "metrics" in chosen:
+        measure(args)
 
 
 def arguments():
@@ -181,6 +184,27 @@ def show_splits(numbers: dict) -> None:
     coverage = numbers["cobertura_do_vocabulario"]
     if coverage is not None:
         print(f"palavras do teste que o treino já mostrou: {entrega.percent(coverage)}")
+
+
+# --- medidas --------------------------------------------------------------------------------------
+
+
+def measure(args) -> None:
+    """Passo 4: cada medida num exemplo de lápis e papel, ao lado da biblioteca."""
+    utils.banner(4, "Medidas: à mão, depois pela biblioteca")
+    found = metricas_a_mao.checks()
+    print(metricas_a_mao.table(found))
+    metricas_a_mao.require_agreement(found)
+    default, kept = metricas_a_mao.accent_trap()
+    print("\nROUGE-1 de “é a avó” contra “é o avô”: "
+          f"{default:.2f} com o tokenizador da biblioteca, que apaga as letras com acento, e "
+          f"{kept:.2f} com o nosso.".replace("0.", "0,"))  # fmt: skip
+    path = utils.save_result(
+        "dia6_metricas" + ("_quick" if args.quick else ""),
+        {"conferencias": {check.name: {"nossa": float(check.ours),
+                                       "biblioteca": float(check.library)} for check in found}},
+    )  # fmt: skip
+    print(f"Resultados: {path}")
 
 
 if __name__ == "__main__":

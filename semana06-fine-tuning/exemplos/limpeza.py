@@ -121,12 +121,12 @@ def strip_emoji(text: str) -> str:
 BOILERPLATE = (
     r"(?:-- ?\n)?\bEnviado d[oe] meu (?:celular|iPhone|Android|Samsung|Galaxy|tablet)\b[^\n]*",
     r"\bAtenciosamente,\s*Equipe\b.*",
-    r"[*\s]*\bEste é um e-mail automático\b[^\n]*",
+    r"(?:\*+ ?)?\bEste é um e-mail automático\b[^\n]*",
     r"\bAVISO LEGAL\b.*",
     r"\bEsta mensagem pode conter informaç(?:ão|ões)\b.*",
     r"\bEm \w{3}\.?, \d{1,2} de \w+\.? de \d{4},? às [^\n]{1,120}\bescreveu:.*",
     r"\[?\bProtocolo gerado pelo sistema:[^\n]*",
-    r"[^.!?\n]*\bavalie este atendimento de \d a \d\b[^\n]*",
+    r"(?:^|(?<=[.!?\n]))[^.!?\n]*\bavalie este atendimento de \d a \d\b[^\n]*",
 )
 
 

@@ -1,0 +1,102 @@
+"""Quanto custa preparar muitas linhas: tempo e pico de memória do preparo do dia 6.
+
+    python tests/benchmarks/preparacao_escala.py                       # 10 mil e 100 mil
+    python tests/benchmarks/preparacao_escala.py 10000 100000 1000000  # cerca de 20 min a mais
+
+Cada tamanho roda num processo só dela. As linhas são inventadas com as palavras do atendimento, na
+frequência em que lá aparecem; 5% são repetidas ou quase, e 3% têm sujeira. Espera-se tempo
+proporcional às linhas e memória que não cresce com elas.
+"""
+
+import argparse
+import csv
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LESSONS = Path(__file__).resolve().parents[2] / "semana06-fine-tuning" / "exemplos"
+sys.path.insert(0, str(LESSONS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", type=int, nargs="*", default=[10_000, 100_000])
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # o processo de um tamanho
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one)))
+        return
+    print(f"{'linhas':>10} {'segundos':>9} {'linhas/s':>9} {'pico MiB':>9} {'a mais':>8} "
+          f"{'aceitas':>9} {'disco MiB':>10}")  # fmt: skip
+    for rows in args.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "linhas.csv"
+            make_up(rows, source)
+            command = [sys.executable, __file__, "--one", str(source)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            result = json.loads(done.stdout.strip().splitlines()[-1])
+        print(f"{rows:>10} {result['segundos']:>9.1f} {rows / result['segundos']:>9.0f} "
+              f"{result['pico']:>9.0f} {result['pico'] - result['antes']:>8.0f} "
+              f"{result['aceitas']:>9} {result['disco']:>10.0f}", flush=True)  # fmt: skip
+
+
+def make_up(count: int, path: Path) -> None:
+    """Grava `count` linhas parecidas com as do atendimento, com semente fixa."""
+    import utils
+
+    conversations = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl")
+    pool = [[w for m in conversations for w in m[side]["content"].split()] for side in (0, -1)]
+    labels = ["troca", "reembolso", "entrega", "frete", "pagamento", "garantia", "cancelamento",
+              "cadastro", "produto", "reclamacao"]  # fmt: skip
+    rng = random.Random(6)
+    kept: list[list[str]] = []
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["message", "reply", "intent", "date"])
+        for number in range(count):
+            draw = rng.random()
+            if draw < 0.05 and kept:
+                row = list(rng.choice(kept))
+                if draw < 0.025:
+                    row[0] = row[0].upper() + "!!"
+            else:
+                texts = [" ".join(rng.choices(words, k=rng.randint(8, 30))) + "." for words in pool]
+                day = f"2025-{number % 12 + 1:02}-{number % 28 + 1:02}"
+                row = [*texts, rng.choice(labels), day]
+                kept = [*kept[-999:], row] if rng.random() < 0.2 else kept
+            if rng.random() < 0.03:
+                row = [f"<p>{row[0]}</p>", row[1].encode().decode("cp1252", "ignore"), *row[2:]]
+            writer.writerow(row)
+
+
+def measure(source: Path) -> dict:
+    """Prepara `source` e diz segundos, pico de memória (MiB) e o que sobrou."""
+    import utils
+
+    import datasets
+
+    import corrida
+    import entrega
+    import preparacao
+
+    datasets.disable_progress_bars()
+    tokenizer = utils.load_tokenizer(str(utils.DEFAULT_MODEL))
+    columns = {"message": "message", "reply": "reply", "intent": "intent", "date": "date"}
+    before = corrida.peak_memory_mib()
+    output = source.with_name("pronto")
+    started = time.perf_counter()
+    numbers = entrega.build(
+        preparacao.Options(str(source), columns), output, list(entrega.FORMATS), tokenizer
+    )
+    size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file()) / 2**20
+    return {"segundos": time.perf_counter() - started, "antes": before,
+            "pico": corrida.peak_memory_mib(), "aceitas": numbers["aceitas"],
+            "disco": size}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

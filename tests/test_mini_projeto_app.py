@@ -14,6 +14,8 @@ import gradio_client
 import pytest
 
 import app
+import dashboard
+import evaluate
 import train
 from config import load_config
 from data_prep import read_questions
@@ -31,6 +33,10 @@ def served(tmp_path_factory, tiny_llama, shop_11):
     folder = tmp_path_factory.mktemp("pagina")
     args = write_project(folder, tiny_llama, shop_11)
     train.main(args)
+    results = pytest.MonkeyPatch()
+    for module in (evaluate, dashboard):
+        results.setattr(module, "RESULTS_DIR", folder / "resultados")
+    evaluate.main([*args, "--few-shot", "1"])
     config = load_config(None, args)
     page = app.Page(config, config.output_dir)
     with socket.socket() as probe:
@@ -39,6 +45,7 @@ def served(tmp_path_factory, tiny_llama, shop_11):
     blocks = app.launch(page, "127.0.0.1", port, wait=False)
     yield page, blocks.local_url
     blocks.close()
+    results.undo()
 
 
 def write_project(folder: Path, model: Path, shop: Path) -> list[str]:
@@ -236,12 +243,14 @@ def test_in_the_browser(served, tmp_path):
         download.value.save_as(tmp_path / "baixado.csv")
         assert "cancelado" in (tmp_path / "baixado.csv").read_text("utf-8-sig")
         assert view.evaluate("document.documentElement.lang") == "pt-BR"
-        assert view.evaluate("document.documentElement.scrollWidth") <= 375, "cabe no telefone"
+        fits = "document.documentElement.scrollWidth <= 375"
+        assert view.evaluate(fits), "cabe no telefone"
         view.get_by_role("tab", name="Comparar").click()
         view.locator("#comparar").click()
         sync_api.expect(view.locator("#comparacao section")).to_have_count(2, timeout=60_000)
         view.get_by_role("tab", name="Métricas").click()
-        sync_api.expect(view.locator("#metricas .painel")).to_be_visible()
+        sync_api.expect(view.locator("#metricas .painel h2").first).to_be_visible()
+        assert view.evaluate(fits), "o painel também"
         browser.close()
     assert outside == []
     assert problems == []

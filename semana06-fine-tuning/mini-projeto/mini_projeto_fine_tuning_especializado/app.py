@@ -63,6 +63,10 @@ CSS = (
     + DASHBOARD_CSS
     + """
 .gradio-container { max-width: 68rem !important; margin: 0 auto !important; }
+/* Sem isto a coluna toma a largura do conteúdo: encolhe numa aba e transborda na outra. */
+.gradio-container, .gradio-container > .main, .gradio-container > .main > .wrap,
+.gradio-container main, .gradio-container main > *, .gradio-container .tabs,
+.gradio-container .tabitem, .gradio-container .tabitem > * { width: 100%; min-width: 0; }
 .pergunta { align-items: end; }
 .gradio-container button.sm { white-space: nowrap; }
 #estado { min-height: 1.6em; }
@@ -232,8 +236,8 @@ def _ask_tab(page: Page) -> None:
     gr.Examples([[text] for text in EXAMPLES], question, label="Exemplos")
     state = gr.HTML(elem_id="estado", padding=True)
     sql = gr.Code(
-        label="SQL (edite e execute de novo; para corrigir o modelo, edite e clique em 👎)",
-        language="sql", interactive=True, lines=3, wrap_lines=True, elem_id="sql",
+        label="SQL (edite e execute de novo)", language="sql", interactive=True, lines=3,
+        wrap_lines=True, buttons=["copy"], elem_id="sql",
     )  # fmt: skip
     with gr.Row():
         run = gr.Button("Executar o SQL", size="sm", elem_id="executar", min_width=140)

@@ -14,13 +14,15 @@ MAX_BARS = 40
 COLORS = ["var(--g1)", "var(--g2)", "var(--g3)", "var(--g4)"]
 WIDTH, HEIGHT = 360, 220  # em unidades do SVG; na tela, a largura que houver
 LEFT, BOTTOM, TOP, RIGHT = 46, 34, 10, 10
+LABEL, LINE = 90, 11  # largura e altura de um nome junto de um ponto
 
 CHART_CSS = """
 .grafico { --g1:#1f6feb; --g2:#c2410c; --g3:#15803d; --g4:#7c3aed; --trilho:#8884; }
 .dark .grafico { --g1:#6ea8fe; --g2:#fb923c; --g3:#4ade80; --g4:#c4b5fd; }
 .grafico, .grafico * { box-sizing:border-box; }
-.grafico .linha { display:grid; grid-template-columns:minmax(6em,26%) 1fr minmax(4em,auto);
-  gap:.6em; align-items:center; margin:.2em 0; font-size:.92em; }
+.grafico[role=list] { display:grid; grid-template-columns:minmax(6em,26%) 1fr max-content;
+  gap:.35em .6em; align-items:center; font-size:.92em; }
+.grafico .linha { display:contents; }
 .grafico .rotulo { overflow-wrap:anywhere; line-height:1.2; }
 .grafico .trilho { position:relative; height:1.05em; background:var(--trilho); border-radius:3px; }
 .grafico .barra { position:absolute; inset:0 auto 0 0; border-radius:3px; min-width:1px;
@@ -107,6 +109,7 @@ def _plot(series: dict, x_label: str, y_label: str, joined: bool) -> str:
         x, y = place(i * x_step, 0)
         parts.append(f'<text x="{x:.1f}" y="{y + 12:.1f}" text-anchor="middle">'
                      f"{number(i * x_step)}</text>")  # fmt: skip
+    labels: list[tuple[bool, float, float]] = []  # os nomes já escritos: lado, x, y
     for index, (name, values) in enumerate(series.items()):
         color = COLORS[index % len(COLORS)]
         spots = [place(x, y) for x, y in values]
@@ -118,9 +121,15 @@ def _plot(series: dict, x_label: str, y_label: str, joined: bool) -> str:
                          f'style="fill:{color}">{escape(name)}</text>')  # fmt: skip
         else:
             (x, y) = spots[0]
-            side, shift = ("end", -6) if x > WIDTH * 0.65 else ("start", 6)
+            left = x > WIDTH * 0.6  # o nome vai para o lado em que cabe
+            height = y + 3
+            while any(left == side and abs(x - other) < LABEL and abs(height - at) < LINE
+                      for side, other, at in labels):  # fmt: skip
+                height -= LINE
+            labels.append((left, x, height))
+            anchor, shift = ("end", -7) if left else ("start", 7)
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
-                         f'<text x="{x + shift:.1f}" y="{y + 3:.1f}" text-anchor="{side}">'
+                         f'<text x="{x + shift:.1f}" y="{height:.1f}" text-anchor="{anchor}">'
                          f"{escape(name)}</text>")  # fmt: skip
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
                  f"{escape(x_label)}</text>")  # fmt: skip

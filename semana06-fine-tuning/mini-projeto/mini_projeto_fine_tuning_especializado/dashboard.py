@@ -31,6 +31,8 @@ DASHBOARD_CSS = """
 .painel section { break-inside:avoid; min-width:0; margin-bottom:1.2rem; }
 .painel h2 { font-size:1.15rem; margin:.8rem 0 .4rem; }
 .painel .larga { overflow-x:auto; }
+.painel { max-width:100%; }
+.painel td, .painel th { min-width:4.5em; }
 .painel table { border-collapse:collapse; font-size:.9em; font-variant-numeric:tabular-nums; }
 .painel th, .painel td { padding:.25em .6em; border-bottom:1px solid #8886; text-align:left;
   vertical-align:top; }
@@ -121,7 +123,7 @@ def _origin(summary: dict | None) -> str:
 
 def _percent(part: dict) -> str:
     low, high = (100 * x for x in part["ic95"])
-    return f"{100 * part['valor']:.1f}% [{low:.0f}; {high:.0f}]".replace(".", ",")
+    return f"{100 * part['valor']:.1f}% [{low:.0f};\u00a0{high:.0f}]".replace(".", ",")
 
 
 def _score_bars(parts: dict[str, dict]) -> str:
@@ -150,9 +152,9 @@ def _table(variants: dict) -> str:
         rows.append([
             escape(name), _percent(part["acuracia_execucao"]), _percent(part["sql_valido"]),
             _percent(part["correspondencia_exata"]), number(loss["valor"], 3) if loss else "–",
-            number(round(part["tokens_no_prompt"])), f"{number(alone['p50_s'])} s",
-            f"{number(alone['p95_s'])} s", number(alone["tokens_por_segundo"], 1),
-            f"{number(round(size / 1e6))} MB" if size else "–",
+            number(round(part["tokens_no_prompt"])), f"{number(alone['p50_s'])}\u00a0s",
+            f"{number(alone['p95_s'])}\u00a0s", number(alone["tokens_por_segundo"], 1),
+            f"{number(round(size / 1e6))}\u00a0MB" if size else "–",
         ])  # fmt: skip
     note = (
         '<p class="nota">p50 e p95: segundos de uma pergunta feita sozinha, do envio ao fim da '
@@ -186,7 +188,9 @@ def _losses(records: list[dict]) -> str:
 def _by(variants: dict, key: str, title: str) -> str:
     tuned = {n: v for n, v in variants.items() if not n.startswith("base")} or variants
     name, part = next(iter(tuned.items()))
-    scores = {f"{label} ({p['total']})": p for label, p in part[key].items()}
+    order = {"fácil": 0, "média": 1, "difícil": 2}
+    parts = sorted(part[key].items(), key=lambda item: order.get(item[0], 0))
+    scores = {f"{label} ({p['total']})": p for label, p in parts}
     return _section(f"{title}: {name}", _score_bars(scores))
 
 

@@ -86,7 +86,7 @@ def export(config: Config, forms: list[str], force: bool = False) -> dict:
             shutil.rmtree(merged, ignore_errors=True)
     _save_manifest(folder, manifest)
     write_modelfile(config, folder, manifest)
-    write_cards(config, adapter, manifest)
+    write_cards(adapter, manifest)
     print(report(manifest))
     print(f"Tudo em {folder}")
     return manifest
@@ -272,9 +272,9 @@ def write_modelfile(config: Config, folder: Path, manifest: dict) -> None:
     write_atomic(folder / "Modelfile", text)
 
 
-def write_cards(config: Config, adapter: Path, manifest: dict) -> None:
+def write_cards(adapter: Path, manifest: dict) -> None:
     """A ficha do modelo, no formato do hub, na pasta da exportação e na de cada forma."""
-    text = model_card(config, adapter, manifest)
+    text = model_card(load_effective(adapter), adapter, manifest)
     folder = adapter / EXPORT_FOLDER
     write_atomic(folder / "README.md", text)
     for form in manifest["formas"].values():

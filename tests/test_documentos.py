@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import conferir_links
+import duplicatas
 import plano_memoria
 import registrar_experimentos
 from config import PROJECT_DIR, UserError, load_config
@@ -231,6 +232,17 @@ def test_lora_counts_and_memory_in_the_notes_are_the_ones_of_the_plan():
     for label, values in rows.items():
         cells = " | ".join(f"{value:.2f}" for value in values).replace(".", ",")
         assert f"| {label} | {cells} |" in text
+
+
+def test_the_candidate_curve_in_the_notes_is_the_one_of_day_6():
+    rows = duplicatas.PERMUTATIONS // duplicatas.BANDS
+    text = NOTES.read_text(encoding="utf-8")
+    assert f"sequências de {duplicatas.LETTERS} letras" in text
+    assert f"P(j) = 1 - \\left(1 - j^{{{rows}}}\\right)^{{{duplicatas.BANDS}}}" in text
+    for similarity, chance in ((0.1, "0,06%"), (0.3, "14%"), (0.5, "87%")):
+        found = 100 * (1 - (1 - similarity**rows) ** duplicatas.BANDS)
+        assert abs(float(chance[:-1].replace(",", ".")) - found) < 0.5
+        assert f"{chance} para j = {similarity}".replace(".", ",") in text
 
 
 def test_the_small_python_blocks_of_the_notes_run():

@@ -429,7 +429,8 @@ def day7_groups(result: Result) -> list[list[str]]:
     variants = result.get("variantes") or {}
     rows = []
     for title, key in (("dificuldade", "por_dificuldade"), ("tipo", "por_tipo")):
-        groups = dict.fromkeys(g for v in variants.values() for g in v.get(key, {}))
+        groups = sorted({g for v in variants.values() for g in v.get(key, {})},
+                        key=("fácil", "média", "difícil").index if title == "dificuldade" else None)
         for group in groups:
             parts = {name: v.get(key, {}).get(group) for name, v in variants.items()}
             total = next((p["total"] for p in parts.values() if p), None)
@@ -572,7 +573,7 @@ TABLES = {
         DAY7_NAMES, DAY7, day7_groups),
     "dia7_treino": _table(
         "exemplos | passos | minutos | tokens por segundo | treináveis | menor perda de validação "
-        "| no passo", DAY7_NAMES, DAY7, day7_training),
+        "| no passo", DAY7_NAMES, f"{PROJECT}/train.py` e, depois, `{DAY7}", day7_training),
     "resumo_semana": Table(
         ["dia", "o que mudou", "medida", "antes", "depois", "comando"],
         (

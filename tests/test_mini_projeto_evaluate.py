@@ -211,3 +211,25 @@ def test_bm25_prefers_rare_words_in_common_and_ignores_accents():
     assert index.nearest("pedidos?", 1) == [1]
     assert index.nearest("clientes de goias", 2) == [0, 2]
     assert Bm25([]).nearest("nada", 3) == []
+
+
+def test_adding_a_variant_keeps_what_was_measured(trained, capsys):
+    args, folder = trained
+    evaluate.main([*args, "--only", "treinado"])
+    evaluate.main([*args, "--only", "base", "--add"])
+    path = folder / "resultados" / "mini_projeto_lora_teste.json"
+    summary = json.loads(path.read_text())
+    assert list(summary["variantes"]) == [evaluate.BASE, evaluate.TUNED]
+    assert "mcnemar_base_treinado" in summary
+    assert len(path.with_suffix(".jsonl").read_text().splitlines()) == 12
+    evaluate.main([*args, "--only", "base", "--add"])
+    assert len(path.with_suffix(".jsonl").read_text().splitlines()) == 12, "refeita, não repetida"
+    other = [*args, "--only", "base", "--add", "evaluation.limit=3"]
+    assert run_main(evaluate.main, other) == 2
+    assert "outras perguntas" in capsys.readouterr().err
+
+
+def test_nothing_to_measure_is_explained(trained, capsys):
+    args, _ = trained
+    assert run_main(evaluate.main, [*args, "--only", "formas"]) == 2
+    assert "nenhuma variante" in capsys.readouterr().err

@@ -172,7 +172,7 @@ def test_the_card_says_where_it_came_from_and_brings_measured_scores(trained):
     exported(args, "bf16")
     card = config.output_dir / "exportado" / "bf16" / "README.md"
     assert "Ainda não medidas" in card.read_text("utf-8")
-    evaluate.main([*args, "--only", "treinado", "--forms", "bf16"])
+    evaluate.main([*args, "--only", "formas", "--forms", "bf16"])
     export.main([*args, "--forms", "bf16"])
     text = card.read_text("utf-8")
     assert text.startswith("---\n") and "execution_accuracy" in text

@@ -69,7 +69,7 @@ def page(config: Config) -> str:
         f'<!doctype html><html lang="pt-BR"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<style>{PAGE_CSS}{CHART_CSS}{DASHBOARD_CSS}</style></head>"
+        f"<style>{CHART_CSS}{DASHBOARD_CSS}{PAGE_CSS}</style></head>"
         f"<body><h1>{title}</h1>{dashboard(config)}</body></html>"
     )
 

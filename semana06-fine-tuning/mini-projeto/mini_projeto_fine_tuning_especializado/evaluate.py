@@ -73,7 +73,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", default="teste", help="divisão a usar (padrão: teste)")
     parser.add_argument("--questions", type=Path, metavar="ARQUIVO",
                         help="CSV ou JSONL (question, sql) no lugar da divisão")  # fmt: skip
-    parser.add_argument("--only", choices=["base", "treinado"], help="mede uma variante só")
+    parser.add_argument("--only", choices=["base", "treinado", "formas"],
+                        help="mede só o modelo sem treino, o treinado ou as --forms")  # fmt: skip
+    parser.add_argument("--add", action="store_true",
+                        help="junta ao resultado gravado, se as perguntas são as mesmas")  # fmt: skip
     parser.add_argument("--forms", type=form_list, default=[], metavar="LISTA",
                         help="mede também formas exportadas (bf16,q8_0 ou todas)")  # fmt: skip
     parser.add_argument("--few-shot", type=int, default=0, metavar="K",
@@ -82,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--name", default=None, help="nome do arquivo de resultados")
     args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
-    evaluate(config, args.split, args.questions, args.only, args.name, args.forms, args.few_shot)
+    evaluate(config, args.split, args.questions, args.only, args.name, args.forms, args.few_shot,
+             args.add)  # fmt: skip
     return 0
 
 
@@ -94,8 +98,9 @@ def evaluate(
     name: str | None = None,
     forms: list[str] | None = None,
     few_shot: int = 0,
+    add: bool = False,
 ) -> dict:
-    """Avalia as variantes, grava os resultados e devolve o resumo."""
+    """Avalia as variantes, grava os resultados depois de cada uma e devolve o resumo."""
     try:
         databases = [Database(p, config.database.time_limit_s) for p in config.databases]
     except DatabaseError as error:
@@ -104,22 +109,47 @@ def evaluate(
     variants = [
         variant
         for variant in _variants(config, forms or [], few_shot)
-        if only is None or (only == "base") == (variant.adapter is None)
+        if only is None or only == variant.group
     ]
-    results, details = {}, []
-    for variant in variants:
-        results[variant.label], lines = _score_variant(variant, rows, databases)
-        details += lines
-    summary = _summary(config, split, questions, results, details)
+    if not variants:
+        raise UserError("não sobrou nenhuma variante para medir; confira --only e --forms.")
     name = name or f"mini_projeto_{config.output_dir.name}_{questions.stem if questions else split}"
-    write_atomic(
-        RESULTS_DIR / f"{name}.jsonl",
-        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in details),
-    )
-    write_atomic(RESULTS_DIR / f"{name}.json", json.dumps(summary, ensure_ascii=False, indent=2))
+    results, details = _earlier(config, name, rows) if add else ({}, [])
+    for variant in variants:
+        scores, lines = _score_variant(variant, rows, databases)
+        details = [x for x in details if x["variant"] != variant.label] + lines
+        results = dict(sorted((results | {variant.label: scores}).items(), key=_table_order))
+        summary = _summary(config, split, questions, results, details)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in details)
+        write_atomic(RESULTS_DIR / f"{name}.jsonl", text)
+        text = json.dumps(summary, ensure_ascii=False, indent=2)
+        write_atomic(RESULTS_DIR / f"{name}.json", text)
     print(table(summary))
     print(f"Resultados: {RESULTS_DIR / name}.json (e .jsonl, uma linha por pergunta)")
     return summary
+
+
+def _table_order(item: tuple[str, dict]) -> int:
+    """O modelo sem treino, depois o treinado, depois as formas; no mais, a ordem de medida."""
+    label = item[0]
+    return 0 if label.startswith(BASE) else 1 if label == TUNED else 2
+
+
+def _earlier(config: Config, name: str, rows: list[dict]) -> tuple[dict, list[dict]]:
+    """As variantes já medidas em `name`, se as perguntas e o treino são os mesmos."""
+    path = RESULTS_DIR / f"{name}.json"
+    if not path.is_file():
+        return {}, []
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    text = path.with_suffix(".jsonl").read_text(encoding="utf-8")
+    details = [json.loads(line) for line in text.splitlines()]
+    asked = {(row["question"], row["sql"]) for row in rows}
+    same = {(x["question"], x["gold"]) for x in details} == asked
+    if not same or summary.get("treino") != _training_summary(config):
+        raise UserError(
+            f"{path} é de outras perguntas ou de outro treino; rode sem --add, ou dê outro --name."
+        )
+    return summary["variantes"], details
 
 
 def _questions(
@@ -168,6 +198,11 @@ class Variant:
         if self.form is not None:
             return open_form(self.config, self.adapter, self.form)
         return TransformersEngine(self.config, self.adapter)
+
+    @property
+    def group(self) -> str:
+        """O nome com que `--only` a escolhe."""
+        return "base" if self.adapter is None else "treinado" if self.form is None else "formas"
 
     @property
     def weights_bytes(self) -> int | None:

@@ -1,6 +1,7 @@
 """export.py e engines.py: fusão fiel, formas que recarregam, o mesmo texto em todo motor."""
 
 import json
+import struct
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ import gptq
 import model_card
 import train
 from config import UserError, load_config, run_main
+from drafts import count_ngrams, write_drafts
 from model import generate, load_model, load_tokenizer, stream
 from prompt import render
 
@@ -239,7 +241,19 @@ def test_llama_cpp_answers_as_transformers_does(trained, monkeypatch):
     assert fastest.name == "llama.cpp q8_0", "auto toma o mais rápido que houver"
     found = answers(fastest, config)
     fastest.close()
+    monkeypatch.setattr(engines, "drafts_ready", lambda folder: False)
+    plain = engines.open_engine(config, config.output_dir)
+    assert answers(plain, config) == found, "o rascunho só adianta, não muda"
+    plain.close()
     assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 2, (found, expected)
+
+
+def test_drafts_count_what_follows_each_ngram(tmp_path):
+    table = count_ngrams([[1, 2, 3, 2, 3], [2, 3, 9]], range(1, 3))
+    assert table[(2,)] == {3: 3} and table[(2, 3)] == {2: 1, 9: 1}
+    write_drafts(tmp_path, [[7, 8, 9]])
+    bigram = (tmp_path / "rascunho-bigramas.bin").read_bytes()
+    assert struct.unpack("<7i", bigram) == (7, 8, -1, -1, 1, 9, 1)
 
 
 @needs_llama_cpp

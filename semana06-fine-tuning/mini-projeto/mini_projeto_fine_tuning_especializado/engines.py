@@ -23,16 +23,18 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from config import Config, UserError
+from drafts import drafts_ready, dynamic_path, static_path
 
 EXPORT_FOLDER = "exportado"
 MANIFEST = "exportado.json"
-GGUF_FORMS = ("q8_0", "q4_k_m", "f16")  # na ordem em que `auto` as prefere
+GGUF_FORMS = ("q8_0", "q4_k_m", "q4_0", "f16")  # na ordem em que `auto` as prefere
 FORMS = ("bf16", "nf4", "gptq", *GGUF_FORMS)
 LLAMA_CPP_PACKAGE = "xllamacpp"
 LLAMA_CPP_COMMAND = "python -m pip install -e '.[cpu]'"
 EXPORT_COMMAND = "python export.py"
 SLOTS = 4  # perguntas que o llama.cpp responde ao mesmo tempo
 TOKENS_PER_SLOT = 2048
+MAX_DRAFT = 4  # tokens adivinhados de cada vez
 GREEDY = {"temperature": 0.0, "top_k": 1}
 
 
@@ -99,9 +101,10 @@ class TransformersEngine(Engine):
 class LlamaCppEngine(Engine):
     """Um GGUF executado pelo próprio llama.cpp (pacote `xllamacpp`), em CPU.
 
-    O llama.cpp recebe os tokens prontos, e por isso o template de chat dentro do GGUF não importa
-    aqui. O servidor embutido escuta numa porta sorteada de 127.0.0.1, fechada por uma chave que só
-    este processo conhece.
+    Com as tabelas de `drafts.py` ao lado do arquivo, o llama.cpp adivinha alguns tokens e o modelo
+    os confere. Ele recebe os tokens prontos, e por isso o template de chat dentro do GGUF não
+    importa aqui. O servidor embutido escuta numa porta sorteada de 127.0.0.1, fechada por uma chave
+    que só este processo conhece.
     """
 
     slots = SLOTS
@@ -126,6 +129,14 @@ class LlamaCppEngine(Engine):
         parameters.ui = False
         parameters.offline = True
         parameters.fit_params = False
+        drafts = gguf.parent
+        if drafts_ready(drafts):
+            kinds = xllamacpp.common_speculative_type
+            parameters.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_CACHE]
+            parameters.speculative.draft.n_max = MAX_DRAFT
+            cache = parameters.speculative.ngram_cache
+            cache.lookup_cache_dynamic = str(dynamic_path(drafts))
+            cache.lookup_cache_static = str(static_path(drafts))
         parameters.api_keys = [secrets.token_hex(16)]
         try:
             self._server = xllamacpp.Server(parameters)

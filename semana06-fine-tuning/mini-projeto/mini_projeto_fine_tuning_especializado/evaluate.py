@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=["base", "treinado", "formas"],
                         help="mede só o modelo sem treino, o treinado ou as --forms")  # fmt: skip
     parser.add_argument("--add", action="store_true",
-                        help="junta ao resultado gravado, se as perguntas são as mesmas")  # fmt: skip
+                        help="junta ao resultado gravado das mesmas perguntas")  # fmt: skip
     parser.add_argument("--forms", type=form_list, default=[], metavar="LISTA",
                         help="mede também formas exportadas (bf16,q8_0 ou todas)")  # fmt: skip
     parser.add_argument("--few-shot", type=int, default=0, metavar="K",

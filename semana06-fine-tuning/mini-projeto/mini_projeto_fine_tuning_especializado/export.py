@@ -40,6 +40,7 @@ from config import (
     write_atomic,
 )
 from data_prep import load_split
+from drafts import SLOTS_PER_NGRAM, write_drafts
 from engines import EXPORT_FOLDER, FORMS, GGUF_FORMS, MANIFEST, adapter_digest, form_list
 from model import load_model, load_tokenizer
 from model_card import model_card
@@ -84,12 +85,24 @@ def export(config: Config, forms: list[str], force: bool = False) -> dict:
                 _save_manifest(folder, manifest)
         finally:
             shutil.rmtree(merged, ignore_errors=True)
+        if any(form in GGUF_FORMS for form in missing):
+            write_drafts(folder, answer_tokens(config))
     _save_manifest(folder, manifest)
     write_modelfile(config, folder, manifest)
     write_cards(adapter, manifest)
     print(report(manifest))
     print(f"Tudo em {folder}")
     return manifest
+
+
+def answer_tokens(config: Config) -> list[list[int]]:
+    """Os tokens de cada resposta do treino, com o fim do prompt à frente: o começo se adivinha."""
+    tokenizer, schema = load_tokenizer(config), read_schema(config)
+    sequences = []
+    for row in training_rows(config):
+        prompt, answer = encode_pair(tokenizer, config, row["question"], row["sql"], schema)
+        sequences.append(prompt[-SLOTS_PER_NGRAM:] + answer)
+    return sequences
 
 
 def trained_config(config: Config) -> Config:

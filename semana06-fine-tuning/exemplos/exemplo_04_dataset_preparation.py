@@ -19,20 +19,26 @@ classificação (passo 6). Saídas: a pasta de `--output` (dados, ficha, manifes
 import utils  # antes do torch
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import datasets
 
+import antes_depois
+import classificadores
 import divisao
 import entrega
 import leitura
 import metricas_a_mao
 import preparacao
+from antes_depois import Plan
 
 RAW = utils.DATA_DIR / "atendimento_bruto.csv"
 OFFICIAL_TEST = utils.DATA_DIR / "atendimento_teste.jsonl"
 OUTPUT = utils.RESULTS_DIR / "dia6_dados"
 PARTS = ("prep", "metrics", "train")
+QUICK = {"train": 16, "test": 8, "new_tokens": 16, "labelled": 48, "label_epochs": 1.0,
+         "head_epochs": 1.0}  # fmt: skip
 
 
 def main() -> None:
@@ -43,6 +49,8 @@ def main() -> None:
         prepare(args)
     if "metrics" in chosen:
         measure(args)
+    if "train" in chosen:
+        train(args)
 
 
 def arguments():
@@ -205,6 +213,36 @@ def measure(args) -> None:
                                        "biblioteca": float(check.library)} for check in found}},
     )  # fmt: skip
     print(f"Resultados: {path}")
+
+
+# --- antes e depois -------------------------------------------------------------------------------
+
+
+def train(args) -> None:
+    """Passos 5 e 6: um ajuste curto em cada formato, ao lado de soluções mais baratas."""
+    plan = Plan(args.model, **(QUICK if args.quick else {}))
+    wanted = list(entrega.FORMATS) if args.format == "all" else [args.format]
+    ready = [name for name in wanted if (args.output / name).is_dir()]
+    if not ready:
+        raise utils.UserError(f"{args.output} não tem dados prontos. Prepare-os: --only prep.")
+    started = time.perf_counter()
+    found = {}
+    texts = [name for name in ready if name != "classification"]
+    if texts:
+        utils.banner(5, "Antes e depois: " + " e ".join(texts))
+    for name in texts:
+        found[name] = antes_depois.compare(args.output, name, plan)
+        antes_depois.show(name, found[name])
+    if "classification" in ready:
+        utils.banner(6, "Classificar: um modelo de linguagem vale a pena?")
+        found["classification"] = classificadores.compare(args.output, plan)
+        classificadores.show(found["classification"])
+    path = utils.save_result(
+        "dia6_treino" + ("_quick" if args.quick else ""),
+        {"modelo": args.model, "semente": plan.seed, "configuracao": asdict(plan),
+         "minutos": (time.perf_counter() - started) / 60, "formatos": found},
+    )  # fmt: skip
+    print(f"\nResultados: {path}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
@@ -77,7 +78,7 @@ def bleu(answers: list[str], references: list[str], tokenize: Callable = str.spl
     return 100 * brevity * math.exp(logs / 4)
 
 
-def chrf(answers: list[str], references: list[str], order: int = 6, beta: int = 2) -> float:
+def chrf(answers: list[str], references: list[str]) -> float:
     """chrF de um conjunto (Popović, 2015), de 0 a 100: n-gramas de letras, sem os espaços.
 
     Exemplo: "nao" contra "não": 2 de 3 letras, 0 de 2 pares, 0 de 1 trio; a precisão média é
@@ -86,22 +87,29 @@ def chrf(answers: list[str], references: list[str], order: int = 6, beta: int = 
     >>> round(chrf(["nao"], ["não"]), 2)
     22.22
     """
-    hits, said, right = Counter(), Counter(), Counter()
-    for answer, reference in zip(answers, references, strict=True):
-        left, other = "".join(answer.split()), "".join(reference.split())
-        for n in range(1, order + 1):
-            one, two = ngrams(left, n), ngrams(other, n)
-            hits[n] += (one & two).total()
-            said[n] += one.total()
-            right[n] += two.total()
-    orders = [n for n in range(1, order + 1) if said[n] and right[n]]
-    if not orders:
+    pairs = zip(answers, references, strict=True)
+    return chrf_of([chrf_counts(answer, reference) for answer, reference in pairs])
+
+
+def chrf_counts(answer: str, reference: str, order: int = 6) -> numpy.ndarray:
+    """Acertos, n-gramas ditos e n-gramas certos, para n de 1 a `order`: [3, order]."""
+    said, right = "".join(answer.split()), "".join(reference.split())
+    counts = numpy.zeros((3, order))
+    for n in range(1, order + 1):
+        one, two = ngrams(said, n), ngrams(right, n)
+        counts[:, n - 1] = (one & two).total(), one.total(), two.total()
+    return counts
+
+
+def chrf_of(counts: list[numpy.ndarray], beta: int = 2) -> float:
+    """O chrF das contagens somadas; `beta` 2 dá à cobertura o dobro do peso da precisão."""
+    hits, said, right = numpy.sum(counts, axis=0)
+    orders = (said > 0) & (right > 0)
+    if not hits.any():
         return 0.0
-    precision = sum(hits[n] / said[n] for n in orders) / len(orders)
-    recall = sum(hits[n] / right[n] for n in orders) / len(orders)
-    if not precision + recall:
-        return 0.0
-    return 100 * (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+    precision = (hits[orders] / said[orders]).mean()
+    recall = (hits[orders] / right[orders]).mean()
+    return float(100 * (1 + beta**2) * precision * recall / (beta**2 * precision + recall))
 
 
 class WordTokenizer:

@@ -48,11 +48,13 @@ def accepted(folder, name="chat") -> list[dict]:
 
 
 def sample(count: int = 60) -> list[dict]:
-    """Conversas limpas do treino, como linhas de uma tabela."""
-    path = utils.DATA_DIR / "atendimento_treino.jsonl"
-    rows = [{"message": x["messages"][0]["content"], "reply": x["messages"][1]["content"],
-             "intent": x["intent"], "date": "2025-03-01"}
-            for x in rows_of(path) if not limpeza.EMOJI.search(x["messages"][0]["content"])]  # fmt: skip
+    """Conversas limpas do treino, sem emojis, como linhas de uma tabela."""
+    rows = []
+    for x in rows_of(utils.DATA_DIR / "atendimento_treino.jsonl"):
+        message, reply = (turn["content"] for turn in x["messages"])
+        if not limpeza.EMOJI.search(message):
+            rows.append({"message": message, "reply": reply, "intent": x["intent"],
+                         "date": "2025-03-01"})  # fmt: skip
     return rows[:count]
 
 

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 import antes_depois
 import classificadores
-import entrega
+import formatos
 import limpeza
 import medidas
 
@@ -43,7 +43,7 @@ def rows_of(path) -> list[dict]:
 
 
 def accepted(folder, name="chat") -> list[dict]:
-    files = [folder / name / f"{part}.jsonl" for part in entrega.FILES.values()]
+    files = [folder / name / f"{part}.jsonl" for part in formatos.FILES.values()]
     return [row for file in files for row in rows_of(file)]
 
 

@@ -15,13 +15,16 @@ import datasets
 import exemplo_04_dataset_preparation as lesson
 import pytest
 
+import banco
 import conferencia
 import dados_pessoais
 import divisao
 import duplicatas
 import entrega
+import ficha
+import formatos
 import limpeza
-import preparacao
+import parentes
 
 KEY = Path(__file__).parent / "dados" / "atendimento_bruto_chave.jsonl"
 NOT_DIRT = {"decoy"}
@@ -126,7 +129,7 @@ def test_no_row_is_lost(prepared, raw_rows):
     kept = sum(numbers["formatos"]["chat"].values())
     assert len(out) + kept == len(raw_rows) == numbers["lidas"]
     for entry in rejected:
-        assert entry["motivo"] in entrega.KINDS and entry["explicacao"]
+        assert entry["motivo"] in ficha.KINDS and entry["explicacao"]
         assert entry["original"] == raw_rows[entry["registro"]]
     only_class = len(rejected) - len(out)
     assert sum(numbers["formatos"]["classification"].values()) == kept - only_class
@@ -134,14 +137,14 @@ def test_no_row_is_lost(prepared, raw_rows):
 
 def test_formats_say_the_same_thing(prepared):
     folder, _ = prepared
-    for name in entrega.FILES.values():
+    for name in formatos.FILES.values():
         chat = read(folder / "chat" / f"{name}.jsonl")
         generation = read(folder / "generation" / f"{name}.jsonl")
         for one, other in zip(chat, generation, strict=True):
             message, reply = (turn["content"] for turn in one["messages"])
-            assert other["prompt"] == entrega.PROMPT.format(message=message)
+            assert other["prompt"] == formatos.PROMPT.format(message=message)
             assert other["completion"] == f" {reply}"
-            assert entrega.FORMATS["generation"].message_of(other) == message
+            assert formatos.FORMATS["generation"].message_of(other) == message
     labels = {row["label"] for row in read(folder / "classification" / "treino.jsonl")}
     assert len(labels) == 10
 
@@ -151,7 +154,7 @@ def test_arrow_and_jsonl_are_the_same(prepared):
     for name, counts in numbers["formatos"].items():
         loaded = datasets.load_from_disk(folder / name / "arrow")
         assert {split: len(part) for split, part in loaded.items()} == counts
-        for split, file in entrega.FILES.items():
+        for split, file in formatos.FILES.items():
             assert loaded[split].to_list() == read(folder / name / f"{file}.jsonl")
 
 
@@ -189,9 +192,9 @@ def test_the_manifest_tells_every_file_and_parameter(prepared):
     manifest = json.loads((folder / "manifesto.json").read_text("utf-8"))
     files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert manifest["arquivos"].keys() == files - {"manifesto.json"}
-    assert manifest["arquivos"]["ficha.md"]["sha256"] == entrega.sha256(folder / "ficha.md")
-    assert manifest["entrada"]["sha256"] == entrega.sha256(lesson.RAW)
-    fields = preparacao.Options.__dataclass_fields__.keys()
+    assert manifest["arquivos"]["ficha.md"]["sha256"] == ficha.sha256(folder / "ficha.md")
+    assert manifest["entrada"]["sha256"] == ficha.sha256(lesson.RAW)
+    fields = banco.Options.__dataclass_fields__.keys()
     assert manifest["parametros"].keys() == fields - {"source"}
     assert (folder / "figuras.png").stat().st_size > 10_000
 
@@ -203,7 +206,7 @@ def test_the_leakage_check_can_fail(prepared, tmp_path):
     """Posta uma mensagem do teste no treino, mexida, a conferência tem de reclamar dela."""
     folder = tmp_path / "dados"
     (folder / "chat").mkdir(parents=True)
-    for name in entrega.FILES.values():
+    for name in formatos.FILES.values():
         rows = read(prepared[0] / "chat" / f"{name}.jsonl")
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / "chat" / f"{name}.jsonl").write_text(text, encoding="utf-8")
@@ -250,7 +253,7 @@ def test_one_conversation_stays_on_one_side(prepare_raw, tmp_path):
     folder, numbers = prepare_raw("--input", source, "--group-column", "cliente")
     owner = {row["message"]: row["cliente"] for row in made_up(200)}
     sides = defaultdict(set)
-    for split in entrega.FILES.values():
+    for split in formatos.FILES.values():
         for row in read(folder / "chat" / f"{split}.jsonl"):
             sides[owner[row["messages"][0]["content"]]].add(split)
     assert len(sides) == 50 and all(len(found) == 1 for found in sides.values())
@@ -268,7 +271,7 @@ def test_relatives_stay_on_one_side(prepare_raw, tmp_path, monkeypatch):
     _, numbers = prepare_raw("--input", source, "--test", "0.3")
     assert numbers["aceitas"] == 80, numbers["fora"]
     # Sem a rede de sequências de palavras, os que o MinHash não viu vazam, e a conferência pega.
-    monkeypatch.setattr(preparacao, "_relatives_apart", lambda store: [])
+    monkeypatch.setattr(parentes, "_relatives_apart", lambda store: [])
     monkeypatch.setattr(duplicatas.SignatureFile, "candidates", lambda self: iter(()))
     with pytest.raises(utils.UserError, match="vazamento"):
         prepare_raw("--input", source, "--test", "0.3")

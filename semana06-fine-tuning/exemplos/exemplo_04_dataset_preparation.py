@@ -28,10 +28,12 @@ import antes_depois
 import classificadores
 import divisao
 import entrega
+import ficha
+import formatos
 import leitura
 import metricas_a_mao
-import preparacao
 from antes_depois import Plan
+from banco import Options
 
 RAW = utils.DATA_DIR / "atendimento_bruto.csv"
 OFFICIAL_TEST = utils.DATA_DIR / "atendimento_teste.jsonl"
@@ -61,7 +63,7 @@ def arguments():
                         help="pasta ou nome no hub (padrão: o SmolLM2 preparado)")  # fmt: skip
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="PASTA",
                         help="onde ficam os dados prontos (--only train os lê)")  # fmt: skip
-    parser.add_argument("--format", choices=("all", *entrega.FORMATS), default="all",
+    parser.add_argument("--format", choices=("all", *formatos.FORMATS), default="all",
                         help="só este formato")  # fmt: skip
     group = parser.add_argument_group("a fonte")
     group.add_argument("--input", default=str(RAW), metavar="ARQUIVO_OU_NOME",
@@ -120,8 +122,8 @@ def prepare(args) -> None:
     utils.banner(1, f"O arquivo: {args.input}")
     options = options_of(args)
     show_source(options)
-    wanted = list(entrega.FORMATS) if args.format == "all" else [args.format]
-    formats = entrega.usable(options.columns, wanted)
+    wanted = list(formatos.FORMATS) if args.format == "all" else [args.format]
+    formats = formatos.usable(options.columns, wanted)
     tokenizer = utils.load_tokenizer(args.model)
 
     utils.banner(2, "Consertar, julgar, achar parentes")
@@ -140,11 +142,11 @@ def prepare(args) -> None:
     print(f"Resultados: {path}")
 
 
-def options_of(args) -> preparacao.Options:
+def options_of(args) -> Options:
     reserved = args.reserved
     if reserved is None and Path(args.input).resolve() == RAW:
         reserved = OFFICIAL_TEST
-    return preparacao.Options(
+    return Options(
         source=args.input, columns=leitura.columns_of(args), encoding=args.encoding,
         seed=args.seed, shares=divisao.Shares(args.validation, args.test, args.max_held_out),
         max_words=args.max_words, language=args.language, labels=names(args.labels),
@@ -157,7 +159,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def show_source(options: preparacao.Options) -> None:
+def show_source(options: Options) -> None:
     print("As primeiras linhas, como vieram:\n")
     rows = leitura.read(options.source, options.columns, options.encoding)
     for row, _ in zip(rows, range(4), strict=False):
@@ -169,29 +171,29 @@ def show_dirt(numbers: dict) -> None:
     print(f"\n{numbers['lidas']} linhas lidas, {numbers['aceitas']} aceitas\n")
     print(f"{'sujeira achada':<32} {'linhas':>6} {'fora':>6}")
     for kind, count in numbers["sujeira"].items():
-        print(f"{entrega.KINDS[kind]:<32} {count:>6} {numbers['fora'].get(kind, 0) or '':>6}")
+        print(f"{ficha.KINDS[kind]:<32} {count:>6} {numbers['fora'].get(kind, 0) or '':>6}")
     print("\nUma linha pode ter mais de um defeito; sai pelo primeiro que a condena. As de rótulo "
           "desconhecido\nou em conflito só saem da classificação.\n")  # fmt: skip
     for kind, (before, after) in numbers["exemplos"].items():
-        print(f"{entrega.KINDS[kind]}:\n  antes:  {before!r}\n  depois: {after!r}")
+        print(f"{ficha.KINDS[kind]}:\n  antes:  {before!r}\n  depois: {after!r}")
 
 
 def show_splits(numbers: dict) -> None:
-    print(f"{'formato':<16}" + "".join(f"{name:>12}" for name in entrega.FILES.values()))
+    print(f"{'formato':<16}" + "".join(f"{name:>12}" for name in ficha.PART_NAMES.values()))
     for name, counts in numbers["formatos"].items():
         print(f"{name:<16}" + "".join(f"{counts[split]:>12}" for split in divisao.SPLITS))
     naive = numbers["vazamentos_sem_grupos"]
     print(f"\nvazamentos nos arquivos gravados: 0 (mais que isso e nada teria sido gravado)\n"
           f"com um sorteio simples das linhas brutas: {naive['vazamentos']} das "
           f"{naive['reservadas']} reservadas estariam no treino")  # fmt: skip
-    for split, name in entrega.FILES.items():
+    for split, name in ficha.PART_NAMES.items():
         if split in numbers["tokens"]:
             q = numbers["tokens"][split]
             print(f"tokens por linha, {name}: de {q['minimo']} a {q['maximo']}, mediana "
                   f"{q['mediana']}, 95% até {q['p95']}")  # fmt: skip
     coverage = numbers["cobertura_do_vocabulario"]
     if coverage is not None:
-        print(f"palavras do teste que o treino já mostrou: {entrega.percent(coverage)}")
+        print(f"palavras do teste que o treino já mostrou: {ficha.percent(coverage)}")
 
 
 # --- medidas --------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ def measure(args) -> None:
 def train(args) -> None:
     """Passos 5 e 6: um ajuste curto em cada formato, ao lado de soluções mais baratas."""
     plan = Plan(args.model, **(QUICK if args.quick else {}))
-    wanted = list(entrega.FORMATS) if args.format == "all" else [args.format]
+    wanted = list(formatos.FORMATS) if args.format == "all" else [args.format]
     ready = [name for name in wanted if (args.output / name).is_dir()]
     if not ready:
         raise utils.UserError(f"{args.output} não tem dados prontos. Prepare-os: --only prep.")

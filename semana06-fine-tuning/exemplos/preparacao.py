@@ -1,20 +1,14 @@
 """O preparo, do arquivo bruto às linhas aceitas e divididas, sem carregar o arquivo na memória.
 
-As linhas passam uma a uma e esperam num SQLite em disco. Quatro passadas: consertar e contar;
-julgar diante do conjunto; achar parentes; dividir. Nenhuma linha some: cada uma termina com uma
-parte (`split`) ou com um motivo (`reason`).
+Quatro passadas: consertar e contar; julgar diante do conjunto; achar parentes; dividir. Nenhuma
+linha some: cada uma termina com uma parte (`split`) ou com um motivo (`reason`).
 """
 
 import utils
 
 import hashlib
 import json
-import sqlite3
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 
 from pyarrow import parquet
@@ -25,79 +19,8 @@ import divisao
 import duplicatas
 import leitura
 import limpeza
-
-BATCH = 2000  # linhas por ida ao banco
-ROUNDS = 8  # divisões tentadas até que nenhum parente fique separado
-TABLE = """
-CREATE TABLE rows (
-    n INTEGER PRIMARY KEY, line INTEGER, message TEXT, normal TEXT, reply TEXT, label TEXT,
-    intent TEXT, date TEXT, conversation TEXT, kinds TEXT, reason TEXT, detail TEXT, twin INTEGER,
-    unfit TEXT, digest BLOB, shuffle INTEGER, cluster INTEGER, split TEXT, original TEXT);
-CREATE TABLE pairs (later INTEGER, earlier INTEGER);
-CREATE TABLE relatives (earlier INTEGER, later INTEGER);
-"""
-COLUMNS = ("n, line, message, normal, reply, label, date, conversation, kinds, reason, detail, "
-           "shuffle, original")  # fmt: skip
-RESERVED = "reserved"  # o "motivo" das mensagens do teste oficial, que só servem de comparação
-
-
-@dataclass
-class Options:
-    """Tudo que muda o resultado; vai inteiro para o manifesto."""
-
-    source: str
-    columns: dict[str, str]
-    encoding: str = "utf-8"
-    seed: int = 6
-    shares: divisao.Shares = field(default_factory=divisao.Shares)
-    min_characters: int = 2
-    max_words: int = 250
-    language: str = "pt"
-    labels: tuple[str, ...] = ()  # vazio: aprende com os frequentes
-    own_domains: tuple[str, ...] = ()
-    keep_emoji: bool = False
-    boilerplate: Path | None = None
-    reserved: Path | None = None
-    near: float = 0.5  # Jaccard a partir do qual são o mesmo pedido: só o primeiro fica
-    related: float = 0.3  # a partir do qual são parentes: ficam na mesma parte
-
-
-class Store:
-    """As linhas, no disco."""
-
-    def __init__(self, path: Path) -> None:
-        self.db = sqlite3.connect(path)
-        # É um rascunho: se a máquina cair, o preparo recomeça.
-        for setting in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536"):
-            self.db.execute(f"PRAGMA {setting}")
-        self.db.executescript(TABLE)
-
-    def insert(self, rows: Iterable[tuple]) -> None:
-        marks = ", ".join("?" * len(COLUMNS.split(",")))
-        self.db.executemany(f"INSERT INTO rows ({COLUMNS}) VALUES ({marks})", rows)
-
-    def reject(self, found: Iterable[tuple]) -> None:
-        """Marca linhas: (tipo, gêmea, linha)."""
-        self.db.executemany(
-            "UPDATE rows SET reason = ?1, twin = ?2, kinds = kinds || ' ' || ?1 WHERE n = ?3", found
-        )
-
-    def note(self, kind: str, row: int, unfit: bool = False) -> None:
-        """Soma um tipo de sujeira a uma linha que fica; `unfit` a tira só da classificação."""
-        self.db.execute("UPDATE rows SET kinds = kinds || ' ' || ? WHERE n = ?", (kind, row))
-        if unfit:
-            self.db.execute("UPDATE rows SET unfit = ? WHERE n = ?", (kind, row))
-
-    def pages(self, what: str, where: str = "reason IS NULL AND n >= 0") -> Iterator[list[tuple]]:
-        """Linhas em ordem, de `BATCH` em `BATCH`: pode-se alterar a tabela entre duas páginas."""
-        last = -(2**62)
-        query = f"SELECT n, {what} FROM rows WHERE n > ? AND {where} ORDER BY n LIMIT {BATCH}"
-        while page := self.db.execute(query, (last,)).fetchall():
-            yield page
-            last = page[-1][0]
-
-    def count(self, where: str = "n >= 0") -> int:
-        return self.db.execute(f"SELECT COUNT(*) FROM rows WHERE {where}").fetchone()[0]
+import parentes
+from banco import BATCH, RESERVED, Options, Store
 
 
 def prepare(options: Options, work: Path) -> Store:
@@ -109,8 +32,8 @@ def prepare(options: Options, work: Path) -> Store:
     store = Store(work / "linhas.sqlite")
     corpus = collect(store, options)
     judge(store, corpus, options)
-    find_duplicates(store, options, work / "assinaturas.bin")
-    split(store, options)
+    parentes.find_duplicates(store, options, work / "assinaturas.bin")
+    parentes.split(store, options)
     if not store.count("split IS NOT NULL"):
         reasons = store.db.execute("SELECT reason, COUNT(*) FROM rows WHERE n >= 0 GROUP BY reason")
         counted = ", ".join(f"{reason}: {count}" for reason, count in reasons)
@@ -228,175 +151,3 @@ def judge(store: Store, corpus: conferencia.Corpus, options: Options) -> None:
         )
         store.reject(cut)
     store.db.commit()
-
-
-# --- 3. achar parentes ----------------------------------------------------------------------------
-
-
-def find_duplicates(store: Store, options: Options, signatures: Path) -> None:
-    """Iguais pela soma; quase iguais, conflitos de rótulo e vazamentos do teste por MinHash."""
-    file = duplicatas.SignatureFile(signatures)
-    wanted = f"reason IS NULL OR reason = '{RESERVED}'"
-    bar = tqdm(total=store.count(wanted), desc="Assinando", unit="linha", file=sys.stdout)
-    for page in store.pages("normal", f"({wanted})"):
-        file.add(page)
-        bar.update(len(page))
-    bar.close()
-    _exact(store)
-    for pairs in _batches(file.candidates()):
-        store.db.executemany("INSERT INTO pairs (earlier, later) VALUES (?, ?)", pairs)
-    store.db.commit()
-    signatures.unlink()
-    _near(store, options)
-
-
-def _exact(store: Store) -> None:
-    store.db.executescript(
-        """
-        CREATE INDEX by_digest ON rows (digest) WHERE reason IS NULL;
-        CREATE TABLE exact AS SELECT rows.n AS n, first FROM rows JOIN (
-            SELECT digest, MIN(n) AS first FROM rows WHERE reason IS NULL
-            GROUP BY digest HAVING COUNT(*) > 1) USING (digest)
-        WHERE reason IS NULL AND rows.n > first;
-        """
-    )
-    cursor = store.db.execute("SELECT 'duplicate_exact', first, n FROM exact ORDER BY n")
-    while page := cursor.fetchmany(BATCH):
-        store.reject(page)
-    store.db.execute("DROP INDEX by_digest")
-
-
-def _near(store: Store, options: Options) -> None:
-    """Compara os candidatos e decide, na ordem do arquivo: o primeiro de um grupo é o que fica."""
-    replaced: dict[int, int] = {}  # linha retirada -> a que ficou no lugar dela
-    cache: dict[int, tuple] = {}
-
-    def load(row: int) -> tuple:
-        if row not in cache:
-            if len(cache) > BATCH:
-                cache.clear()
-            text, intent, reason = store.db.execute(
-                "SELECT normal, intent, reason FROM rows WHERE n = ?", (row,)
-            ).fetchone()
-            cache[row] = text, duplicatas.shingles(text), intent, reason
-        return cache[row]
-
-    total = store.db.execute("SELECT COUNT(*) FROM pairs").fetchone()[0]
-    bar = tqdm(total=total, desc="Comparando", unit="par", file=sys.stdout)
-    pairs = store.db.execute("SELECT later, earlier, COUNT(*) FROM pairs GROUP BY 1, 2 ORDER BY 1")
-    for later, group in groupby(pairs, key=lambda pair: pair[0]):
-        found = list(group)
-        bar.update(sum(times for *_, times in found))
-        earlier = {row for _, row, _ in found}
-        text, grams, intent, reason = load(later)
-        for other in sorted({replaced.get(row, row) for row in earlier} | earlier):
-            other_text, other_grams, other_intent, _ = load(other)
-            likeness = duplicatas.jaccard(grams, other_grams)
-            if likeness < options.related:
-                continue
-            if other >= 0:
-                store.db.execute("INSERT INTO relatives VALUES (?, ?)", (other, later))
-            if likeness < options.near or other in replaced or later in replaced:
-                continue
-            if other < 0:
-                kind = "test_leak"
-            elif reason is not None:
-                continue  # já saiu, por igual
-            elif text == other_text and intent and other_intent and intent != other_intent:
-                kind = "conflict"
-                store.note("conflict", other, unfit=True)
-            else:
-                kind = "duplicate_near"
-            replaced[later] = other
-            store.reject([(kind, other, later)])
-    bar.close()
-    store.db.execute("DROP TABLE pairs")
-    store.db.commit()
-
-
-def _batches(items: Iterator) -> Iterator[list]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    yield batch
-
-
-# --- 4. dividir -----------------------------------------------------------------------------------
-
-
-def split(store: Store, options: Options) -> None:
-    """Agrupa parentes e conversas, e dá a cada grupo treino, validação ou teste.
-
-    O MinHash não acha todos os parentes distantes. Por isso a conferência de sequências de palavras
-    entra já aqui: o que ela acha é juntado, e a divisão, refeita.
-
-    Raises:
-        utils.UserError: depois de `ROUNDS` tentativas ainda há parentes em partes diferentes.
-    """
-    groups = divisao.Groups(store.count())
-    for earlier, later in store.db.execute("SELECT earlier, later FROM relatives"):
-        groups.join(earlier, later)
-    spoken = store.db.execute(
-        "SELECT conversation, n FROM rows WHERE n >= 0 AND conversation != '' ORDER BY conversation"
-    )
-    previous, first = None, 0
-    for conversation, row in spoken:
-        if conversation != previous:
-            previous, first = conversation, row
-        groups.join(first, row)
-    for _ in range(ROUNDS):
-        _draw(store, groups, options)
-        apart = _relatives_apart(store)
-        for left, right in apart:
-            groups.join(left, right)
-        if not apart:
-            return
-    raise utils.UserError(
-        f"depois de {ROUNDS} divisões ainda há {len(apart)} pares de mensagens parecidas em partes "
-        "diferentes. Os dados têm um molde só? Aumente --max-held-out ou mude --related."
-    )
-
-
-def _draw(store: Store, groups: divisao.Groups, options: Options) -> None:
-    for page in store.pages("0"):
-        store.db.executemany(
-            "UPDATE rows SET cluster = ? WHERE n = ?", [(groups.root(n), n) for n, _ in page]
-        )
-    # Com MIN(n), o SQLite tira as outras colunas da linha do mínimo: a primeira do grupo.
-    store.db.executescript(
-        """
-        DROP TABLE IF EXISTS clusters;
-        DROP TABLE IF EXISTS decided;
-        CREATE TABLE clusters AS SELECT cluster, MIN(n) AS first, COALESCE(intent, '') AS label,
-            shuffle, COUNT(*) AS size FROM rows WHERE cluster IS NOT NULL GROUP BY cluster;
-        CREATE TABLE decided (cluster INTEGER PRIMARY KEY, split TEXT);
-        """
-    )
-    counts = Counter(dict(store.db.execute("SELECT label, SUM(size) FROM clusters GROUP BY label")))
-    drawn = store.db.execute(
-        "SELECT cluster, label, size FROM clusters ORDER BY label, shuffle, cluster"
-    )
-    for page in _batches(divisao.assign(drawn, counts, options.shares)):
-        store.db.executemany("INSERT INTO decided VALUES (?, ?)", page)
-    store.db.execute(
-        "UPDATE rows SET split = decided.split FROM decided WHERE rows.cluster = decided.cluster"
-    )
-    store.db.commit()
-
-
-def _relatives_apart(store: Store) -> list[tuple[int, int]]:
-    """Pares (reservada, outra) parecidos demais para ficarem em partes diferentes."""
-    reserved = divisao.Index()
-    parts = {}
-    for page in store.pages("normal, split", "split IN ('validation', 'test')"):
-        for n, text, part in page:
-            reserved.add(n, text)
-            parts[n] = part
-    found = []
-    for page in store.pages("normal, split", "split IS NOT NULL"):
-        for n, text, part in page:
-            found += [(other, n) for other, _ in reserved.contained(text) if parts[other] != part]
-    return found

@@ -79,9 +79,10 @@ def measure(source: Path) -> dict:
 
     import datasets
 
+    import banco
     import corrida
     import entrega
-    import preparacao
+    import formatos
 
     datasets.disable_progress_bars()
     tokenizer = utils.load_tokenizer(str(utils.DEFAULT_MODEL))
@@ -90,7 +91,7 @@ def measure(source: Path) -> dict:
     output = source.with_name("pronto")
     started = time.perf_counter()
     numbers = entrega.build(
-        preparacao.Options(str(source), columns), output, list(entrega.FORMATS), tokenizer
+        banco.Options(str(source), columns), output, list(formatos.FORMATS), tokenizer
     )
     size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file()) / 2**20
     return {"segundos": time.perf_counter() - started, "antes": before,

@@ -11,11 +11,13 @@ import pytest
 import sqlglot
 
 import data_prep
+import feedback
 from config import UserError, load_config, load_effective
 from data_prep import load_split, main, read_questions
 from slots import mask, plain
 from sql_features import KINDS, skeleton
 
+OPINION_SQL = "SELECT COUNT(DISTINCT genero) FROM livros"
 SPLITS = ("treino", "validacao", "teste")
 FUNCTIONS = {"o menor valor": "MIN({c})", "a soma": "SUM({c})", "o maior valor": "MAX({c})",
              "a média": "AVG({c})", "a amplitude": "MAX({c}) - MIN({c})",
@@ -503,3 +505,24 @@ def test_shop_rows_are_described(shop_splits):
             assert all(row[key] for key in ("id", "question", "sql", "source", "wording")), name
             assert row["kind"] in KINDS
             assert row["difficulty"] in ("fácil", "média", "difícil")
+
+
+def test_opinions_from_the_page_join_the_questions(project):
+    """Aprovadas e corrigidas entram; a que repete uma pergunta e a sem correção dizem por quê."""
+    opinions = project.folder / "opinioes.jsonl"
+    feedback.record(opinions, "há quantos gêneros?", "SELECT 1", OPINION_SQL, good=False)
+    feedback.record(opinions, "qual o livro mais longo?", "SELECT 2", None, good=False)
+    twin = good_records()[0]
+    feedback.record(opinions, twin["question"], twin["sql"], twin["sql"], good=True)
+    project.write(jsonl(good_records())).prepare(f"data.feedback={opinions}")
+    rows = [row for row in project.accepted() if row["source"] == "opiniao"]
+    assert [(row["question"], row["sql"]) for row in rows] == [("há quantos gêneros?", OPINION_SQL)]
+    reasons = {row["question"]: row["reason"] for row in project.rejected()}
+    assert "em branco" in reasons["qual o livro mais longo?"]
+    assert "mesmo molde" in reasons[twin["question"]]
+
+
+def test_a_missing_file_of_opinions_is_a_user_error(project):
+    project.write(jsonl(good_records()))
+    with pytest.raises(UserError, match="não encontrado"):
+        main([*project.overrides(), "data.feedback=/nao/existe.jsonl"])

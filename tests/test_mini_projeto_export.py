@@ -19,6 +19,7 @@ import engines
 import evaluate
 import export
 import gptq
+import inference
 import model_card
 import train
 from config import UserError, load_config, run_main
@@ -254,6 +255,18 @@ def test_drafts_count_what_follows_each_ngram(tmp_path):
     write_drafts(tmp_path, [[7, 8, 9]])
     bigram = (tmp_path / "rascunho-bigramas.bin").read_bytes()
     assert struct.unpack("<7i", bigram) == (7, 8, -1, -1, 1, 9, 1)
+
+
+@needs_llama_cpp
+def test_a_prompt_that_does_not_fit_is_an_answer_not_a_crash(trained, monkeypatch):
+    args, config = trained
+    exported(args, "q8_0")
+    monkeypatch.setattr(engines, "CONTEXT", 256)
+    assistant = inference.Assistant(config, config.output_dir)
+    last = list(assistant.stream("é" * 490))[-1]
+    assert "o llama.cpp recusou a pergunta" in last.error
+    assert list(assistant.stream("quantos clientes?"))[-1].error != last.error, "segue respondendo"
+    assistant.engine.close()
 
 
 @needs_llama_cpp

@@ -33,7 +33,7 @@ LLAMA_CPP_PACKAGE = "xllamacpp"
 LLAMA_CPP_COMMAND = "python -m pip install -e '.[cpu]'"
 EXPORT_COMMAND = "python export.py"
 SLOTS = 4  # perguntas que o llama.cpp responde ao mesmo tempo
-TOKENS_PER_SLOT = 2048
+CONTEXT = 8192  # tokens, divididos por quem estiver perguntando
 MAX_DRAFT = 4  # tokens adivinhados de cada vez
 GREEDY = {"temperature": 0.0, "top_k": 1}
 
@@ -121,7 +121,8 @@ class LlamaCppEngine(Engine):
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(gguf)
         parameters.n_parallel = SLOTS
-        parameters.n_ctx = SLOTS * TOKENS_PER_SLOT
+        parameters.n_ctx = CONTEXT
+        parameters.kv_unified = True  # uma pergunta comprida pode tomar o lugar das que não há
         parameters.n_gpu_layers = 0
         parameters.cpuparams.n_threads = threads or os.cpu_count() or 1
         parameters.cpuparams_batch.n_threads = parameters.cpuparams.n_threads
@@ -166,8 +167,9 @@ class LlamaCppEngine(Engine):
                 self._server.handle_completions(
                     self._request(prompt, max_new_tokens) | {"stream": True}, receive
                 )
-            finally:
                 pieces.put(None)
+            except Exception as error:  # quem consome a vê
+                pieces.put({"error": error})
 
         threading.Thread(target=work, daemon=True).start()
         text = ""

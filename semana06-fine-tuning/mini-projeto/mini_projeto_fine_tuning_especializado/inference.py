@@ -105,8 +105,11 @@ class Assistant:
         problem = question_problem(question)
         if problem is None:
             prompt = render(self.engine.tokenizer, self.config, question, self.schema)
-            for text in self.engine.stream(prompt, self.config.generation.max_new_tokens):
-                yield Answer(question, text, None, None, time.perf_counter() - started)
+            try:
+                for text in self.engine.stream(prompt, self.config.generation.max_new_tokens):
+                    yield Answer(question, text, None, None, time.perf_counter() - started)
+            except UserError as error:
+                problem = str(error)
         done = self.answer(question, text, problem, 0.0)
         yield dataclasses.replace(done, seconds=time.perf_counter() - started)
 

@@ -233,3 +233,17 @@ def test_nothing_to_measure_is_explained(trained, capsys):
     args, _ = trained
     assert run_main(evaluate.main, [*args, "--only", "formas"]) == 2
     assert "nenhuma variante" in capsys.readouterr().err
+
+
+def test_wordings_ask_the_same_questions_without_accents_and_with_a_typo(trained):
+    args, folder = trained
+    evaluate.main([*args, "--only", "treinado", "--wordings"])
+    text = (folder / "resultados" / "mini_projeto_lora_teste.jsonl").read_text()
+    asked: dict = {}
+    for line in map(json.loads, text.splitlines()):
+        asked.setdefault(line["variant"], {})[line["id"]] = line["question"]
+    clean, plain, wrong = asked.values()
+    assert list(asked) == [evaluate.TUNED, "treinado, sem acentos",
+                           "treinado, com erro de digitação"]  # fmt: skip
+    assert all(text.isascii() or "–" in text for text in plain.values())
+    assert sum(wrong[i] != clean[i] for i in clean) >= len(clean) - 1

@@ -4,6 +4,7 @@
     python evaluate.py --forms todas                     # mais cada forma de export.py
     python evaluate.py --few-shot 4                      # mais o sem treino, com exemplos no prompt
     python evaluate.py --config configs/rapido.yaml      # o da demonstração
+    python evaluate.py --wordings                        # mais o treinado, sem acentos e com erros
     python evaluate.py --split teste_gerado              # esqueletos de SQL inéditos
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
 
@@ -17,6 +18,7 @@ import runtime  # noqa: F401  (antes do torch)
 import gc
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -52,6 +54,7 @@ from engines import (
     open_form,
 )
 from execution import judge, reference_problem
+from generator import typo, without_accents
 from metrics import mcnemar, perplexity, proportion
 from prompt import Examples, encode_pair, extract_sql, render
 from retrieval import Bm25
@@ -62,6 +65,10 @@ BASE_SYSTEM = (
     "You translate questions in Portuguese into one SQLite query. Answer with the SQL query only, "
     "no explanation."
 )
+WORDINGS = {
+    "sem acentos": without_accents,
+    "com erro de digitação": lambda question: typo(question, random.Random(question)),
+}
 LIBRARIES = ["torch", "transformers", "peft", "trl", "datasets"]
 
 
@@ -82,11 +89,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--few-shot", type=int, default=0, metavar="K",
                         help="mede o modelo sem treino com K exemplos do treino no prompt: fixos, "
                         "e os mais parecidos com cada pergunta (BM25)")  # fmt: skip
+    parser.add_argument("--wordings", action="store_true",
+                        help="mede também o treinado com as perguntas sem acentos e com um erro "
+                        "de digitação em cada uma")  # fmt: skip
     parser.add_argument("--name", default=None, help="nome do arquivo de resultados")
     args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
     evaluate(config, args.split, args.questions, args.only, args.name, args.forms, args.few_shot,
-             args.add)  # fmt: skip
+             args.add, args.wordings)  # fmt: skip
     return 0
 
 
@@ -99,6 +109,7 @@ def evaluate(
     forms: list[str] | None = None,
     few_shot: int = 0,
     add: bool = False,
+    wordings: bool = False,
 ) -> dict:
     """Avalia as variantes, grava os resultados depois de cada uma e devolve o resumo."""
     try:
@@ -108,7 +119,7 @@ def evaluate(
     rows = _questions(config, split, questions, databases)
     variants = [
         variant
-        for variant in _variants(config, forms or [], few_shot)
+        for variant in _variants(config, forms or [], few_shot, wordings)
         if only is None or only == variant.group
     ]
     if not variants:
@@ -143,8 +154,9 @@ def _earlier(config: Config, name: str, rows: list[dict]) -> tuple[dict, list[di
     summary = json.loads(path.read_text(encoding="utf-8"))
     text = path.with_suffix(".jsonl").read_text(encoding="utf-8")
     details = [json.loads(line) for line in text.splitlines()]
-    asked = {(row["question"], row["sql"]) for row in rows}
-    same = {(x["question"], x["gold"]) for x in details} == asked
+    same = {x["id"] for x in details} == {row["id"] for row in rows} and {
+        x["gold"] for x in details
+    } == {row["sql"] for row in rows}
     if not same or summary.get("treino") != _training_summary(config):
         raise UserError(
             f"{path} é de outras perguntas ou de outro treino; rode sem --add, ou dê outro --name."
@@ -185,7 +197,7 @@ def spread(rows: list[dict], limit: int | None) -> list[dict]:
 class Variant:
     """O que se mede: a configuração do seu prompt, o adaptador e a forma exportada (ou nenhuma).
 
-    `examples` dá, para uma pergunta, os exemplos que a antecedem no prompt.
+    `examples` dá, para uma pergunta, os exemplos que a antecedem no prompt; `reword` a reescreve.
     """
 
     label: str
@@ -193,6 +205,7 @@ class Variant:
     adapter: Path | None = None
     form: str | None = None
     examples: Callable[[str], Examples] = lambda question: ()
+    reword: Callable[[str], str] = lambda question: question
 
     def open(self) -> Engine:
         if self.form is not None:
@@ -217,8 +230,10 @@ class Variant:
         return sum(file.stat().st_size for file in files) if base.is_dir() or self.form else None
 
 
-def _variants(config: Config, forms: list[str], few_shot: int = 0) -> list[Variant]:
-    """O modelo sem treino (também com exemplos), o treinado e as formas exportadas pedidas."""
+def _variants(
+    config: Config, forms: list[str], few_shot: int = 0, wordings: bool = False
+) -> list[Variant]:
+    """O sem treino (também com exemplos), o treinado (também com ruído) e as formas pedidas."""
     base = config.model_copy(deep=True)
     base.prompt.system, base.prompt.schema_in_prompt = BASE_SYSTEM, True
     base.generation.max_new_tokens = config.evaluation.base_max_new_tokens
@@ -232,6 +247,9 @@ def _variants(config: Config, forms: list[str], few_shot: int = 0) -> list[Varia
     tuned.prompt = load_effective(adapter).prompt
     tuned.model = load_effective(adapter).model
     variants.append(Variant(TUNED, tuned, adapter))
+    if wordings:
+        variants += [Variant(f"{TUNED}, {name}", tuned, adapter, reword=reword)
+                     for name, reword in WORDINGS.items()]  # fmt: skip
     ready = exported_forms(adapter)
     for form in forms:
         if form in ready:
@@ -263,6 +281,7 @@ def _score_variant(
     variant: Variant, rows: list[dict], databases: list[Database]
 ) -> tuple[dict, list[dict]]:
     label, config = variant.label, variant.config
+    rows = [row | {"question": variant.reword(row["question"])} for row in rows]
     engine = variant.open()
     tokenizer, schema = engine.tokenizer, databases[0].schema
     examples = [variant.examples(row["question"]) for row in rows]

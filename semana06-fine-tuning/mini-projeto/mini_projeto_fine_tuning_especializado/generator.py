@@ -161,13 +161,13 @@ def add_noise(question: str, rng: random.Random) -> tuple[str, str]:
     kind = rng.choice(["sem acentos", "minúsculas", "maiúsculas", "erro de digitação",
                        "abreviada", "saudação", "sem pontuação"])  # fmt: skip
     if kind == "sem acentos":
-        return _without_accents(question), kind
+        return without_accents(question), kind
     if kind == "minúsculas":
         return question.lower(), kind
     if kind == "maiúsculas":
         return question.upper(), kind
     if kind == "erro de digitação":
-        return _typo(question, rng), kind
+        return typo(question, rng), kind
     if kind == "abreviada":
         words = [ABBREVIATIONS.get(w.lower(), w) for w in question.split(" ")]
         return " ".join(words), kind
@@ -178,12 +178,14 @@ def add_noise(question: str, rng: random.Random) -> tuple[str, str]:
     return question.rstrip("?.!").lower(), kind
 
 
-def _without_accents(text: str) -> str:
+def without_accents(text: str) -> str:
+    """O texto sem acentos nem cedilha."""
     pairs = zip("áàâãéêíóôõúüçÁÀÂÃÉÊÍÓÔÕÚÜÇ", "aaaaeeiooouucAAAAEEIOOOUUC", strict=True)
     return text.translate(str.maketrans(dict(pairs)))
 
 
-def _typo(text: str, rng: random.Random) -> str:
+def typo(text: str, rng: random.Random) -> str:
+    """Um erro de digitação numa palavra comprida e minúscula: nomes próprios ficam inteiros."""
     words = text.split(" ")
     targets = [i for i, w in enumerate(words) if len(w) > 4 and w.isalpha() and w.islower()]
     if not targets:

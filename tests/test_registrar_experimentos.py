@@ -1,5 +1,7 @@
 """O caderno de quem estuda: tabelas preenchidas, o resto intacto, cadernos estragados recusados."""
 
+import utils  # noqa: F401  (antes do torch)
+
 import json
 import random
 import re
@@ -8,6 +10,7 @@ import sys
 
 import pytest
 
+import ficha
 import registrar_experimentos as recorder
 import tabelas_experimentos as tables
 
@@ -196,8 +199,7 @@ def test_text_from_a_result_cannot_break_the_table(desk):
 
 
 def test_the_defects_are_the_ones_day_6_looks_for():
-    entrega = pytest.importorskip("entrega")
-    assert tables.DEFECTS.keys() == entrega.KINDS.keys()
+    assert tables.DEFECTS.keys() == ficha.KINDS.keys()
 
 
 def test_permissions_and_links_are_kept(desk, tmp_path):

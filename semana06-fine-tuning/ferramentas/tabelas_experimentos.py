@@ -326,7 +326,7 @@ def _sign(gain: dict) -> str:
 
 # --- dia 6: dados ---------------------------------------------------------------------------------
 
-# Os nomes dos defeitos; as chaves são as de exemplos/entrega.py.
+# Os nomes dos defeitos; as chaves são as de exemplos/ficha.py.
 DEFECTS = {
     "unreadable": "linha que não se lê", "mojibake": "acentos estragados",
     "lost_characters": "letras perdidas", "html": "HTML", "invisible": "caracteres invisíveis",
@@ -338,6 +338,12 @@ DEFECTS = {
     "label_misspelt": "rótulo mal escrito", "label_unknown": "rótulo que não diz nada",
     "duplicate_exact": "repetida igual", "duplicate_near": "quase igual a outra",
     "conflict": "mesmo texto, dois rótulos", "test_leak": "pergunta do teste oficial",
+}  # fmt: skip
+
+
+DAY6_SCORES = {
+    "perplexidade_token": ("perplexidade por token", 2, 1),
+    "bleu": ("BLEU", 1, 1), "chrf": ("chrF", 1, 1), "rougeL": ("ROUGE-L (%)", 1, 100),
 }  # fmt: skip
 
 
@@ -368,6 +374,34 @@ def day6_summary(result: Result) -> list[list[str]]:
         sizes = [number(result.get("tokens", split, key)) for key in ("mediana", "p95", "maximo")]
         rows.append([f"tokens por conversa, {name} (mediana, 95%, máximo)", ", ".join(sizes)])
     return rows
+
+
+def day6_checks(result: Result) -> list[list[str]]:
+    return [[name, *(number(pair.get(key), 4) for key in ("nossa", "biblioteca"))]
+            for name, pair in (result.get("conferencias") or {}).items()]  # fmt: skip
+
+
+def day6_formats(result: Result) -> list[list[str]]:
+    """As notas dos formatos de texto, antes e depois do ajuste curto."""
+    rows = []
+    for name, found in (result.get("formatos") or {}).items():
+        if name == "classification":
+            continue
+        for key, (label, decimals, scale) in DAY6_SCORES.items():
+            before, after = (found[when].get(key) for when in ("antes", "depois"))
+            rows.append([name, label, score(before, decimals, scale),
+                         score(after, decimals, scale), separated(before, after)])  # fmt: skip
+    return rows
+
+
+def day6_classifiers(result: Result) -> list[list[str]]:
+    found = result.get("formatos", "classification", "classificadores") or {}
+    return [
+        [name, score(entry["acuracia"], 1, 100), score(entry["macro_f1"], 1, 100),
+         number(entry["segundos_de_treino"], 1), number(entry["segundos_de_resposta"], 1),
+         number(entry["treinaveis"]), number(entry["p_contra_tfidf"], 3)]
+        for name, entry in found.items()
+    ]  # fmt: skip
 
 
 # --- dia 7: mini-projeto --------------------------------------------------------------------------
@@ -508,10 +542,12 @@ DAY4_NAMES = ("dia4_lora", "dia4_lora_quick")
 STUDY_NAMES = ("dia4_estudo_full", "dia4_estudo_quick")
 DAY5_NAMES = ("dia5_quantizacao", "dia5_quantizacao_quick")
 DAY6_NAMES = ("dia6_dados", "dia6_dados_quick")
+METRICS_NAMES = ("dia6_metricas", "dia6_metricas_quick")
+DAY6_TRAIN_NAMES = ("dia6_treino", "dia6_treino_quick")
 DAY7_NAMES = ("mini_projeto_lora_teste", "mini_projeto_rapido_teste")
 # Estas mostram o caminho com poucos dados; não são referência de nada.
 SHORT_RUNS = {"dia3_full_quick", "dia4_lora_quick", "dia5_quantizacao_quick", "dia6_dados_quick",
-              "mini_projeto_rapido_teste"}  # fmt: skip
+              "dia6_metricas_quick", "dia6_treino_quick", "mini_projeto_rapido_teste"}  # fmt: skip
 
 
 def _table(header: str, names: tuple[str, ...], command: str, rows: Callable) -> Table:
@@ -560,6 +596,14 @@ TABLES = {
         "defeito | linhas com ele | recusadas por ele", DAY6_NAMES, DAY6, day6_defects),
     "dia6_conjunto": _table(
         "formato | treino | validação | teste", DAY6_NAMES, DAY6, day6_splits),
+    "dia6_medidas": _table(
+        "exemplo de lápis e papel | à mão | pela biblioteca", METRICS_NAMES, DAY6, day6_checks),
+    "dia6_formatos": _table(
+        "formato | medida | antes | depois | intervalos separados?",
+        DAY6_TRAIN_NAMES, DAY6, day6_formats),
+    "dia6_classificadores": _table(
+        "jeito de classificar | acurácia (%) | macro-F1 (%) | treino (s) | resposta (s) | "
+        "treináveis | p contra o TF-IDF", DAY6_TRAIN_NAMES, DAY6, day6_classifiers),
     "dia7_resultados": _table(
         "variante | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
         "perplexidade da referência | tokens no prompt", DAY7_NAMES, DAY7, day7_scores),

@@ -17,7 +17,7 @@ import app
 import dashboard
 import evaluate
 import train
-from config import load_config
+from config import load_config, run_main
 from data_prep import read_questions
 from database import Result
 from inference import Answer
@@ -95,6 +95,18 @@ def test_api_runs_edited_sql_read_only(served):
     assert digest(page) == before
 
 
+@pytest.mark.parametrize(
+    ("sql", "value"),
+    [("SELECT x'00ff'", "x'00ff'"), ("SELECT 9e999", "inf"), ("SELECT NULL", None),
+     ("SELECT 9223372036854775807", 9223372036854775807), ("SELECT 'é😀'", "é😀")],
+)  # fmt: skip
+def test_any_sqlite_value_comes_back(served, sql, value):
+    page, url = served
+    client = gradio_client.Client(url, verbose=False)
+    assert client.predict(sql, api_name="/executar")["rows"] == [[value]]
+    assert app.table(page.assistant.run(sql))["data"] == [[value]]
+
+
 def test_only_two_endpoints_are_public(served):
     _, url = served
     names = gradio_client.Client(url, verbose=False).view_api(return_format="dict")
@@ -168,7 +180,7 @@ def test_what_is_not_a_question_gets_a_clear_state(served, question, words):
 def test_status_counts_and_escapes():
     result = Result(["a"], [(1,)] * 250)
     text = app.status(Answer("q", "SELECT 1", result, None, 0.41), "llama.cpp q8_0")
-    assert text.startswith("250 linhas (aqui, as primeiras 200") and "0,41 s" in text
+    assert "250 linhas (aqui, as primeiras 200" in text and "0,41 s" in text
     hostile = app.status(Answer("q", "", None, "<img src=x>", 0.0), "m")
     assert "<img" not in hostile
 
@@ -199,6 +211,15 @@ def test_opinions_are_kept_in_a_file_data_prep_reads(served):
         ("quantos por status?", MODEL_SQL), ("quantos pedidos?", fixed)
     ]  # fmt: skip
     assert [r.question for r in rejected] == ["e o frete?"], "sem correção: à espera, não perdida"
+
+
+def test_a_port_in_use_is_one_clear_sentence(served, capsys):
+    page, url = served
+    port = url.rstrip("/").rsplit(":", 1)[1]
+    args = [f"training.output_dir={page.config.output_dir}", "database.seeds=[11]",
+            f"data.output_dir={page.config.data_dir}", "training.precision=fp32"]  # fmt: skip
+    assert run_main(app.main, [*args, "--port", port]) == 2
+    assert f"não consegui abrir a porta {port}" in capsys.readouterr().err
 
 
 def test_comparing_shows_each_model_with_its_own_answer(served):

@@ -42,6 +42,7 @@ from inference import (
     format_table,
     question_problem,
     settings,
+    shown_rows,
 )
 
 FEEDBACK_NAME = "opinioes.jsonl"
@@ -57,6 +58,7 @@ SHOWN_ROWS = 200
 HISTORY = 30
 UPDATES_PER_SECOND = 8
 QUEUE_SIZE = 200
+SQL_AT_ONCE = 4
 CSV_LIFETIME_S = 3600
 CSS = (
     CHART_CSS
@@ -183,12 +185,10 @@ class Page:
             return self._others[name]
 
 
-def status(answer: Answer | None, engine: str) -> str:
+def status(answer: Answer, engine: str) -> str:
     """A linha de estado, em HTML: o que houve, quantas linhas e em quanto tempo."""
-    if answer is None:
-        return ""
     if answer.error:
-        return f'<span class="erro">Não deu certo: {escape(answer.error)}.</span>'
+        return f'<span class="erro" role="alert">Não deu certo: {escape(answer.error)}.</span>'
     if answer.result is None:
         return "Escrevendo a consulta…"
     count = len(answer.result.rows)
@@ -197,14 +197,15 @@ def status(answer: Answer | None, engine: str) -> str:
         lines = f"mais de {lines}"
     if count > SHOWN_ROWS:
         lines += f" (aqui, as primeiras {SHOWN_ROWS}; o CSV traz todas)"
-    return f"{lines} em {number(answer.seconds)} s · {escape(engine)}"
+    spent = f"{lines} em {number(answer.seconds)} s · {engine}"
+    return f'<span role="status">{escape(spent)}</span>'
 
 
 def table(result: Result | None) -> dict:
     """As primeiras linhas, na forma que o gr.Dataframe espera."""
     if result is None or not result.rows:
         return {"headers": result.columns if result else [""], "data": []}
-    return {"headers": result.columns, "data": [list(row) for row in result.rows[:SHOWN_ROWS]]}
+    return {"headers": result.columns, "data": shown_rows(result)[:SHOWN_ROWS]}
 
 
 def build(page: Page) -> gr.Blocks:
@@ -220,9 +221,14 @@ def build(page: Page) -> gr.Blocks:
             refresh = gr.Button("Atualizar", size="sm")
         for event in (blocks.load, refresh.click):
             event(lambda: dashboard(page.config), outputs=metrics, api_visibility="private")
-        gr.api(page.ask, api_name="perguntar", concurrency_limit=page.assistant.engine.slots)
-        gr.api(page.run_sql, api_name="executar")
+        gr.api(page.ask, api_name="perguntar", **_model_queue(page))
+        gr.api(page.run_sql, api_name="executar", concurrency_limit=SQL_AT_ONCE)
     return blocks.queue(max_size=QUEUE_SIZE)
+
+
+def _model_queue(page: Page) -> dict:
+    """A fila de quem usa o modelo, uma só para a página e a API: tantos quantos o motor atende."""
+    return {"concurrency_limit": page.assistant.engine.slots, "concurrency_id": "modelo"}
 
 
 def _ask_tab(page: Page) -> None:
@@ -301,12 +307,11 @@ def _ask_tab(page: Page) -> None:
             return f"Não consegui guardar a opinião: {error}."
 
     everything = [sql, asked, history, thanks, *outputs]
-    limits = {"concurrency_limit": page.assistant.engine.slots, "concurrency_id": "modelo"}
     for event in (ask.click, question.submit):
         event(answering, [question, asked], everything, api_visibility="private",
-              show_progress="minimal", show_progress_on=state, **limits)  # fmt: skip
+              show_progress="minimal", show_progress_on=state, **_model_queue(page))  # fmt: skip
     run.click(lambda query: shown(page.execute(query), "SQL executado"), sql, outputs,
-              api_visibility="private")  # fmt: skip
+              api_visibility="private", concurrency_limit=SQL_AT_ONCE)  # fmt: skip
     history.click(review, [history, asked], [question, sql, *outputs], api_visibility="private")
     for button, positive in ((good, True), (bad, False)):
         button.click(
@@ -321,7 +326,10 @@ def _compare_tab(page: Page) -> None:
         label="A mesma pergunta para todos", value=EXAMPLES[0], max_length=MAX_QUESTION_CHARS,
         elem_id="comparar-pergunta",
     )  # fmt: skip
-    chosen = gr.CheckboxGroup(names, value=names[:3], label="Modelos", elem_id="modelos")
+    quantized = [name for name in names[2:] if not name.endswith("bf16")]
+    chosen = gr.CheckboxGroup(
+        names, value=names[:2] + quantized[:1], label="Modelos", elem_id="modelos"
+    )
     go = gr.Button("Comparar", variant="primary", elem_id="comparar")
     output = gr.HTML(elem_id="comparacao")
 

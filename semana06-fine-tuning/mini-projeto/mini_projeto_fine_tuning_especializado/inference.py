@@ -16,6 +16,7 @@ import runtime  # noqa: F401  (antes do torch)
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -226,9 +227,20 @@ def as_record(answer: Answer) -> dict:
         "question": answer.question,
         "sql": answer.sql,
         "columns": answer.result.columns if answer.result else [],
-        "rows": [list(row) for row in answer.result.rows] if answer.result else [],
+        "rows": shown_rows(answer.result) if answer.result else [],
         "error": answer.error,
     }
+
+
+def shown_rows(result: Result) -> list[list]:
+    """As linhas com o que o JSON não sabe escrever (bytes, infinito) trocado por texto."""
+    return [[_jsonable(value) for value in row] for row in result.rows]
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, bytes):
+        return f"x'{value.hex()}'"
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 HELP = """Comandos: :ajuda  :historico  :esquema  :sql SELECT …  :sair

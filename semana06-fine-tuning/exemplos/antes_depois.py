@@ -42,13 +42,13 @@ class Plan:
     """Quanto se treina e se mede: a lição inteira e o `--quick` só diferem nisto."""
 
     model: str
-    train: int = 320  # linhas de treino em chat e geração
-    test: int = 60  # linhas de teste em chat e geração
-    new_tokens: int = 70
+    train: int = 240  # linhas de treino em chat e geração
+    test: int = 50  # linhas de teste em chat e geração
+    new_tokens: int = 60
     labelled: int | None = None  # linhas de treino da classificação; None: todas
     epochs: float = 1.0
     label_epochs: float = 2.0
-    head_epochs: float = 4.0
+    head_epochs: float = 3.0
     learning_rate: float = 1e-3
     batch_size: int = 8
     r: int = 16

@@ -100,11 +100,14 @@ def majority(train: list[dict], texts: list[str]) -> tuple[list[str], int]:
 
 
 def bag_of_words(train: list[dict], texts: list[str]) -> tuple[list[str], int]:
-    """Pedaços de palavras de 2 a 5 letras, pesados por TF-IDF, e uma regressão logística."""
+    """Pedaços de palavras de 3 a 5 letras, pesados por TF-IDF, e uma regressão logística.
+
+    Letras e C foram escolhidos na validação; com palavras inteiras, acertava um terço menos.
+    """
     pipeline = make_pipeline(
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True,
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True,
                         strip_accents="unicode"),
-        LogisticRegression(C=10, max_iter=1000),
+        LogisticRegression(C=1, max_iter=1000),
     )  # fmt: skip
     pipeline.fit([row["text"] for row in train], [row["label"] for row in train])
     weights = pipeline[-1].coef_.size + pipeline[-1].intercept_.size

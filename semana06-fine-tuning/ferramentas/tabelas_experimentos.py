@@ -119,6 +119,8 @@ def separated(before: dict | None, after: dict | None) -> str:
     return "sim" if apart else "não"
 
 
+APART = {"sim": "intervalos separados", "não": "intervalos se tocam"}
+
 # --- dia 3: fine-tuning completo ------------------------------------------------------------------
 
 SCORES = {
@@ -215,9 +217,8 @@ def day4_methods(result: Result) -> list[list[str]]:
     for key in ("perplexidade_token", "acuracia_proximo_token", "bleu"):
         label, decimals, scale = SCORES[key]
         values = pair("metricas", f"teste_{key}")
-        apart = {"sim": "intervalos separados", "não": "intervalos se tocam"}
         rows.append([f"{label}, teste", *(score(v, decimals, scale) for v in values),
-                     apart.get(separated(*values), MISSING)])  # fmt: skip
+                     APART.get(separated(*values), MISSING)])  # fmt: skip
     return rows
 
 
@@ -279,39 +280,88 @@ def day4_variants(result: Result) -> list[list[str]]:
 
 
 def day5_techniques(result: Result) -> list[list[str]]:
+    """Aceleração (decodificação, lote 1), memória em uso e qualidade, em relação ao fp32."""
+    rows = []
+    for name in result.get("tecnicas") or {}:
+
+        def pair(*keys: str, technique: str = name) -> tuple:
+            return tuple(result.get("tecnicas", n, *keys) for n in (technique, "fp32"))
+
+        memory, perplexity = pair("bytes_na_memoria"), pair("metricas", "perplexidade_token")
+        share = quotient(*memory)
+        quality = quotient(*(p and p["valor"] for p in reversed(perplexity)))
+        rows.append([
+            name, number(quotient(pair("bytes_em_disco")[0], MIB)),
+            number(quotient(memory[0], MIB)), number(pair("pico_mib")[0]),
+            number(quotient(*pair("velocidade", "lote_1", "decode")), 2, "x"),
+            number(None if share is None else 100 * share, 0, "%"),
+            number(None if quality is None else 100 * quality, 0, "%"),
+            score(perplexity[0]), score(pair("metricas", "kl_fp32")[0], 3),
+        ])  # fmt: skip
+    for name, why in (result.get("ausentes") or {}).items():
+        rows.append([name, f"ausente: {why}", *[""] * 7])
+    return rows
+
+
+def day5_costs(result: Result) -> list[list[str]]:
     rows = []
     for name in result.get("tecnicas") or {}:
 
         def of(*keys: str, technique: str = name):
             return result.get("tecnicas", technique, *keys)
 
-        def first(*keys: str):
-            return result.get("tecnicas", "fp32", *keys)
-
-        size = of("bytes_em_disco")
-        faster = quotient(of("velocidade", "lote_1", "decode"),
-                          first("velocidade", "lote_1", "decode"))  # fmt: skip
-        share = quotient(size, first("bytes_em_disco"))
-        quality = quotient(first("metricas", "perplexidade_token", "valor"),
-                           of("metricas", "perplexidade_token", "valor"))  # fmt: skip
         rows.append([
-            name, number(quotient(size, MIB)), number(of("pico_mib")),
-            number(faster, 2, "x"),
-            number(None if share is None else 100 * share, 0, "%"),
-            number(None if quality is None else 100 * quality, 0, "%"),
-            score(of("metricas", "perplexidade_token")), score(of("metricas", "kl_fp32"), 3),
+            name, number(quotient(of("previsto_bytes"), MIB)),
+            number(quotient(of("bytes_em_disco"), MIB)), number(of("segundos_para_quantizar"), 1),
+            number(of("velocidade", "lote_1", "prefill")),
+            number(of("velocidade", "lote_1", "decode"), 1),
+            number(of("velocidade", "lote_8", "decode"), 1),
         ])  # fmt: skip
-    for name, why in (result.get("ausentes") or {}).items():
-        rows.append([name, f"ausente: {why}", *[""] * 6])
     return rows
 
 
 def day5_trap(result: Result) -> list[list[str]]:
-    return [
-        [label, *(number(None if e is None else 100 * e, 3, "%")
-                  for e in (result.get("armadilha", key, grid) for grid in ("q4_1", "nf4")))]
-        for label, key in (("modelo base", "base"), ("depois do treino do dia 3", "treinado"))
-    ]  # fmt: skip
+    rows = []
+    for label, key in (("modelo base", "base"), ("depois do treino do dia 3", "treinado")):
+        cells = [score(result.get("armadilha", key, "perplexidade", "sem arredondar"))]
+        for grid in ("q4_1", "nf4"):
+            error = result.get("armadilha", key, grid)
+            cells.append(score(result.get("armadilha", key, "perplexidade", grid)))
+            cells.append(number(None if error is None else 100 * error, 2, "%"))
+        rows.append([label, *cells])
+    return rows
+
+
+def day5_kept(result: Result) -> list[list[str]]:
+    shares = [result.get("armadilha", "sobra_do_treino", grid) for grid in ("q4_1", "nf4")]
+    return [[number(result.get("armadilha", "deslocamento_em_passos"), 4),
+             *(number(None if x is None else 100 * x, 0, "%") for x in shares)]]  # fmt: skip
+
+
+def day5_qlora(result: Result) -> list[list[str]]:
+    if not result.data.get("qlora"):
+        return []
+
+    def pair(*keys: str) -> list:
+        return [result.get("qlora", name, *keys) for name in ("LoRA sobre bf16", "QLoRA sobre NF4")]
+
+    rows = []
+    for label, keys in (("pesos na memória (MiB)", ("memoria_mib", "pesos")),
+                        ("pico do processo (MiB)", ("memoria_mib", "pico_do_processo")),
+                        ("treino (s)", ("treino", "segundos")),
+                        ("tokens por segundo", ("treino", "tokens_por_segundo"))):  # fmt: skip
+        lora, qlora = pair(*keys)
+        rows.append([label, number(lora), number(qlora), number(quotient(qlora, lora), 2)])
+    for key in ("perplexidade_token", "acuracia_proximo_token", "bleu"):
+        label, decimals, scale = SCORES[key]
+        values = pair("metricas", f"teste_{key}")
+        rows.append([f"{label}, teste", *(score(v, decimals, scale) for v in values),
+                     APART.get(separated(*values), MISSING)])  # fmt: skip
+    return rows
+
+
+def day5_guide(result: Result) -> list[list[str]]:
+    return [[line.strip()] for line in result.get("guia") or []]
 
 
 def day5_gptq(result: Result) -> list[list[str]]:
@@ -584,10 +634,23 @@ TABLES = {
         "variante | perplexidade, validação | treináveis | treino (min) | pico (MiB)",
         STUDY_NAMES, STUDY, day4_variants),
     "dia5_tecnicas": _table(
-        "técnica | arquivo (MiB) | pico (MiB) | aceleração | memória | qualidade | "
-        "perplexidade por token | KL em relação ao fp32", DAY5_NAMES, DAY5, day5_techniques),
+        "técnica | arquivo (MiB) | memória em uso (MiB) | pico (MiB) | aceleração | memória | "
+        "qualidade | perplexidade por token | KL em relação ao fp32",
+        DAY5_NAMES, DAY5, day5_techniques),
+    "dia5_custos": _table(
+        "técnica | arquivo previsto (MiB) | medido (MiB) | para quantizar (s) | "
+        "prefill, lote 1 (tokens/s) | decodificação, lote 1 | decodificação, lote 8",
+        DAY5_NAMES, DAY5, day5_costs),
     "dia5_armadilha": _table(
-        "pesos | erro da grade Q4_1 | erro do NF4", DAY5_NAMES, DAY5, day5_trap),
+        "pesos | perplexidade sem arredondar | na grade Q4_1 | erro dos pesos | na grade NF4 | "
+        "erro dos pesos", DAY5_NAMES, DAY5, day5_trap),
+    "dia5_sobra": _table(
+        "quanto o treino moveu cada peso (passos da grade) | sobra do treino na Q4_1 | no NF4",
+        DAY5_NAMES, DAY5, day5_kept),
+    "dia5_qlora": _table(
+        "medida | LoRA sobre bf16 | QLoRA sobre NF4 | QLoRA / LoRA",
+        DAY5_NAMES, DAY5, day5_qlora),
+    "dia5_guia": _table("o guia, calculado destes números", DAY5_NAMES, DAY5, day5_guide),
     "dia5_gptq": _table(
         "grade | nats por token que arredondar perde a mais | conclusão",
         DAY5_NAMES, DAY5, day5_gptq),

@@ -4,13 +4,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 WEEK := semana06-fine-tuning
 PROJECT := $(WEEK)/mini-projeto/mini_projeto_fine_tuning_especializado
+FULL := $(PROJECT)/models/lora/adapter_config.json
 MODEL := $(WEEK)/modelos/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo completo dia3 dia4 test lint
+.PHONY: help setup demo completo app dia3 dia4 dia5 dia6 experimentos test lint
 
 help:  ## mostra esta ajuda
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(MODEL)  ## instala tudo em .venv e prepara o modelo base (uma vez)
 
@@ -24,7 +25,8 @@ demo: setup  ## o mini-projeto inteiro em miniatura: dados, treino, perguntas e 
 	$(PY) $(PROJECT)/evaluate.py --config configs/rapido.yaml
 	@echo
 	@echo "Para continuar:"
-	@echo "  $(PY) $(PROJECT)/inference.py --config configs/rapido.yaml      # conversa com o modelo que você treinou"
+	@echo "  make app                                                       # a página, com o modelo que você treinou"
+	@echo "  $(PY) $(PROJECT)/inference.py --config configs/rapido.yaml      # o mesmo no terminal"
 	@echo "  make completo                                                  # o treino completo (cerca de 1 h 30 min)"
 	@echo "  $(PY) $(PROJECT)/inference.py                                  # conversa com ele"
 
@@ -33,11 +35,23 @@ completo: setup  ## o treino completo e a avaliação no teste inteiro (cerca de
 	$(PY) $(PROJECT)/train.py
 	$(PY) $(PROJECT)/evaluate.py
 
+app: setup  ## a página do mini-projeto, com o modelo completo ou, sem ele, o da demonstração
+	$(PY) $(PROJECT)/app.py $(if $(wildcard $(FULL)),,--config configs/rapido.yaml)
+
 dia3: setup  ## lição do dia 3: fine-tuning de todos os pesos
 	$(PY) $(WEEK)/exemplos/exemplo_01_fine_tuning_basico.py
 
 dia4: setup  ## lição do dia 4: LoRA à mão, com PEFT, ao lado do completo
 	$(PY) $(WEEK)/exemplos/exemplo_02_lora_peft.py
+
+dia5: setup  ## lição do dia 5: quantização, à mão e com as bibliotecas, medida
+	$(PY) $(WEEK)/exemplos/exemplo_03_quantizacao.py
+
+dia6: setup  ## lição do dia 6: preparar dados, medir, ajustar em três formatos
+	$(PY) $(WEEK)/exemplos/exemplo_04_dataset_preparation.py
+
+experimentos: setup  ## leva os resultados medidos às tabelas de experimentos.md e notas.md
+	$(PY) $(WEEK)/ferramentas/registrar_experimentos.py
 
 test: setup $(VENV)/.dev  ## roda os testes
 	$(PY) -m pytest

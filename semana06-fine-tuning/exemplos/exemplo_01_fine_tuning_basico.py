@@ -39,6 +39,7 @@ BATCH = 8
 LEARNING_RATE = 1e-4  # todos os pesos se movem: dez vezes menos que o usual em LoRA
 EVAL_STEPS = 26  # quatro vezes nos 104 passos
 PATIENCE = 2  # avaliações sem melhora até parar
+RELEASE_EVERY = 5  # passos
 QUICK = {"train": 24, "test": 12, "validation": 8, "new_tokens": 24, "steps": 3}
 OUTPUT = utils.WEEK_DIR / "modelos" / "dia3"
 
@@ -178,6 +179,11 @@ class AnswerTrainer(Trainer):
 
 class Progress(ProgressCallback):
     """A barra do Trainer, com as perdas em português."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        if state.global_step % RELEASE_EVERY == 0:
+            utils.release_memory()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         names = {"loss": "perda", "eval_loss": "perda de validação"}

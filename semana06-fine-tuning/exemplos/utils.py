@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
 
 import argparse
+import ctypes
 import json
 import logging
 import platform
@@ -100,6 +101,16 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def release_memory() -> None:
+    """Devolve ao sistema a memória que o malloc da glibc guardou sem usar; nos outros, nada faz.
+
+    Lotes de tamanhos variados fragmentam o que ele guarda: num treino de 100 passos, o processo
+    chega ao dobro do que os tensores ocupam.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def gains_from_bf16() -> bool:

@@ -104,7 +104,6 @@ class Corpus:
 
     labels: Counter = field(default_factory=Counter)
     words: Counter = field(default_factory=Counter)
-    endings: Counter = field(default_factory=Counter)
     replies: int = 0
     closed: int = 0
 
@@ -115,10 +114,7 @@ class Corpus:
         if reply:
             self.replies += 1
             self.closed += bool(ENDING.search(reply))
-            sentence = re.split(r"(?<=[.!?])\s+|\n", reply)[-1]
-            if len(sentence) > 15:
-                self.endings[sentence] += 1
-        for counter in (self.labels, self.words, self.endings):
+        for counter in (self.labels, self.words):
             if len(counter) > LIMIT:
                 # As raras saem primeiro; as frequentes, que decidem, ficam.
                 for name in [n for n, times in counter.items() if times <= 1]:

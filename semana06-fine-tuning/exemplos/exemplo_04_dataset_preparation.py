@@ -228,23 +228,28 @@ def train(args) -> None:
     if not ready:
         raise utils.UserError(f"{args.output} não tem dados prontos. Prepare-os: --only prep.")
     started = time.perf_counter()
-    found = {}
+    found: dict[str, dict] = {}
+
+    def save() -> Path:
+        # A cada formato: interrompida, a lição guarda o que já mediu.
+        return utils.save_result(
+            "dia6_treino" + ("_quick" if args.quick else ""),
+            {"modelo": args.model, "semente": plan.seed, "configuracao": asdict(plan),
+             "minutos": (time.perf_counter() - started) / 60, "formatos": found},
+        )  # fmt: skip
+
     texts = [name for name in ready if name != "classification"]
     if texts:
         utils.banner(5, "Antes e depois: " + " e ".join(texts))
     for name in texts:
         found[name] = antes_depois.compare(args.output, name, plan)
         antes_depois.show(name, found[name])
+        save()
     if "classification" in ready:
         utils.banner(6, "Classificar: um modelo de linguagem vale a pena?")
         found["classification"] = classificadores.compare(args.output, plan)
         classificadores.show(found["classification"])
-    path = utils.save_result(
-        "dia6_treino" + ("_quick" if args.quick else ""),
-        {"modelo": args.model, "semente": plan.seed, "configuracao": asdict(plan),
-         "minutos": (time.perf_counter() - started) / 60, "formatos": found},
-    )  # fmt: skip
-    print(f"\nResultados: {path}")
+    print(f"\nResultados: {save()}")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,11 @@ def write_project(folder: Path, model: Path, shop: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def connect(url: str) -> gradio_client.Client:
+    """Um cliente paciente: numa máquina ocupada, os 5 s de costume não bastam a 20 de uma vez."""
+    return gradio_client.Client(url, verbose=False, httpx_kwargs={"timeout": 120})
+
+
 def digest(page) -> list:
     """Tudo que há no banco: para provar que nada mudou."""
     with sqlite3.connect(page.config.databases[0]) as bank:
@@ -75,7 +80,7 @@ def digest(page) -> list:
 
 def test_api_answers_with_sql_rows_or_a_reason(served):
     page, url = served
-    client = gradio_client.Client(url, verbose=False)
+    client = connect(url)
     found = client.predict("quantos clientes temos?", api_name="/perguntar")
     assert set(found) == {"question", "sql", "columns", "rows", "error", "seconds", "engine"}
     assert found["sql"] or found["error"]
@@ -87,7 +92,7 @@ def test_api_answers_with_sql_rows_or_a_reason(served):
 def test_api_runs_edited_sql_read_only(served):
     page, url = served
     before = digest(page)
-    client = gradio_client.Client(url, verbose=False)
+    client = connect(url)
     good = client.predict("SELECT COUNT(*) FROM clientes", api_name="/executar")
     assert good["rows"] == [[600]] and good["error"] is None
     bad = client.predict("DELETE FROM clientes", api_name="/executar")
@@ -102,14 +107,14 @@ def test_api_runs_edited_sql_read_only(served):
 )  # fmt: skip
 def test_any_sqlite_value_comes_back(served, sql, value):
     page, url = served
-    client = gradio_client.Client(url, verbose=False)
+    client = connect(url)
     assert client.predict(sql, api_name="/executar")["rows"] == [[value]]
     assert app.table(page.assistant.run(sql))["data"] == [[value]]
 
 
 def test_only_two_endpoints_are_public(served):
     _, url = served
-    names = gradio_client.Client(url, verbose=False).view_api(return_format="dict")
+    names = connect(url).view_api(return_format="dict")
     assert set(names["named_endpoints"]) == {"/perguntar", "/executar"}
 
 
@@ -118,7 +123,7 @@ def test_twenty_users_at_once_all_get_their_own_answer(served):
     questions = [f"quantos clientes do grupo {i}?" for i in range(20)]
 
     def ask(question: str) -> dict:
-        return gradio_client.Client(url, verbose=False).predict(question, api_name="/perguntar")
+        return connect(url).predict(question, api_name="/perguntar")
 
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(ask, questions))
@@ -147,7 +152,7 @@ def hostile_inputs() -> list[str]:
 def test_a_hundred_hostile_inputs_harm_nothing(served):
     page, url = served
     before = digest(page)
-    client = gradio_client.Client(url, verbose=False)
+    client = connect(url)
     inputs = hostile_inputs()
     assert len(inputs) == 100
 

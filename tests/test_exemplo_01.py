@@ -64,6 +64,7 @@ def test_the_script_in_its_own_process(lesson_process, tiny_llama, tmp_path):
     assert "Traceback" not in done.stderr
     assert "respostas iguais depois de recarregar: sim" in done.stdout
     assert (tmp_path / "resultados" / "dia3_full_quick.json").is_file()
+    assert "make experimentos" in done.stdout.splitlines()[-1]
     assert "perda de validação" in done.stdout and "'loss'" not in done.stdout
 
 

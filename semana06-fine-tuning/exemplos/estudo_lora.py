@@ -72,7 +72,8 @@ def study(model: str, level: str, run_alone: Callable[[dict], dict], path: Path 
             bar.update()
         rows.append(_row(factor, point, points[0][1], results))
     bar.close()
-    return {"linhas": rows, "escolhida": choose(rows), "sementes": seeds, "nivel": level}
+    return {"base": points[0][1], "linhas": rows, "escolhida": choose(rows), "sementes": seeds,
+            "nivel": level}  # fmt: skip
 
 
 def _cached(folder: Path, settings: dict, run_alone: Callable[[dict], dict]) -> dict:
@@ -131,6 +132,13 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def _label(value) -> str:
+    """O valor de um fator, curto: as camadas pela inicial, os números com vírgula."""
+    if isinstance(value, list):
+        return ", ".join(name.removesuffix("_proj") for name in value)
+    return f"{value:g}".replace(".", ",") if isinstance(value, int | float) else str(value)
+
+
 def plot(result: dict) -> Path:
     """Um painel por fator: perplexidade de validação de cada valor, com os pontos das sementes."""
     matplotlib.use("Agg")
@@ -144,8 +152,15 @@ def plot(result: dict) -> Path:
                                    squeeze=False, sharey=True)  # fmt: skip
     for ax, factor in zip(axes.flat, factors, strict=False):
         rows = [base, *(row for row in others if row["fator"] == factor)]
-        labels = ["base", *(str(row["mudanca"][factor]) for row in rows[1:])]
-        ax.plot(labels, [row["perplexidade"] for row in rows], "o-")
+        values = [row["mudanca"].get(factor, result["base"][factor]) for row in rows]
+        ordered = isinstance(values[0], int | float)
+        if ordered:
+            pairs = sorted(zip(values, rows, strict=True), key=lambda pair: pair[0])
+            values, rows = [list(column) for column in zip(*pairs, strict=True)]
+        labels = [_label(value) + (" (base)" if row is base else "")
+                  for value, row in zip(values, rows, strict=True)]  # fmt: skip
+        # A linha só liga valores que têm ordem; métodos e listas de camadas ficam soltos.
+        ax.plot(labels, [row["perplexidade"] for row in rows], "o-" if ordered else "o")
         for place, row in enumerate(rows):
             ax.plot([place] * len(row["sementes"]), row["sementes"], "x", color="gray")
         ax.set_title(factor)

@@ -41,6 +41,7 @@ DATA_DIR = Path(__file__).resolve().parent / "dados"
 RESULTS_DIR = WEEK_DIR / "resultados"
 DEFAULT_MODEL = WEEK_DIR / "modelos" / "smollm2-135m-instruct"
 PREPARE_COMMAND = "python semana06-fine-tuning/ferramentas/preparar_modelo.py"
+RECORD_COMMAND = "python semana06-fine-tuning/ferramentas/registrar_experimentos.py"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 # Para modelos sem template de chat (GPT-2, por exemplo): uma mensagem por linha, fim explícito.
 PLAIN_TEMPLATE = (
@@ -49,6 +50,9 @@ PLAIN_TEMPLATE = (
     "{% else %}{{ message['content'] + '\\n' }}{% endif %}"
     "{% endfor %}"
 )
+
+
+_saved: list[Path] = []  # os resultados que este processo gravou
 
 
 class UserError(Exception):
@@ -83,6 +87,8 @@ def run_main(main: Callable[[], None]) -> None:
     transformers_logging.set_verbosity_error()
     try:
         main()
+        if _saved:
+            print(f"Para levar os números ao caderno: make experimentos (ou {RECORD_COMMAND})")
     except UserError as error:
         print(f"Erro: {error}", file=sys.stderr)
         raise SystemExit(2) from error
@@ -229,6 +235,7 @@ def save_result(name: str, payload: dict) -> Path:
     }
     path = RESULTS_DIR / f"{name}.json"
     write_json(path, record)
+    _saved.append(path)
     return path
 
 

@@ -1,12 +1,14 @@
 """A armadilha do modelo base: ele veio de blocos de 4 bits (GGUF Q4_1), e isso engana quem mede.
 
 Arredondar o modelo base na grade de que ele veio não muda nada: qualquer comparação que parta dele
-favorece grades parecidas. O treino tira os pesos da grade, mas por quanto? Aqui se mede isso, e o
-que sobra do treino depois de arredondar.
+favorece grades parecidas. O treino tira os pesos da grade, mas por pouco, bem menos que um passo; e
+quem volta à mesma grade volta quase ao modelo base. Aqui se mede o erro, a perplexidade e o que
+sobra do treino depois de arredondar.
 """
 
 import utils  # antes do torch
 
+import textwrap
 from collections.abc import Callable
 
 import numpy
@@ -18,6 +20,13 @@ import quantizacao_a_mao as hand
 from tecnicas import linears
 
 BATCH = 8
+LESSON = (
+    "Na grade de origem o erro dos pesos é minúsculo e engana duas vezes: no modelo base parece que "
+    "4 bits não custam nada; no treinado, o pouco que se arredonda é o próprio treino. Uma grade que "
+    "não é a de origem erra muito mais em cada peso, mas para os dois lados, e o treino, somado, "
+    "passa. Por isso as técnicas abaixo partem do treinado, e o erro dos pesos não serve para "
+    "escolher entre elas: a perplexidade serve."
+)
 GRIDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "q4_1": hand.q4_1,
     "nf4": lambda weight: hand.from_nf4(*hand.nf4(weight), weight.shape),
@@ -121,4 +130,7 @@ def report(found: dict) -> str:
                          for s in (base, trained))  # fmt: skip
         text = f"a perplexidade muda {before:+.1f}% no modelo base e {after:+.1f}% no treinado"
         lines.append(f"{names[grid]}: {text.replace('.', ',')}.")
+    shares = found["sobra_do_treino"]
+    if shares["q4_1"] < shares["nf4"] / 2:
+        lines.append(textwrap.fill(LESSON, 100))
     return "\n".join(lines)

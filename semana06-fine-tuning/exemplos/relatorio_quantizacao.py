@@ -49,6 +49,15 @@ def cost_table(rows: dict, absent: dict) -> str:
             f"{decimal(one['decode'], 1):>12}{decimal(eight['decode'], 1):>9}"
         )
     lines += [f"{name:<16} ausente: {why}" for name, why in absent.items()]
+    notes = {
+        "gptq": "GPTQ e RTN: o compressed-tensors guarda 4 ou 8 bits no arquivo e, em uso, volta a "
+                "bf16: poupa disco, não memória.",
+        "bnb-nf4": "bitsandbytes em CPU: a escala dupla é desfeita ao carregar, e as escalas ficam "
+                   "em 16 bits onde há instruções de bf16.",
+        "gguf-q4_k_m": "Q4_K_M: os 4,85 bits previstos são de larguras múltiplas de 256; nas outras "
+                       "o llama.cpp usa blocos de 5 e 8 bits, e o arquivo cresce.",
+    }  # fmt: skip
+    lines += [text for start, text in notes.items() if any(n.startswith(start) for n in rows)]
     return "\n".join(lines)
 
 

@@ -21,11 +21,11 @@ from tecnicas import linears
 
 BATCH = 8
 LESSON = (
-    "Na grade de origem o erro dos pesos é minúsculo e engana duas vezes: no modelo base parece que "
-    "4 bits não custam nada; no treinado, o pouco que se arredonda é o próprio treino. Uma grade que "
-    "não é a de origem erra muito mais em cada peso, mas para os dois lados, e o treino, somado, "
-    "passa. Por isso as técnicas abaixo partem do treinado, e o erro dos pesos não serve para "
-    "escolher entre elas: a perplexidade serve."
+    "Na grade de origem o erro dos pesos é minúsculo e engana duas vezes: no modelo base parece "
+    "que 4 bits não custam nada; no treinado, o pouco que se arredonda é o próprio treino. Uma "
+    "grade que não é a de origem erra muito mais em cada peso, mas para os dois lados, e o treino, "
+    "somado, passa. Por isso as técnicas abaixo partem do treinado, e o erro dos pesos não serve "
+    "para escolher entre elas: a perplexidade serve."
 )
 GRIDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "q4_1": hand.q4_1,

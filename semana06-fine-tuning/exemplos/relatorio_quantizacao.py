@@ -54,8 +54,8 @@ def cost_table(rows: dict, absent: dict) -> str:
                 "bf16: poupa disco, não memória.",
         "bnb-nf4": "bitsandbytes em CPU: a escala dupla é desfeita ao carregar, e as escalas ficam "
                    "em 16 bits onde há instruções de bf16.",
-        "gguf-q4_k_m": "Q4_K_M: os 4,85 bits previstos são de larguras múltiplas de 256; nas outras "
-                       "o llama.cpp usa blocos de 5 e 8 bits, e o arquivo cresce.",
+        "gguf-q4_k_m": "Q4_K_M: os 4,85 bits previstos valem em larguras múltiplas de 256; nas "
+                       "outras o llama.cpp usa blocos de 5 e 8 bits, e o arquivo cresce.",
     }  # fmt: skip
     lines += [text for start, text in notes.items() if any(n.startswith(start) for n in rows)]
     return "\n".join(lines)

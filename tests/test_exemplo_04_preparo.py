@@ -122,6 +122,22 @@ def test_decoys_stay_and_personal_data_goes(prepared, key):
     assert "@aroeira.example" in text, "o endereço da loja é público"
 
 
+def test_what_is_written_beside_the_data_has_no_personal_data(prepared, key):
+    """Só `rejeitados.jsonl` guarda o que veio; a ficha, o manifesto e o resultado, não."""
+    folder, numbers = prepared
+    names = ("ficha.md", "manifesto.json", "consertos.jsonl")
+    text = "".join((folder / name).read_text("utf-8") for name in names) + json.dumps(numbers)
+    assert not [x["value"] for x in key if x["kind"].startswith("pii") and x["value"] in text]
+
+
+def test_every_kind_is_shown_before_and_after(prepare_raw, capsys):
+    prepare_raw()
+    shown = capsys.readouterr().out
+    for kind, label in ficha.KINDS.items():
+        if kind in kinds_in_key():
+            assert f"\n{label}:\n" in shown or kind == "date_format", kind
+
+
 def test_no_row_is_lost(prepared, raw_rows):
     folder, numbers = prepared
     rejected = read(folder / "rejeitados.jsonl")

@@ -64,6 +64,7 @@ def build(options: Options, output: Path, formats: list[str], tokenizer) -> dict
         ficha.write_card(folder, options, numbers, stats)
         ficha.write_manifest(folder, options, numbers)
         numbers["exemplos"] = ficha.examples(store)
+        numbers["recusadas"] = ficha.refused(store)
         numbers["vazamentos_sem_grupos"] = naive_leaks(store, options, Path(work))
         store.db.close()
         if output.exists():

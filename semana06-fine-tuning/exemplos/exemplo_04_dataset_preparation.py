@@ -131,6 +131,8 @@ def prepare(args) -> None:
     numbers = entrega.build(options, args.output, formats, tokenizer)
     minutes = (time.perf_counter() - started) / 60
     show_dirt(numbers)
+    # Os exemplos mostram textos como vieram, com dados pessoais: ficam na tela.
+    del numbers["exemplos"], numbers["recusadas"]
 
     utils.banner(3, "Dividir e conferir")
     show_splits(numbers)
@@ -176,6 +178,10 @@ def show_dirt(numbers: dict) -> None:
           "desconhecido\nou em conflito só saem da classificação.\n")  # fmt: skip
     for kind, (before, after) in numbers["exemplos"].items():
         print(f"{ficha.KINDS[kind]}:\n  antes:  {before!r}\n  depois: {after!r}")
+
+    print("\nUma recusada de cada motivo, e a resposta dela (ou a linha que ficou no lugar):")
+    for kind, (message, other) in numbers["recusadas"].items():
+        print(f"{ficha.KINDS[kind]}:\n  {message!r}\n  {other!r}")
 
 
 def show_splits(numbers: dict) -> None:

@@ -152,7 +152,34 @@ def examples(store: Store) -> dict[str, tuple[str, str]]:
             if close and close[0] != clean:
                 found[kind] = _around(close[0], clean)
                 break
+    label = store.db.execute(
+        "SELECT label, intent FROM rows WHERE kinds LIKE '%label_misspelt%' ORDER BY n LIMIT 1"
+    ).fetchone()
+    if label is not None:
+        found["label_misspelt"] = label
     return found
+
+
+def refused(store: Store) -> dict[str, list[str]]:
+    """Para cada motivo, uma linha recusada e, se há, a que ficou no lugar dela."""
+    found = {}
+    for kind in KINDS:
+        row = store.db.execute(
+            "SELECT gone.message, gone.reply, kept.message FROM rows AS gone "
+            "LEFT JOIN rows AS kept ON kept.n = gone.twin "
+            "WHERE gone.n >= 0 AND COALESCE(gone.reason, gone.unfit) = ? ORDER BY gone.n LIMIT 1",
+            (kind,),
+        ).fetchone()
+        if row is not None:
+            message, reply, twin = row
+            found[kind] = [_short(message), _short(twin if twin is not None else reply)]
+    return found
+
+
+def _short(text: str, width: int = 76) -> str:
+    """As duas pontas de um texto comprido."""
+    half = width // 2
+    return text if len(text) <= width else f"{text[:half]} … {text[-half:]}"
 
 
 def _strings(value) -> Iterator[str]:

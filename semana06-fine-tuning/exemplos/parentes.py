@@ -70,6 +70,8 @@ def _near(store: Store, options: Options) -> None:
     for later, group in groupby(pairs, key=lambda pair: pair[0]):
         found = list(group)
         bar.update(sum(times for *_, times in found))
+        if later < 0:
+            continue  # as duas são do teste oficial
         earlier = {row for _, row, _ in found}
         text, grams, intent, reason = load(later)
         for other in sorted({replaced.get(row, row) for row in earlier} | earlier):

@@ -5,7 +5,11 @@
 
 Cada tamanho roda num processo só dela. As linhas são inventadas com as palavras do atendimento, na
 frequência em que lá aparecem; 5% são repetidas ou quase, e 3% têm sujeira. Espera-se tempo
-proporcional às linhas e memória que não cresce com elas.
+proporcional às linhas e memória própria quase parada: por linha, só 4 bytes do grupo dela.
+
+Medido em 2 núcleos (2026-11): 10 mil linhas em 6 s, 100 mil em 45 s; um milhão em 11,6 min, com a
+máquina ocupada por outros programas. Com os arquivos mapeados, o processo foi a 652, 728 e 967 MiB,
+dos quais 635 são Python e bibliotecas.
 """
 
 import argparse

@@ -23,6 +23,7 @@ demo: setup  ## o mini-projeto inteiro em miniatura: dados, treino, perguntas e 
 	  "quais os 3 produtos mais caros?" \
 	  "faturamento por forma de pagamento em 2024"
 	$(PY) $(PROJECT)/evaluate.py --config configs/rapido.yaml
+	$(PY) $(PROJECT)/export.py --config configs/rapido.yaml --forms q8_0
 	@echo
 	@echo "Para continuar:"
 	@echo "  make app                                                       # a página, com o modelo que você treinou"
@@ -34,6 +35,8 @@ completo: setup  ## o treino completo e a avaliação no teste inteiro (cerca de
 	$(PY) $(PROJECT)/data_prep.py
 	$(PY) $(PROJECT)/train.py
 	$(PY) $(PROJECT)/evaluate.py
+	$(PY) $(PROJECT)/export.py
+	$(PY) $(PROJECT)/dashboard.py
 
 app: setup  ## a página do mini-projeto, com o modelo completo ou, sem ele, o da demonstração
 	$(PY) $(PROJECT)/app.py $(if $(wildcard $(FULL)),,--config configs/rapido.yaml)

@@ -6,6 +6,9 @@ o modelo do dia 3 com várias técnicas: cada uma é gravada, recarregada noutro
     python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py --quick   # quatro técnicas
     python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py           # todas, e QLoRA
 
+Medir cada técnica leva menos de um minuto em 2 núcleos. Com outro programa pesado ao lado leva
+várias vezes mais, e as velocidades não valem: o llama.cpp é o que mais sofre.
+
 O que olhar: as conferências (passo 1); a armadilha do modelo base (passo 2); previsto e medido, e o
 que cada técnica custa em qualidade (passo 4); o guia (passo 6), calculado dos seus números.
 

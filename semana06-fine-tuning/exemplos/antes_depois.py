@@ -42,23 +42,24 @@ class Plan:
     """Quanto se treina e se mede: a lição inteira e o `--quick` só diferem nisto."""
 
     model: str
-    train: int = 240  # linhas de treino em chat e geração
-    test: int = 50  # linhas de teste em chat e geração
+    train: int = 160  # linhas de treino em chat e geração
+    test: int = 40  # linhas de teste em chat e geração
     new_tokens: int = 60
     labelled: int | None = None  # linhas de treino da classificação; None: todas
     epochs: float = 1.0
     label_epochs: float = 2.0
-    head_epochs: float = 3.0
+    head_epochs: float = 2.0
     learning_rate: float = 1e-3
     batch_size: int = 8
+    label_batch_size: int = 16  # mensagens curtas: lotes maiores rendem mais
     r: int = 16
     seed: int = 6
 
-    def run(self, epochs: float) -> corrida.Run:
+    def run(self, epochs: float, batch_size: int) -> corrida.Run:
         """A corrida de LoRA correspondente."""
         return corrida.Run(
             model=self.model, learning_rate=self.learning_rate, epochs=epochs, r=self.r,
-            alpha=2 * self.r, batch_size=self.batch_size, seed=self.seed,
+            alpha=2 * self.r, batch_size=batch_size, seed=self.seed,
         )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def compare(folder: Path, name: str, plan: Plan) -> dict:
     tokenizer = tokenizer_for(utils.load_tokenizer(plan.model), name)
     train = conversations_of(read_part(folder, name, "treino", plan.train))
     test = conversations_of(read_part(folder, name, "teste", plan.test))
-    run = plan.run(plan.epochs)
+    run = plan.run(plan.epochs, plan.batch_size)
     before = score(corrida.prepare(run, 1).eval(), tokenizer, test, plan)
     model, seconds = fine_tune(train, tokenizer, run)
     after = score(model, tokenizer, test, plan)

@@ -49,7 +49,7 @@ def compare(folder: Path, plan: antes_depois.Plan) -> dict:
 
     found = {"classe mais comum": timed(lambda: majority(train, texts))}
     found["TF-IDF + regressão logística"] = timed(lambda: bag_of_words(train, texts))
-    run = plan.run(plan.label_epochs)
+    run = plan.run(plan.label_epochs, plan.label_batch_size)
     scores, weighing = clocked(
         lambda: likelihoods(corrida.prepare(run, 1).eval(), tokenizer, [EMPTY, *texts], labels)
     )
@@ -211,11 +211,11 @@ def encoded(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
 
 
 def train_head(model: PeftModel, rows: list[dict], collator, plan: antes_depois.Plan) -> None:
-    steps = math.ceil(len(rows) / plan.batch_size * plan.head_epochs)
+    steps = math.ceil(len(rows) / plan.label_batch_size * plan.head_epochs)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.0)
     scheduler = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
-    batches = corrida.endless(medidas.SimilarLengths(rows, plan.batch_size, plan.seed))
+    batches = corrida.endless(medidas.SimilarLengths(rows, plan.label_batch_size, plan.seed))
     model.train()
     for _ in tqdm(range(steps), desc="Treinando (cabeça)", unit="passo", file=sys.stdout):
         batch = collator([rows[i] for i in next(batches)]).to(model.device)

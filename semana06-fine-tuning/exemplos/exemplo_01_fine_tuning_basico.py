@@ -34,10 +34,10 @@ import medidas
 import plano_memoria
 
 SEED = 6
-EPOCHS = 2
+EPOCHS = 1
 BATCH = 8
-LEARNING_RATE = 1e-4  # todos os pesos se movem: dez vezes menos que o usual em LoRA
-EVAL_STEPS = 26  # quatro vezes nos 104 passos
+LEARNING_RATE = 2e-4  # todos os pesos se movem: vinte vezes menos que no LoRA do dia 4
+EVAL_STEPS = 13  # quatro vezes nos 52 passos
 PATIENCE = 2  # avaliações sem melhora até parar
 RELEASE_EVERY = 5  # passos
 QUICK = {"train": 24, "test": 12, "validation": 8, "new_tokens": 24, "steps": 3}

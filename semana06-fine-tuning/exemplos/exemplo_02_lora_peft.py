@@ -5,7 +5,7 @@ modelo dos dois jeitos (cada um no seu processo, com o learning_rate que lhe ser
 memória de um modelo de 7 bilhões de parâmetros sem tê-lo.
 
     python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py --quick   # o caminho inteiro
-    python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py           # a comparação
+    python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py           # a comparação: 9 minutos
     python …/exemplo_02_lora_peft.py --study quick    # o estudo de hiperparâmetros; ou full
     python …/exemplo_02_lora_peft.py --plan pasta/do/modelo                # só o plano de memória
     python …/exemplo_02_lora_peft.py --model meta-llama/Llama-2-7b-hf --load-in-4bit --only-lora
@@ -38,7 +38,7 @@ from corrida import Run
 
 SEED = 6
 RANK, ALPHA = 16, 32
-EPOCHS = 2.0
+EPOCHS = 1.0
 BATCH = 8
 FULL_LEARNING_RATE = 1e-4
 LORA_LEARNING_RATE = 4e-3  # o escolhido por --study quick; o LoRA pede mais que o completo

@@ -56,9 +56,13 @@ def verdict(full: dict, lora: dict) -> str:
     ]
     for label, key, *_ in METRICS:
         low, high = full["metricas"][key]["ic95"]
-        inside = low <= lora["metricas"][key]["valor"] <= high
-        where = "dentro" if inside else "fora"
-        lines.append(f"{label}: o LoRA fica {where} do intervalo do completo")
+        value = lora["metricas"][key]["valor"]
+        lower_is_better = "perplexidade" in key
+        where = "dentro do intervalo do completo"
+        if not low <= value <= high:
+            better = (value < low) == lower_is_better
+            where = f"fora do intervalo do completo, {'melhor' if better else 'pior'} que ele"
+        lines.append(f"{label}: o LoRA fica {where}")
     return "\n".join(lines)
 
 

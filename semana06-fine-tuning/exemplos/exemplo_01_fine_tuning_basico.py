@@ -4,7 +4,7 @@ Você vai medir um modelo pequeno, treiná-lo com conversas do atendimento de um
 novo com a mesma régua e ver o que ele ganhou e o que esqueceu.
 
     python semana06-fine-tuning/exemplos/exemplo_01_fine_tuning_basico.py --quick   # 1 minuto
-    python semana06-fine-tuning/exemplos/exemplo_01_fine_tuning_basico.py           # cerca de 10
+    python semana06-fine-tuning/exemplos/exemplo_01_fine_tuning_basico.py           # 5 minutos
     python …/exemplo_01_fine_tuning_basico.py --model distilbert/distilgpt2         # outro modelo
 
 O que olhar: o exemplo com a máscara (passo 3); a memória prevista e a medida (passo 5); as mesmas

@@ -124,7 +124,7 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def _csv(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(FIELD_LIMIT)
+    previous = csv.field_size_limit(FIELD_LIMIT)  # vale para o processo inteiro: devolve-se no fim
     reader = csv.reader(_lines(path, encoding), delimiter=delimiter, strict=True)
     line = 1
     try:
@@ -154,6 +154,8 @@ def _csv(path: Path, encoding: str, delimiter: str) -> Iterator[Row]:
             f"{path.name}, linha {line}: as aspas não fecham onde deviam ({error}). Um campo com "
             'aspas dobra as de dentro (""). Corrija a linha e repita; nada foi gravado.'
         ) from error
+    finally:
+        csv.field_size_limit(previous)
 
 
 def _jsonl(path: Path, encoding: str) -> Iterator[Row]:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -67,6 +69,19 @@ def tiny_llama(tmp_path_factory) -> Path:
     )  # fmt: skip
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_llama(tiny_llama, tmp_path_factory) -> Path:
+    """Um Llama de largura 64: cabe nos grupos do GPTQ e nos blocos do NF4 e do GGUF."""
+    folder = tmp_path_factory.mktemp("largo")
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(
+        tiny_llama, hidden_size=64, intermediate_size=128, head_dim=16
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
     return folder
 
 

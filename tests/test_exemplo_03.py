@@ -10,7 +10,7 @@ import bitsandbytes
 import exemplo_03_quantizacao as lesson
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import armadilha
 import medir_quantizado
@@ -114,19 +114,6 @@ def test_a_missing_library_is_reported_with_its_command(monkeypatch):
     assert "pip install compressed-tensors" in tecnicas.missing(tecnicas.TECHNIQUES["rtn-4bit-g64"])
     assert "pip install" in tecnicas.missing(tecnicas.TECHNIQUES["gguf-q4_k_m"])
     assert tecnicas.missing(tecnicas.TECHNIQUES["fp32"]) is None
-
-
-@pytest.fixture(scope="module")
-def wide_llama(tiny_llama, tmp_path_factory):
-    """Um Llama de largura 64, que cabe em todos os blocos."""
-    folder = tmp_path_factory.mktemp("largo")
-    torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(
-        tiny_llama, hidden_size=64, intermediate_size=128, head_dim=16
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

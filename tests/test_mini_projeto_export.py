@@ -8,11 +8,9 @@ import sys
 import pytest
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    LlamaForCausalLM,
 )
 
 import engines
@@ -28,19 +26,6 @@ from model import generate, load_model, load_tokenizer, stream
 from prompt import render
 
 QUESTIONS = ["quantos clientes?", "liste os produtos de livros", "faturamento de 2024 por mês"]
-
-
-@pytest.fixture(scope="session")
-def wide_llama(tiny_llama, tmp_path_factory):
-    """Um Llama de largura 64: cabe nos grupos do GPTQ e nos blocos do NF4 e do GGUF."""
-    folder = tmp_path_factory.mktemp("largo")
-    torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(
-        tiny_llama, hidden_size=64, intermediate_size=128, head_dim=16
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

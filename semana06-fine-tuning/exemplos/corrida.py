@@ -36,7 +36,6 @@ import medidas
 import plano_memoria
 
 LORA_PLUS_RATIO = 16  # learning_rate de B sobre o de A (Hayou et al., 2024, seção 5)
-RELEASE_EVERY = 5  # passos
 VARIANTS = ("lora", "rslora", "dora", "lora_plus", "adalora")
 
 
@@ -181,7 +180,7 @@ def train(
             adaptive.update_and_allocate(step)
         optimizer.zero_grad()
         losses.append(loss.item())
-        if step % RELEASE_EVERY == 0:
+        if step % utils.RELEASE_EVERY == 0:
             utils.release_memory()
         tokens += int(batch["attention_mask"].sum())
     return losses, time.perf_counter() - started, tokens

@@ -39,7 +39,6 @@ BATCH = 8
 LEARNING_RATE = 2e-4  # todos os pesos se movem: vinte vezes menos que no LoRA do dia 4
 EVAL_STEPS = 13  # quatro vezes nos 52 passos
 PATIENCE = 2  # avaliações sem melhora até parar
-RELEASE_EVERY = 5  # passos
 QUICK = {"train": 24, "test": 12, "validation": 8, "new_tokens": 24, "steps": 3}
 OUTPUT = utils.WEEK_DIR / "modelos" / "dia3"
 
@@ -56,7 +55,7 @@ def main() -> None:
     tokenizer = utils.load_tokenizer(args.model)
     model = utils.load_model(args.model)
     total = sum(p.numel() for p in model.parameters())
-    print(f"{type(model).__name__}, {total:,} parâmetros, todos treináveis".replace(",", "."))
+    print(f"{type(model).__name__}, {utils.thousands(total)} parâmetros, todos treináveis")
     print(f"fim da resposta: {tokenizer.eos_token!r}; preenchimento: {tokenizer.pad_token!r}")
 
     utils.banner(3, "Os dados, e um exemplo como o modelo o vê")
@@ -182,7 +181,7 @@ class Progress(ProgressCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         super().on_step_end(args, state, control, **kwargs)
-        if state.global_step % RELEASE_EVERY == 0:
+        if state.global_step % utils.RELEASE_EVERY == 0:
             utils.release_memory()
 
     def on_log(self, args, state, control, logs=None, **kwargs):

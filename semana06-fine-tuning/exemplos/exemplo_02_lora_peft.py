@@ -183,7 +183,7 @@ def check_by_hand(model: nn.Module, original: nn.Module) -> dict[str, bool]:
     same = close(layer(x), ours(x))
     counted = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     predicted = shape.adapter(RANK)
-    numbers = relatorio_lora.thousands(predicted)
+    numbers = utils.thousands(predicted)
     return {
         "com B = 0 a saída é exatamente a da camada original": untouched,
         "W₀ + (α/r)·BA num peso só dá a mesma saída que os dois caminhos": merged,

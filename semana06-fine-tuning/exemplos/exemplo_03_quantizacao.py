@@ -142,11 +142,11 @@ def by_hand(weight: torch.Tensor) -> dict[str, bool]:
             codes, scale = hand.int8(matrix, rows)
             error = hand.relative_error((codes * scale)[1:], matrix[1:])
             print(f"int8 por {'linha ' if rows else 'tensor'}, {label}: erro nas outras linhas "
-                  f"{report.decimal(100 * error, 2)}%")  # fmt: skip
+                  f"{utils.decimal(100 * error, 2)}%")  # fmt: skip
     codes, absmax = hand.nf4(weight)
     error = hand.relative_error(hand.from_nf4(codes, absmax, weight.shape), weight)
-    bits = [report.decimal(hand.bits_per_weight(4, 64, b), 3) for b in (32, 8 + 32 / 256)]
-    print(f"NF4 em blocos de 64: erro {report.decimal(100 * error, 2)}%, {bits[0]} bits por peso "
+    bits = [utils.decimal(hand.bits_per_weight(4, 64, b), 3) for b in (32, 8 + 32 / 256)]
+    print(f"NF4 em blocos de 64: erro {utils.decimal(100 * error, 2)}%, {bits[0]} bits por peso "
           f"({bits[1]} com escala dupla)")  # fmt: skip
     if why := missing(TECHNIQUES["bnb-nf4"]):
         print(f"Sem a conferência com o bitsandbytes: {why}")
@@ -169,7 +169,7 @@ def check_bitsandbytes(weight, codes, absmax) -> dict[str, bool]:
     ours, second, _ = hand.double_quantize(absmax, levels)
     same = (ours == theirs).float().mean().item()
     gap = (levels[ours.long()] - levels[theirs.long()]).abs().max()
-    print(f"escala dupla: {report.decimal(100 * same, 2)}% dos códigos de 8 bits iguais; os "
+    print(f"escala dupla: {utils.decimal(100 * same, 2)}% dos códigos de 8 bits iguais; os "
           "outros: empates, ou valores junto do zero em que a busca do bitsandbytes não escolhe o "
           "mais próximo")  # fmt: skip
     return {

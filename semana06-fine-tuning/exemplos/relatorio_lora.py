@@ -1,6 +1,7 @@
 """O relatório do dia 4: treino completo e LoRA lado a lado, em tabela, frases e figura."""
 
 import utils  # antes do torch
+from utils import decimal, thousands
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ def table(runs: dict[str, dict]) -> str:
         line("soma prevista (MiB)", lambda r: thousands(four(r["memoria_prevista_mib"]))
              if r["memoria_prevista_mib"] else "sem fórmula"),
         line("pico do processo (MiB)", lambda r: thousands(r["memoria_mib"]["pico_do_processo"])),
-        line("treino (min)", lambda r: comma(r["treino"]["segundos"] / 60)),
+        line("treino (min)", lambda r: decimal(r["treino"]["segundos"] / 60, 1)),
         line("tokens/s", lambda r: thousands(r["treino"]["tokens_por_segundo"])),
     ]  # fmt: skip
     for label, key, decimals, scale in METRICS:
@@ -50,8 +51,8 @@ def verdict(full: dict, lora: dict) -> str:
     peaks = [r["memoria_mib"]["pico_do_processo"] for r in (lora, full)]
     sums = [four(r["memoria_mib"]) for r in (lora, full)]
     lines = [
-        f"\nmemória do LoRA / completo: {comma(sums[0] / sums[1], 2)} na soma das quatro parcelas, "
-        f"{comma(peaks[0] / peaks[1], 2)} no pico do processo (que inclui "
+        f"\nmemória do LoRA / completo: {decimal(sums[0] / sums[1], 2)} na soma das quatro "
+        f"parcelas, {decimal(peaks[0] / peaks[1], 2)} no pico do processo (que inclui "
         f"{thousands(lora['memoria_mib']['processo_vazio'])} MiB de Python e bibliotecas)"
     ]
     for label, key, *_ in METRICS:
@@ -69,15 +70,6 @@ def verdict(full: dict, lora: dict) -> str:
 def four(memory: dict[str, float]) -> float:
     """Soma das quatro parcelas, em MiB."""
     return sum(memory[part] for part in plano_memoria.PARTS)
-
-
-def thousands(number: float) -> str:
-    """Inteiro com ponto de milhar: 4.883.456."""
-    return f"{number:,.0f}".replace(",", ".")
-
-
-def comma(number: float, decimals: int = 1) -> str:
-    return f"{number:.{decimals}f}".replace(".", ",")
 
 
 def plot(name: str, runs: dict[str, dict]) -> Path:

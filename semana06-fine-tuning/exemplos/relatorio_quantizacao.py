@@ -1,6 +1,7 @@
 """As tabelas, o guia e as figuras do dia 5, calculados dos números medidos."""
 
 import utils  # antes do torch
+from utils import decimal
 
 from pathlib import Path
 
@@ -12,11 +13,6 @@ import quantizacao_a_mao as hand
 from plano_memoria import MIB
 
 CLOSE, USABLE = 1.02, 1.10  # perplexidade relativa ao fp32: quase igual; ainda aceitável
-
-
-def decimal(value: float, places: int = 0) -> str:
-    """O número com vírgula decimal."""
-    return f"{value:.{places}f}".replace(".", ",")
 
 
 def signed(value: float) -> str:

@@ -42,6 +42,7 @@ RESULTS_DIR = WEEK_DIR / "resultados"
 DEFAULT_MODEL = WEEK_DIR / "modelos" / "smollm2-135m-instruct"
 PREPARE_COMMAND = "python semana06-fine-tuning/ferramentas/preparar_modelo.py"
 RECORD_COMMAND = "python semana06-fine-tuning/ferramentas/registrar_experimentos.py"
+RELEASE_EVERY = 5  # passos de treino entre duas chamadas de release_memory
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 # Para modelos sem template de chat (GPT-2, por exemplo): uma mensagem por linha, fim explícito.
 PLAIN_TEMPLATE = (
@@ -195,6 +196,16 @@ def read_conversations(path: Path, limit: int | None = None) -> list[list[dict[s
     if not conversations:
         raise UserError(f"{path} está vazio.")
     return conversations[:limit]
+
+
+def decimal(value: float, places: int = 0) -> str:
+    """O número com vírgula decimal."""
+    return f"{value:.{places}f}".replace(".", ",")
+
+
+def thousands(value: float) -> str:
+    """Inteiro com ponto de milhar: 4.884.480."""
+    return f"{value:,.0f}".replace(",", ".")
 
 
 def library_versions() -> dict[str, str]:

@@ -229,7 +229,7 @@ def test_quick_end_to_end(tiny_llama, tmp_path, lesson_process):
     assert gptq["metricas"]["kl_fp32"]["valor"] > 0
     assert gptq["bytes_em_disco"] < fp32["bytes_em_disco"]
     assert "it/s" not in done.stdout + done.stderr, "barra de progresso em inglês"
-    assert (tmp_path / "resultados" / "dia5_troca.png").is_file()
+    assert (tmp_path / "resultados" / "dia5_troca_quick.png").is_file()
 
 
 def test_without_bitsandbytes_the_lesson_goes_on(

@@ -9,7 +9,8 @@ import evaluate
 import inference
 import train
 from config import UserError, run_main
-from metrics import mcnemar, perplexity, proportion, wilson
+from memory import STATUS, MemoryGrowth
+from metrics import bleu, mcnemar, perplexity, proportion, wilson
 from prompt import messages
 from retrieval import Bm25
 
@@ -247,3 +248,43 @@ def test_wordings_ask_the_same_questions_without_accents_and_with_a_typo(trained
                            "treinado, com erro de digitação"]  # fmt: skip
     assert all(text.isascii() or "–" in text for text in plain.values())
     assert sum(wrong[i] != clean[i] for i in clean) >= len(clean) - 1
+
+
+def test_other_trainings_are_measured_on_the_same_questions(trained):
+    args, folder = trained
+    full = folder / "full"
+    train.main([*args, "training.method=full", f"training.output_dir={full}",
+                "training.max_steps=1"])  # fmt: skip
+    assert evaluate.main([*args, "--only", "treinado", "--also", str(full)]) == 0
+    summary = json.loads((folder / "resultados" / "mini_projeto_lora_teste.json").read_text())
+    variants = summary["variantes"]
+    assert list(variants) == [evaluate.TUNED, f"{evaluate.TUNED}, full"]
+    lora, other = variants.values()
+    assert lora["treino"]["metodo"] == "lora" and other["treino"]["metodo"] == "full"
+    assert other["treino"]["passos"] == 1
+    assert other["bytes_dos_pesos"] == (full / "model.safetensors").stat().st_size
+    assert summary["mcnemar_treinado_forma"].keys() == {f"{evaluate.TUNED}, full"}
+
+
+def test_a_folder_that_was_not_trained_is_refused(trained, capsys):
+    args, folder = trained
+    assert run_main(evaluate.main, [*args, "--also", str(folder)]) == 2
+    assert "não é uma saída de train.py" in capsys.readouterr().err
+
+
+def test_bleu_of_equal_and_of_different_answers():
+    sql = "SELECT nome FROM produtos ORDER BY preco DESC LIMIT 3"
+    assert bleu([sql, sql], [sql, sql])["valor"] == pytest.approx(100)
+    low = bleu([sql, "SELECT 1"], [sql, "SELECT COUNT(*) FROM clientes WHERE uf = 'MG'"])
+    assert 0 < low["valor"] < 100 and low["ic95"][0] <= low["valor"] <= low["ic95"][1]
+    assert "tok:13a" in low["assinatura"]
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="só o Linux conta a memória do processo assim")
+def test_memory_growth_sees_what_was_taken_and_forgets_earlier_peaks():
+    growth = MemoryGrowth()
+    block = bytearray(64 << 20)
+    assert growth.peak() >= 60 << 20
+    del block
+    growth.restart_peak()
+    assert growth.peak() < 32 << 20

@@ -169,3 +169,92 @@ def test_unreachable_model_is_one_clear_sentence(project):
     assert done.returncode == 2
     assert "não consegui carregar o modelo" in done.stderr
     assert "preparar_modelo.py" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_full_fine_tuning_saves_a_whole_model_that_answers(project):
+    args, folder = project
+    args = [*args, "training.method=full", f"training.output_dir={folder / 'full'}"]
+    assert train.main([*args, "training.learning_rate=1.0e-2"]) == 0
+    output = folder / "full"
+    assert not (output / "adapter_config.json").exists()
+    summary = json.loads((output / "treino.json").read_text())
+    config = load_config(None, args)
+    plain, tuned = load_model(config), load_model(config, output)
+    assert summary["metodo"] == "full"
+    assert summary["parametros_treinaveis"] == sum(p.numel() for p in plain.parameters())
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    losses = [r["eval_loss"] for r in map(json.loads, lines) if "eval_loss" in r]
+    assert losses[-1] < losses[0]
+    ids = load_tokenizer(config)("quantos", return_tensors="pt").input_ids
+    assert (plain(ids).logits - tuned(ids).logits).abs().max() > 1e-3
+
+
+def test_full_fine_tuning_in_bf16_keeps_the_weights_in_float32(project):
+    args, folder = project
+    train.main([*args, "training.method=full", "training.precision=bf16"])
+    weights = load_file(folder / "lora" / "model.safetensors")
+    assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}
+
+
+def test_full_loss_is_the_same_with_and_without_the_fast_path(project):
+    args, folder = project
+    args += ["training.method=full", "training.max_steps=2", "training.group_by_length=false"]
+    weights = []
+    for fused in ("true", "false"):
+        output = folder / fused
+        train.main([*args, f"training.fused_layers={fused}", f"training.output_dir={output}"])
+        weights.append(load_file(output / "checkpoint-2" / "model.safetensors"))
+    assert_same_weights(*weights, atol=2e-5)
+
+
+def test_a_folder_does_not_mix_methods(project):
+    args, _ = project
+    train.main([*args, "training.max_steps=1"])
+    with pytest.raises(UserError, match="outro método"):
+        train.main([*args, "training.method=full"])
+
+
+def test_full_over_four_bits_is_refused(project):
+    args, _ = project
+    with pytest.raises(UserError, match="os de 4 bits não treinam"):
+        load_config(None, [*args, "training.method=full", "model.load_in_4bit=true"])
+
+
+def test_two_processes_take_the_same_path_as_one(project):
+    """O mesmo lote global, dividido em dois: as mesmas perdas e pesos, e um só registro.
+
+    A de validação pode diferir na quarta casa: o Trainer faz a média por lote, e os lotes mudam.
+    """
+    args, folder = project
+    args += ["training.max_steps=5", "training.eval_steps=5", "training.fused_layers=false"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no",
+              "--num_machines", "1", "--dynamo_backend", "no"]  # fmt: skip
+    losses, weights = [], []
+    for processes, batch in ((1, 8), (2, 4)):
+        output = folder / f"{processes}"
+        many = ["--multi_gpu"] if processes > 1 else []
+        command = [*launch, *many, "--num_processes", processes, train.__file__, *args,
+                   f"training.batch_size={batch}", f"training.output_dir={output}"]  # fmt: skip
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True,
+                              env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Pronto em") == 1
+        lines = (output / "metrics.jsonl").read_text().splitlines()
+        losses.append([r["loss"] for r in map(json.loads, lines) if "loss" in r])
+        assert json.loads((output / "treino.json").read_text())["processos"] == processes
+        weights.append(adapter_weights(output / "checkpoint-5"))
+    assert len(losses[0]) == 1 and losses[1] == pytest.approx(losses[0], abs=1e-4)
+    assert_same_weights(*weights, atol=2e-5)
+
+
+def test_the_fsdp_file_is_one_accelerate_understands():
+    """O accelerate recusa chaves que não conhece; as do FSDP são opções de `accelerate launch`."""
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    from config import PROJECT_DIR
+
+    config = load_config_from_file(str(PROJECT_DIR / "configs" / "accelerate_fsdp.yaml"))
+    assert config.distributed_type == "FSDP" and config.mixed_precision == "bf16"
+    options = {action.dest for action in launch_command_parser()._actions}
+    assert set(config.fsdp_config) <= options

@@ -9,7 +9,8 @@ novo com a mesma régua e ver o que ele ganhou e o que esqueceu.
 
 O que olhar: o exemplo com a máscara (passo 3); a memória prevista e a medida (passo 5); as mesmas
 perguntas antes e depois (passo 7). Ctrl-C durante o treino o encerra ali: o que já foi aprendido é
-medido e salvo. Saídas: modelo em `modelos/dia3/`, figura e JSON em `resultados/`.
+medido e salvo. Saídas: modelo em `modelos/dia3/` (com --quick, `dia3-curto/`), figura e JSON em
+`resultados/`.
 """
 
 import utils  # antes do torch
@@ -40,7 +41,7 @@ LEARNING_RATE = 2e-4  # todos os pesos se movem: vinte vezes menos que no LoRA d
 EVAL_STEPS = 13  # quatro vezes nos 52 passos
 PATIENCE = 2  # avaliações sem melhora até parar
 QUICK = {"train": 24, "test": 12, "validation": 8, "new_tokens": 24, "steps": 3}
-OUTPUT = utils.WEEK_DIR / "modelos" / "dia3"
+MODELS = utils.WEEK_DIR / "modelos"
 
 
 def main() -> None:
@@ -112,12 +113,14 @@ def arguments():
                         help="pasta ou nome no hub (padrão: o SmolLM2 preparado)")  # fmt: skip
     parser.add_argument("--data", type=Path, default=utils.DATA_DIR, metavar="PASTA",
                         help="pasta com atendimento_*.jsonl")  # fmt: skip
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="PASTA",
+    parser.add_argument("--output", type=Path, metavar="PASTA",
                         help="onde salvar o modelo treinado")  # fmt: skip
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="passadas pelos dados")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--quick", action="store_true", help="o caminho inteiro em um minuto")
     args = parser.parse_args()
+    # O curto não apaga o modelo inteiro, que o dia 5 quantiza.
+    args.output = args.output or MODELS / ("dia3-curto" if args.quick else "dia3")
     if os.environ.get("WORLD_SIZE", "1") != "1":
         parser.error("a lição treina num processo só; rode-a com python, sem torchrun")
     return args

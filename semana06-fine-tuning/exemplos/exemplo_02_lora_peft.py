@@ -12,7 +12,8 @@ memória de um modelo de 7 bilhões de parâmetros sem tê-lo.
 
 O último pede uma GPU de 12 GB ou mais, a licença do Llama aceita no hub e a biblioteca
 bitsandbytes. O que olhar: as quatro conferências do passo 2; treináveis, memória e qualidade lado a
-lado no passo 4. Saídas: `modelos/dia4/`, `resultados/dia4_lora.json` e a figura.
+lado no passo 4. Saídas: `modelos/dia4/` (com --quick, `dia4-curto/`), `resultados/dia4_lora.json` e
+a figura.
 """
 
 import utils  # antes do torch
@@ -40,12 +41,12 @@ SEED = 6
 RANK, ALPHA = 16, 32
 EPOCHS = 1.0
 BATCH = 8
-FULL_LEARNING_RATE = 1e-4
+FULL_LEARNING_RATE = 2e-4
 LORA_LEARNING_RATE = 4e-3  # o escolhido por --study quick; o LoRA pede mais que o completo
 TOLERANCE = 1e-4  # diferença relativa aceita entre dois caminhos que fazem a mesma conta
-QUICK = {"train_examples": 24, "test_examples": 12, "new_tokens": 24, "epochs": 1.0}
+QUICK = {"train_examples": 16, "test_examples": 8, "new_tokens": 16, "epochs": 1.0}
 PLANNED = "meta-llama/Llama-2-7b-hf"
-OUTPUT = utils.WEEK_DIR / "modelos" / "dia4"
+MODELS = utils.WEEK_DIR / "modelos"
 
 
 class HandLora(nn.Module):
@@ -133,7 +134,7 @@ def arguments():
     parser = utils.Parser(__doc__)
     parser.add_argument("--model", default=str(utils.DEFAULT_MODEL), metavar="PASTA_OU_NOME",
                         help="pasta ou nome no hub (padrão: o SmolLM2 preparado)")  # fmt: skip
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="PASTA",
+    parser.add_argument("--output", type=Path, metavar="PASTA",
                         help="onde salvar modelo e adaptador")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="o caminho inteiro, com poucos dados")
     parser.add_argument("--plan", metavar="NOME", help="só o plano de memória deste modelo")
@@ -141,7 +142,9 @@ def arguments():
                         help="só o estudo de hiperparâmetros (continua de onde parou)")  # fmt: skip
     parser.add_argument("--only-lora", action="store_true", help="sem o treino completo")
     parser.add_argument("--load-in-4bit", action="store_true", help="LoRA sobre a base em NF4")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.output = args.output or MODELS / ("dia4-curto" if args.quick else "dia4")
+    return args
 
 
 def first_linear(model: nn.Module) -> tuple[str, nn.Module]:

@@ -37,12 +37,12 @@ MODELS = utils.WEEK_DIR / "modelos"
 QUICK = ("fp32", "bnb-int8", "bnb-nf4-dupla", "gptq-4bit-g64")
 NARROW = {"gptq-4bit-g64": "gptq-4bit-g32"}  # em modelos cuja largura não se divide em 64
 SIZES = {  # conversas de calibração, de teste e da armadilha; respostas geradas
-    True: {"calibracao": 8, "teste": 8, "armadilha": 6, "respostas": 2},
-    False: {"calibracao": 32, "teste": 90, "armadilha": 30, "respostas": 24},
+    True: {"calibracao": 8, "teste": 6, "armadilha": 4, "respostas": 2},
+    False: {"calibracao": 32, "teste": 60, "armadilha": 20, "respostas": 12},
 }
-# LoRA e QLoRA partem do mesmo modelo base e veem os mesmos lotes, numa passada pelo treino.
-TRAINING = {"learning_rate": 1e-3, "epochs": 1.0, "batch_size": 8, "r": 16, "alpha": 32, "seed": 6,
-            "test_examples": 60, "new_tokens": 60}  # fmt: skip
+# LoRA e QLoRA partem do mesmo modelo base e veem os mesmos lotes, numa passada por 240 conversas.
+TRAINING = {"learning_rate": 4e-3, "epochs": 1.0, "batch_size": 8, "r": 16, "alpha": 32, "seed": 6,
+            "train_examples": 240, "test_examples": 60, "new_tokens": 60}  # fmt: skip
 
 
 def main() -> None:
@@ -86,13 +86,14 @@ def main() -> None:
     utils.banner(6, "O que levar")
     advice = report.guide(rows, runs)
     print(*advice, sep="\n")
-    path = utils.save_result("dia5_quantizacao" + ("_quick" if args.quick else ""), {
+    suffix = "_quick" if args.quick else ""
+    path = utils.save_result("dia5_quantizacao" + suffix, {
         "modelo": str(source), "configuracao": sizes | {"qlora": TRAINING}, "conferencias": checks,
         "armadilha": trap, "tecnicas": rows, "ausentes": absent, "relativo": report.ratios(rows),
         "gptq_contra_arredondar": paired, "qlora": runs, "guia": advice,
         "pareto": report.pareto(rows),
     })  # fmt: skip
-    print(f"\nResultados: {path}\nFiguras: {figure}, {report.plot_tradeoff(rows)}")
+    print(f"\nResultados: {path}\nFiguras: {figure}, {report.plot_tradeoff(rows, suffix)}")
 
 
 def arguments():

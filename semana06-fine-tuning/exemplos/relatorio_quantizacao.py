@@ -232,7 +232,7 @@ def plot_levels(weight: torch.Tensor) -> Path:
     return utils.save_figure(figure, "dia5_niveis")
 
 
-def plot_tradeoff(rows: dict) -> Path:
+def plot_tradeoff(rows: dict, suffix: str = "") -> Path:
     """Tamanho contra perplexidade; a cor é a velocidade e o anel marca a frente de Pareto."""
     from matplotlib import pyplot
     from matplotlib.ticker import FuncFormatter
@@ -259,4 +259,4 @@ def plot_tradeoff(rows: dict) -> Path:
     comma = FuncFormatter(lambda value, place: f"{value:g}".replace(".", ","))
     axis.yaxis.set_major_formatter(comma)
     axis.grid(alpha=0.3)
-    return utils.save_figure(figure, "dia5_troca")
+    return utils.save_figure(figure, "dia5_troca" + suffix)

@@ -77,6 +77,9 @@ class Lora(_Section):
 
 
 class Training(_Section):
+    """`method` tem padrão aqui para que um adaptador treinado antes dela ainda abra."""
+
+    method: Literal["lora", "full"] = "lora"
     output_dir: str
     epochs: float = Field(gt=0)
     max_steps: int | None = Field(ge=1)
@@ -127,6 +130,15 @@ class Config(_Section):
         if (self.database.custom is None) != (self.data.custom is None):
             raise ValueError(
                 "database.custom e data.custom andam juntos: as perguntas precisam do banco delas"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _full_needs_full_precision(self) -> "Config":
+        if self.training.method == "full" and self.model.load_in_4bit:
+            raise ValueError(
+                "training.method=full treina todos os pesos, e os de 4 bits não treinam: use "
+                "model.load_in_4bit=false, ou training.method=lora"
             )
         return self
 
@@ -264,6 +276,13 @@ def load_effective(folder: Path) -> Config:
         raise UserError(
             f"{path} não serve (editado à mão ou de outra versão?):\n  - " + "\n  - ".join(problems)
         ) from error
+
+
+def trained_kind(folder: Path) -> Literal["lora", "full"] | None:
+    """O que train.py deixou em `folder`: um adaptador, um modelo inteiro ou nada."""
+    if (folder / "adapter_config.json").is_file():
+        return "lora"
+    return "full" if (folder / "config.json").is_file() else None
 
 
 def save_effective(config: Config, folder: Path) -> None:

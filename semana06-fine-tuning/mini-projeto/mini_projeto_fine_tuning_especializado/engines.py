@@ -217,9 +217,12 @@ def has_llama_cpp() -> bool:
 
 
 def adapter_digest(adapter: Path) -> str:
-    """SHA-256 dos pesos do adaptador: liga a exportação ao treino de que ela saiu."""
-    with (adapter / "adapter_model.safetensors").open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 dos pesos treinados: liga a exportação ao treino de que ela saiu."""
+    digest = hashlib.sha256()
+    for path in sorted(adapter.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def exported_forms(adapter: Path) -> dict[str, Path]:

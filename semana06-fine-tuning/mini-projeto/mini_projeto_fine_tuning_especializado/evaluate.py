@@ -5,6 +5,7 @@
     python evaluate.py --few-shot 4                      # mais o sem treino, com exemplos no prompt
     python evaluate.py --config configs/rapido.yaml      # o da demonstração
     python evaluate.py --wordings                        # mais o treinado, sem acentos e com erros
+    python evaluate.py --also models/full models/qlora   # mais outros treinos, lado a lado
     python evaluate.py --split teste_gerado              # esqueletos de SQL inéditos
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
 
@@ -41,7 +42,9 @@ from config import (
     argument_parser,
     config_from_args,
     load_effective,
+    resolve,
     run_main,
+    trained_kind,
     write_atomic,
 )
 from data_prep import load_split, read_questions
@@ -55,7 +58,8 @@ from engines import (
 )
 from execution import judge, reference_problem
 from generator import typo, without_accents
-from metrics import mcnemar, perplexity, proportion
+from memory import MemoryGrowth
+from metrics import bleu, mcnemar, perplexity, proportion
 from prompt import Examples, encode_pair, extract_sql, render
 from retrieval import Bm25
 from sql_features import difficulty, kind
@@ -92,11 +96,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wordings", action="store_true",
                         help="mede também o treinado com as perguntas sem acentos e com um erro "
                         "de digitação em cada uma")  # fmt: skip
+    parser.add_argument("--also", type=resolve, nargs="+", default=[], metavar="PASTA",
+                        help="mede também os modelos treinados nestas pastas")  # fmt: skip
     parser.add_argument("--name", default=None, help="nome do arquivo de resultados")
     args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
     evaluate(config, args.split, args.questions, args.only, args.name, args.forms, args.few_shot,
-             args.add, args.wordings)  # fmt: skip
+             args.add, args.wordings, args.also)  # fmt: skip
     return 0
 
 
@@ -110,6 +116,7 @@ def evaluate(
     few_shot: int = 0,
     add: bool = False,
     wordings: bool = False,
+    also: list[Path] | None = None,
 ) -> dict:
     """Avalia as variantes, grava os resultados depois de cada uma e devolve o resumo."""
     try:
@@ -119,7 +126,7 @@ def evaluate(
     rows = _questions(config, split, questions, databases)
     variants = [
         variant
-        for variant in _variants(config, forms or [], few_shot, wordings)
+        for variant in _variants(config, forms or [], few_shot, wordings, also or [])
         if only is None or only == variant.group
     ]
     if not variants:
@@ -157,7 +164,7 @@ def _earlier(config: Config, name: str, rows: list[dict]) -> tuple[dict, list[di
     same = {x["id"] for x in details} == {row["id"] for row in rows} and {
         x["gold"] for x in details
     } == {row["sql"] for row in rows}
-    if not same or summary.get("treino") != _training_summary(config):
+    if not same or summary.get("treino") != _training_summary(config.output_dir):
         raise UserError(
             f"{path} é de outras perguntas ou de outro treino; rode sem --add, ou dê outro --name."
         )
@@ -218,12 +225,19 @@ class Variant:
         return "base" if self.adapter is None else "treinado" if self.form is None else "formas"
 
     @property
+    def training(self) -> dict | None:
+        """O resumo do treino de que saiu; None para o modelo sem treino."""
+        return None if self.adapter is None else _training_summary(self.adapter)
+
+    @property
     def weights_bytes(self) -> int | None:
         """Bytes dos pesos em disco; None se o modelo base não é uma pasta local."""
         base = Path(self.config.model_path)
         folders = [base] if base.is_dir() else []
         if self.adapter is not None:
             folders.append(self.adapter)
+        if self.adapter is not None and trained_kind(self.adapter) == "full":
+            folders = [self.adapter]
         if self.form is not None:
             folders = [exported_forms(self.adapter)[self.form]]
         files = [f for p in folders for f in ([p] if p.is_file() else p.glob("*.safetensors"))]
@@ -231,25 +245,28 @@ class Variant:
 
 
 def _variants(
-    config: Config, forms: list[str], few_shot: int = 0, wordings: bool = False
+    config: Config,
+    forms: list[str],
+    few_shot: int = 0,
+    wordings: bool = False,
+    also: list[Path] | None = None,
 ) -> list[Variant]:
-    """O sem treino (também com exemplos), o treinado (também com ruído) e as formas pedidas."""
+    """O sem treino (e com exemplos), o treinado (e com ruído), os outros treinos e as formas."""
     base = config.model_copy(deep=True)
     base.prompt.system, base.prompt.schema_in_prompt = BASE_SYSTEM, True
     base.generation.max_new_tokens = config.evaluation.base_max_new_tokens
     variants = [Variant(BASE, base), *_with_examples(base, few_shot)]
     adapter = config.output_dir
-    if not (adapter / "adapter_config.json").is_file():
-        print(f"Não há adaptador em {adapter}: só o modelo base será medido.")
+    if trained_kind(adapter) is None:
+        print(f"Não há modelo treinado em {adapter}: só o modelo base será medido.")
         return variants
-    # O prompt é o do treino, mesmo que a configuração atual diga outra coisa.
-    tuned = config.model_copy(deep=True)
-    tuned.prompt = load_effective(adapter).prompt
-    tuned.model = load_effective(adapter).model
+    tuned = _as_trained(config, adapter)
     variants.append(Variant(TUNED, tuned, adapter))
     if wordings:
         variants += [Variant(f"{TUNED}, {name}", tuned, adapter, reword=reword)
                      for name, reword in WORDINGS.items()]  # fmt: skip
+    for folder in also or []:
+        variants.append(Variant(f"{TUNED}, {folder.name}", _as_trained(config, folder), folder))
     ready = exported_forms(adapter)
     for form in forms:
         if form in ready:
@@ -257,6 +274,13 @@ def _variants(
         else:
             print(f"A forma {form} não está exportada e não será medida (python export.py).")
     return variants
+
+
+def _as_trained(config: Config, folder: Path) -> Config:
+    """O prompt e a base são os do treino, mesmo que a configuração atual diga outra coisa."""
+    trained, tuned = load_effective(folder), config.model_copy(deep=True)
+    tuned.prompt, tuned.model = trained.prompt, trained.model
+    return tuned
 
 
 def _with_examples(base: Config, count: int) -> list[Variant]:
@@ -282,6 +306,7 @@ def _score_variant(
 ) -> tuple[dict, list[dict]]:
     label, config = variant.label, variant.config
     rows = [row | {"question": variant.reword(row["question"])} for row in rows]
+    memory = MemoryGrowth()
     engine = variant.open()
     tokenizer, schema = engine.tokenizer, databases[0].schema
     examples = [variant.examples(row["question"]) for row in rows]
@@ -317,19 +342,24 @@ def _score_variant(
                 "cause": None if correct else cause(row["sql"], predicted, error),
             }
         )  # fmt: skip
+    memory.restart_peak()  # a memória que interessa é a de responder, e não a de um lote
+    alone = _one_by_one(engine, timed, limits.max_new_tokens, label)
     prompt_tokens = [len(i) for i in tokenizer(prompts, add_special_tokens=False).input_ids]
     result = {
         "motor": engine.name,
         "acuracia_execucao": proportion([x["correct"] for x in lines]),
         "sql_valido": proportion([x["error"] is None for x in lines]),
         "correspondencia_exata": proportion([x["exact"] for x in lines]),
+        "bleu": bleu([x["predicted"] for x in lines], [x["gold"] for x in lines]),
         "perplexidade_do_gabarito": perplexity(losses) if losses else None,
         "por_tipo": _by(lines, "kind"),
         "por_dificuldade": _by(lines, "difficulty"),
         "causas_dos_erros": dict(Counter(x["cause"] for x in lines if x["cause"]).most_common()),
         "tokens_no_prompt": sum(prompt_tokens) / len(prompt_tokens),
         "bytes_dos_pesos": variant.weights_bytes,
-        "uma_a_uma": _one_by_one(engine, timed, limits.max_new_tokens, label),
+        "memoria_bytes": memory.peak(),
+        "uma_a_uma": alone,
+        "treino": variant.training,
         "segundos": elapsed,
         "perguntas_por_segundo": len(rows) / elapsed,
     }
@@ -407,7 +437,7 @@ def _summary(
         "perguntas": str(questions) if questions else split,
         "configuracao": config.model_dump(),
         "variantes": results,
-        "treino": _training_summary(config),
+        "treino": _training_summary(config.output_dir),
     }
     flags = {label: [x["correct"] for x in details if x["variant"] == label] for label in results}
     if BASE in results and TUNED in results:
@@ -421,8 +451,8 @@ def _summary(
     return summary
 
 
-def _training_summary(config: Config) -> dict | None:
-    path = config.output_dir / "treino.json"
+def _training_summary(adapter: Path) -> dict | None:
+    path = adapter / "treino.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
@@ -480,6 +510,8 @@ def _score_rows(variants: dict) -> list[list[str]]:
     cells = [v["perplexidade_do_gabarito"] for v in variants.values()]
     rows.append(["perplexidade da referência",
                  *(_decimal(c["valor"], 3, c["ic95"]) if c else "–" for c in cells)])  # fmt: skip
+    cells = [v["bleu"] for v in variants.values()]
+    rows.append(["BLEU", *(_decimal(c["valor"], 1, c["ic95"]) for c in cells)])
     rows.append(["tokens no prompt",
                  *(f"{v['tokens_no_prompt']:.0f}" for v in variants.values())])  # fmt: skip
     for level in ("fácil", "média", "difícil"):
@@ -493,14 +525,19 @@ def _score_rows(variants: dict) -> list[list[str]]:
 
 
 def _cost_rows(variants: dict) -> list[list[str]]:
-    rows = [["", "motor", "p50", "p95", "tokens/s", "pesos"]]
+    rows = [["", "motor", "p50", "p95", "tokens/s", "pesos", "memória", "treino"]]
     for label, part in variants.items():
-        alone, size = part["uma_a_uma"], part["bytes_dos_pesos"]
+        alone, training = part["uma_a_uma"], part["treino"]
         rows.append([label, part["motor"], f"{_decimal(alone['p50_s'], 2)} s",
                      f"{_decimal(alone['p95_s'], 2)} s",
                      _decimal(alone["tokens_por_segundo"], 1),
-                     "–" if size is None else f"{size / 1e6:.0f} MB"])  # fmt: skip
+                     _megabytes(part["bytes_dos_pesos"]), _megabytes(part["memoria_bytes"]),
+                     f"{training['minutos']:.0f} min" if training else "–"])  # fmt: skip
     return rows
+
+
+def _megabytes(size: int | None) -> str:
+    return "–" if size is None else f"{size / 1e6:.0f} MB"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -37,6 +37,7 @@ from config import (
     config_from_args,
     load_effective,
     run_main,
+    trained_kind,
     write_atomic,
 )
 from data_prep import load_split
@@ -107,9 +108,9 @@ def answer_tokens(config: Config) -> list[list[int]]:
 
 def trained_config(config: Config) -> Config:
     """A configuração atual com o prompt e o modelo do treino, e a base em precisão cheia."""
-    if not (config.output_dir / "adapter_config.json").is_file():
+    if trained_kind(config.output_dir) is None:
         raise UserError(
-            f"não há adaptador treinado em {config.output_dir}. Treine antes: python train.py"
+            f"não há modelo treinado em {config.output_dir}. Treine antes: python train.py"
         )
     trained = load_effective(config.output_dir)
     config = config.model_copy(deep=True)
@@ -136,23 +137,30 @@ def _save_manifest(folder: Path, manifest: dict) -> None:
     write_atomic(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2))
 
 
-def merge(config: Config, adapter: Path, output: Path) -> dict:
+def merge(config: Config, adapter: Path, output: Path) -> dict | None:
     """Funde o adaptador à base em float32, confere os logits e grava em `output`.
+
+    De um treino completo não há o que fundir: o modelo só é gravado em float32.
 
     Returns:
         `maior_diferenca` entre os logits com o adaptador e os do modelo fundido, `tolerancia`,
-        `perguntas` e `mesmos_tokens` (fração das posições com o mesmo token mais provável).
+        `perguntas` e `mesmos_tokens` (fração das posições com o mesmo token mais provável);
+        None depois de um treino completo.
 
     Raises:
         UserError: a base é quantizada, ou os logits mudaram mais que a tolerância.
     """
+    tokenizer = load_tokenizer(config)
+    if trained_kind(adapter) == "full":
+        load_model(config, adapter).save_pretrained(output)
+        tokenizer.save_pretrained(output)
+        return None
     base = load_model(config)
     if getattr(base, "quantization_method", None) is not None or base.dtype != torch.float32:
         raise UserError(
             f"a base {config.model.name} é quantizada, e fundir nela perderia qualidade; indique a "
             "de precisão cheia com --model."
         )
-    tokenizer = load_tokenizer(config)
     prompts = _prompts(config, tokenizer)
     tuned = PeftModel.from_pretrained(base, adapter).eval()
     before = _logits(tuned, tokenizer, prompts)

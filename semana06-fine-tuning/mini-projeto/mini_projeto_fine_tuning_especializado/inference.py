@@ -33,6 +33,7 @@ from config import (
     config_from_args,
     load_effective,
     run_main,
+    trained_kind,
     write_atomic,
 )
 from database import Database, DatabaseError, QueryError, Result
@@ -196,9 +197,9 @@ def settings(config: Config, adapter: Path | None, base: bool) -> tuple[Config, 
         config.prompt.system, config.prompt.schema_in_prompt = BASE_SYSTEM, True
         return config, None
     adapter = adapter or config.output_dir
-    if not (adapter / "adapter_config.json").is_file():
+    if trained_kind(adapter) is None:
         raise UserError(
-            f"não há adaptador treinado em {adapter}. Treine com train.py, indique outro com "
+            f"não há modelo treinado em {adapter}. Treine com train.py, indique outro com "
             "--adapter, ou use --base para o modelo sem treino."
         )
     trained = load_effective(adapter)

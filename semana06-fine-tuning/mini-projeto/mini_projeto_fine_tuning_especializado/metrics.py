@@ -3,6 +3,7 @@
 import math
 import random
 
+from sacrebleu.metrics import BLEU
 from scipy.stats import binomtest
 
 Z95 = 1.959963984540054
@@ -49,6 +50,17 @@ def mcnemar(first: list[bool], second: list[bool]) -> dict:
     discordant = only_first + only_second
     p_value = binomtest(only_first, discordant, 0.5).pvalue if discordant else 1.0
     return {"so_primeira": only_first, "so_segunda": only_second, "p_valor": float(p_value)}
+
+
+def bleu(answers: list[str], references: list[str]) -> dict:
+    """BLEU do conjunto, de 0 a 100, com intervalo de 95% por bootstrap sobre as perguntas.
+
+    Para SQL é só um apoio: duas consultas iguais em efeito podem ter BLEU baixo, e o contrário.
+    """
+    metric = BLEU()
+    score = metric.corpus_score(answers, [references], n_bootstrap=BOOTSTRAP_SAMPLES)
+    interval = [score._mean - score._ci, score._mean + score._ci]
+    return {"valor": score.score, "ic95": interval, "assinatura": str(metric.get_signature())}
 
 
 def perplexity(losses: list[tuple[float, int]], seed: int = 0) -> dict:

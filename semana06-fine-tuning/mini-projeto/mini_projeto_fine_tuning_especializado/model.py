@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from config import DEFAULT_MODEL, Config, UserError
+from config import DEFAULT_MODEL, Config, UserError, trained_kind
 
 logging.disable_progress_bar()
 
@@ -73,14 +73,23 @@ def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(config: Config, adapter: Path | None = None) -> PreTrainedModel | PeftModel:
-    """Modelo base em modo de avaliação, com o adaptador de `adapter` quando dado.
+def load_model(
+    config: Config, adapter: Path | None = None, dtype: torch.dtype | None = None
+) -> PreTrainedModel | PeftModel:
+    """Modelo base em modo de avaliação; com `adapter`, o que train.py deixou naquela pasta.
 
     Numa base em precisão cheia o adaptador é fundido aos pesos (W + s·BA): as respostas são as
     mesmas e a geração faz metade das multiplicações. Numa base em 4 bits, não: fundir perderia
-    qualidade.
+    qualidade. Se a pasta tem um modelo inteiro (`training.method: full`), é ele que se carrega.
+    `dtype` é o dos pesos; None é o de `training.precision`.
     """
-    options: dict = {"dtype": torch.bfloat16 if uses_bf16(config) else torch.float32}
+    kind = None if adapter is None else trained_kind(adapter)
+    if adapter is not None and kind is None:
+        raise UserError(f"{adapter} não tem um modelo treinado. Treine antes: python train.py")
+    if kind == "full":
+        config = config.model_copy(deep=True)
+        config.model.name = str(adapter)
+    options: dict = {"dtype": dtype or (torch.bfloat16 if uses_bf16(config) else torch.float32)}
     if config.model.load_in_4bit:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -91,11 +100,7 @@ def load_model(config: Config, adapter: Path | None = None) -> PreTrainedModel |
     model = _load(AutoModelForCausalLM, config, **options)
     if not config.model.load_in_4bit:
         model = model.to(device())
-    if adapter is not None:
-        if not (adapter / "adapter_config.json").is_file():
-            raise UserError(
-                f"{adapter} não tem um adaptador treinado. Treine antes: python train.py"
-            )
+    if kind == "lora":
         model = PeftModel.from_pretrained(model, adapter)
         if not config.model.load_in_4bit:
             model = model.merge_and_unload()

@@ -9,6 +9,7 @@ from config import RESULTS_DIR, Config
 
 DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEFAULT_LICENSE = "apache-2.0"
+METHODS = {"lora": "com um adaptador LoRA fundido", "full": "com todos os pesos treinados"}
 
 
 def model_card(config: Config, adapter: Path, manifest: dict) -> str:
@@ -20,7 +21,7 @@ def model_card(config: Config, adapter: Path, manifest: dict) -> str:
     return f"---\n{_front_matter(config, adapter, summary)}\n---\n" + "\n".join(
         [
             f"\n# {adapter.name}: perguntas em português → SQL\n",
-            f"`{_base_name(config)}` com um adaptador LoRA fundido, ajustado para escrever uma "
+            f"`{_base_name(config)}` {METHODS[config.training.method]}, ajustado para escrever uma "
             "consulta SQLite a partir de uma pergunta em português sobre o banco de uma loja.\n",
             "## Uso\n",
             "O prompt é o template de chat do modelo base, com a mensagem de sistema "
@@ -74,7 +75,7 @@ def _front_matter(config: Config, adapter: Path, summary: dict | None) -> str:
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=_base_name(config),
-        tags=["text-to-sql", "sqlite", "lora", "portuguese"],
+        tags=["text-to-sql", "sqlite", config.training.method, "portuguese"],
         model_name=adapter.name,
         eval_results=results or None,
     )
@@ -82,9 +83,14 @@ def _front_matter(config: Config, adapter: Path, summary: dict | None) -> str:
 
 
 def _training(config: Config, training: dict | None) -> str:
+    what = "Todos os pesos"
+    if config.training.method == "lora":
+        what = (
+            f"LoRA de posto {config.lora.r} (alpha {config.lora.alpha:g}) em "
+            f"`{config.lora.target_modules}`"
+        )
     lines = [
-        f"LoRA de posto {config.lora.r} (alpha {config.lora.alpha:g}) em "
-        f"`{config.lora.target_modules}`, learning rate {config.training.learning_rate:g}, lotes "
+        f"{what}, learning rate {config.training.learning_rate:g}, lotes "
         f"de {config.training.batch_size * config.training.gradient_accumulation_steps}, perda só "
         f"na resposta, semente {config.training.seed}."
     ]

@@ -133,13 +133,13 @@ def supports(model: nn.Module) -> bool:
 
 
 def supports_answer_loss(model: nn.Module) -> bool:
-    """Diz se `answer_loss` dá a mesma perda que o modelo: saída simples e congelada."""
+    """Diz se `answer_loss` dá a mesma perda que o modelo: saída linear, sem escala nem viés."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = causal.get_output_embeddings()
     return (
         causal.config.model_type in PLAIN_HEADS
         and type(head) is nn.Linear
-        and not any(p.requires_grad for p in head.parameters())
+        and head.bias is None
     )
 
 
@@ -161,7 +161,12 @@ def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, int
     targets = batch["labels"][:, 1:]
     supervised = targets != -100
     chosen = hidden[:, :-1][supervised]  # [tokens da resposta, d]
-    loss = _AnswerLossFunction.apply(chosen, causal.lm_head.weight, targets[supervised])
+    head = causal.get_output_embeddings()
+    if head.weight.requires_grad:  # no treino completo a saída também aprende: fica o autograd
+        logits = head(chosen).float()
+        loss = functional.cross_entropy(logits, targets[supervised], reduction="sum")
+    else:
+        loss = _AnswerLossFunction.apply(chosen, head.weight, targets[supervised])
     return loss, int(supervised.sum())
 
 

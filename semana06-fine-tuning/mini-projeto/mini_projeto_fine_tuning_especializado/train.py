@@ -1,13 +1,15 @@
-"""Treina o adaptador LoRA (ou QLoRA) que traduz perguntas em SQL.
+"""Treina o modelo que traduz perguntas em SQL: LoRA, QLoRA ou todos os pesos.
 
     python train.py                                 # completo (configs/base.yaml)
     python train.py --config configs/rapido.yaml    # o da demonstração
+    python train.py --config configs/full.yaml      # todos os pesos (ou qlora.yaml: base em 4 bits)
     python train.py --resume                        # continua do último checkpoint
+    accelerate launch --num_processes 2 train.py    # em duas GPUs (ou mais), sem mudar nada
 
 Antes do primeiro passo, uma auditoria mostra exemplos decodificados com o que entra na perda, e
 para se algum exemplo não tiver resposta, não ensinar a parar ou for cortado. Ctrl-C grava um
-checkpoint; `--resume` continua dele. Saídas em `training.output_dir`: adaptador, configuração
-efetiva, `metrics.jsonl`, `curva.png` e `treino.json`.
+checkpoint; `--resume` continua dele. Saídas em `training.output_dir`: adaptador (ou modelo),
+configuração efetiva, `metrics.jsonl`, `curva.png` e `treino.json`.
 """
 
 import runtime  # noqa: F401  (antes do torch)
@@ -41,10 +43,12 @@ from config import (
     config_from_args,
     run_main,
     save_effective,
+    trained_kind,
     write_atomic,
 )
 from data_prep import VARIATION, load_split
 from database import Database
+from memory import MemoryGrowth
 from model import device, load_model, load_tokenizer, uses_bf16
 from prompt import encode_pair
 
@@ -52,7 +56,7 @@ AUDIT_SHOWN = 2
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argument_parser(description="Treina o adaptador LoRA do mini-projeto.")
+    parser = argument_parser(description="Treina o modelo do mini-projeto.")
     add_config_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="continua do último checkpoint")
     args = parser.parse_intermixed_args(argv)
@@ -72,41 +76,52 @@ def train(config: Config, resume: bool = False) -> dict:
     validation_rows = load_split(config, "validacao")[: config.data.validation_size]
     train_set = tokenized(config, tokenizer, train_rows, schema)
     validation_set = tokenized(config, tokenizer, validation_rows, schema)
-    audit(tokenizer, train_set, config.training.max_length)
+    processes = all_processes()
+    shown = AUDIT_SHOWN if processes.is_main_process else 0
+    audit(tokenizer, train_set, config.training.max_length, shown)
     audit(tokenizer, validation_set, config.training.max_length, shown=0)
 
     trainer = build_trainer(config, tokenizer, train_set, validation_set)
-    save_effective(config, config.output_dir)
+    if processes.is_main_process:
+        save_effective(config, config.output_dir)
     tokens = sum(len(ids) for ids in train_set["input_ids"])
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in trainer.model.parameters())
     share = f"{100 * trainable / total:.1f}%".replace(".", ",")
-    print(
+    processes.print(
         f"Treino: {_dotted(len(train_set))} exemplos, {_dotted(tokens)} tokens por época; "
         f"{_dotted(trainable)} parâmetros treináveis de {_dotted(total)} ({share})."
     )
+    memory = MemoryGrowth()
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     elapsed = time.perf_counter() - started
     if trainer.interrupted:
-        print(
+        processes.print(
             f"\nInterrompido no passo {trainer.state.global_step}; o checkpoint está em "
             f"{config.output_dir}. Continue com: python train.py --resume (e os mesmos argumentos)."
         )
         raise KeyboardInterrupt
+    peak = memory.peak()
     trainer.save_model(str(config.output_dir))
-    tokenizer.save_pretrained(config.output_dir)
+    tokens_seen = trainer.tokens_of_all_processes()
     summary = {
+        "metodo": config.training.method,
         "passos": trainer.state.global_step,
         "minutos": elapsed / 60,
         "exemplos": len(train_set),
-        "tokens_por_segundo": trainer.tokens_seen / elapsed,
-        "tokens_vistos": trainer.tokens_seen,
+        "tokens_por_segundo": tokens_seen / elapsed,
+        "tokens_vistos": tokens_seen,
+        "memoria_bytes": peak,
+        "processos": processes.num_processes,
         "parametros_treinaveis": trainable,
         "melhor_passo": _best_step(trainer),
         "melhor_perda_de_validacao": trainer.state.best_metric,
         "retomado": checkpoint is not None,
     }
+    if not processes.is_main_process:
+        return summary
+    tokenizer.save_pretrained(config.output_dir)
     write_atomic(
         config.output_dir / "treino.json", json.dumps(summary, ensure_ascii=False, indent=2)
     )
@@ -114,9 +129,14 @@ def train(config: Config, resume: bool = False) -> dict:
     print(
         f"Pronto em {summary['minutos']:.1f} min ({summary['tokens_por_segundo']:.0f} tokens/s). "
         f"Melhor perda de validação: {summary['melhor_perda_de_validacao']:.4f}, no passo "
-        f"{summary['melhor_passo']}. Adaptador em {config.output_dir}"
+        f"{summary['melhor_passo']}. Tudo em {config.output_dir}"
     )
     return summary
+
+
+def all_processes() -> PartialState:
+    """Os processos deste treino: um só, ou os que `accelerate launch` e `torchrun` abriram."""
+    return PartialState(cpu=device().type == "cpu")
 
 
 def _dotted(number: int) -> str:
@@ -133,7 +153,12 @@ def check_tracking(name: str) -> None:
 
 
 def _checkpoint(config: Config, resume: bool) -> str | None:
-    folder = config.output_dir
+    folder, method = config.output_dir, config.training.method
+    if trained_kind(folder) not in (None, method):
+        raise UserError(
+            f"{folder} tem um treino de outro método ({trained_kind(folder)}, e agora é {method}). "
+            "Escolha outra pasta com training.output_dir=…"
+        )
     found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if resume and found is None:
         raise UserError(f"não há checkpoint em {folder} de onde continuar; rode sem --resume.")
@@ -144,7 +169,10 @@ def _checkpoint(config: Config, resume: bool) -> str | None:
             f"{folder} tem um treino interrompido. Continue-o com --resume, apague a pasta ou "
             "escolha outra com training.output_dir=…"
         )
-    (folder / "treino.json").unlink(missing_ok=True)
+    processes = all_processes()
+    processes.wait_for_everyone()  # os outros ainda podem estar lendo o que se vai apagar
+    if processes.is_main_process:
+        (folder / "treino.json").unlink(missing_ok=True)
     return None
 
 
@@ -275,7 +303,9 @@ class AnswerTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None):
         if not self.group_by_length:
             return super()._get_train_sampler(train_dataset)
+        # O lote de todos os processos: o accelerate dá a cada um a sua fatia.
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batch *= self.args.world_size
         return LengthBatches(self.train_dataset["length"], batch, self.args.data_seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -290,20 +320,27 @@ class AnswerTrainer(SFTTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if not (self.fused and prediction_loss_only):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        with torch.no_grad():
+        with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss, None, None
+
+
+    def tokens_of_all_processes(self) -> int:
+        """Tokens reais que o treino viu, somados os processos."""
+        seen = torch.tensor(self.tokens_seen, device=self.args.device)
+        return int(self.accelerator.reduce(seen, reduction="sum"))
 
 
 def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set: Dataset):
     """Monta o Trainer; as camadas rápidas entram quando o modelo e o aparelho as permitem."""
     training = config.training
-    model = load_model(config)
+    full = training.method == "full"
+    model = load_model(config, dtype=torch.float32 if full else None)
+    processes = all_processes().num_processes
     # Em vários processos, o DDP só sincroniza gradientes de quem passa pelo forward do modelo.
-    fused = training.fused_layers and speed.supports(model) and PartialState().num_processes == 1
-    steps_per_epoch = math.ceil(
-        len(train_set) / training.batch_size / training.gradient_accumulation_steps
-    )
+    fused = training.fused_layers and speed.supports(model) and processes == 1
+    global_batch = training.batch_size * training.gradient_accumulation_steps * processes
+    steps_per_epoch = math.ceil(len(train_set) / global_batch)
     steps = training.max_steps or math.ceil(steps_per_epoch * training.epochs)
     eval_steps = min(training.eval_steps, steps)
     arguments = SFTConfig(
@@ -317,8 +354,9 @@ def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set:
         warmup_steps=math.ceil(training.warmup_ratio * steps),
         lr_scheduler_type=training.lr_scheduler_type,
         max_length=None,
-        # As camadas de speed.py já recebem e devolvem bf16; o autocast só repetiria conversões.
-        bf16=uses_bf16(config) and not fused,
+        # Com o LoRA, as camadas de speed.py já recebem e devolvem bf16; o autocast só repetiria
+        # conversões. No treino completo os pesos ficam em float32, e as contas em bf16 são dele.
+        bf16=uses_bf16(config) and (full or not fused),
         use_cpu=device().type == "cpu",
         gradient_checkpointing=training.gradient_checkpointing,
         eval_strategy="steps",
@@ -352,7 +390,7 @@ def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set:
         eval_dataset=validation_set,
         processing_class=tokenizer,
         data_collator=Collator(tokenizer.pad_token_id),
-        peft_config=lora,
+        peft_config=None if full else lora,
         callbacks=[
             EarlyStoppingCallback(training.early_stopping_patience),
             Progress(config.output_dir / "metrics.jsonl"),
@@ -362,7 +400,7 @@ def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set:
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopOnInterrupt(trainer))
-    if fused and device().type == "cpu" and model.dtype == torch.bfloat16:
+    if fused and device().type == "cpu" and uses_bf16(config):
         # Em bf16, a volta da atenção "sdpa" do torch em CPU leva o dobro da escrita por extenso.
         model.set_attn_implementation("eager")
     if fused:
@@ -372,7 +410,10 @@ def build_trainer(config: Config, tokenizer, train_set: Dataset, validation_set:
 
 
 class Progress(TrainerCallback):
-    """Barra com tempo restante; cada medida vira uma linha em metrics.jsonl."""
+    """Barra com tempo restante; cada medida vira uma linha em metrics.jsonl.
+
+    Com vários processos, só o primeiro mostra e grava.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -380,6 +421,8 @@ class Progress(TrainerCallback):
         self.shown: dict[str, str] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if state.global_step == 0:
             self.path.write_text("", encoding="utf-8")
@@ -389,9 +432,12 @@ class Progress(TrainerCallback):
         )  # fmt: skip
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(state.global_step - self.bar.n)
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
         names = {"loss": "perda", "eval_loss": "validação"}
         self.shown |= {names[k]: f"{v:.3f}" for k, v in (logs or {}).items() if k in names}
         if self.bar is not None:
@@ -400,7 +446,8 @@ class Progress(TrainerCallback):
             stream.write(json.dumps({"passo": state.global_step, **(logs or {})}) + "\n")
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 class StopOnInterrupt(TrainerCallback):

@@ -230,6 +230,19 @@ def test_adding_a_variant_keeps_what_was_measured(trained, capsys):
     assert "outras perguntas" in capsys.readouterr().err
 
 
+def test_after_another_training_only_the_untrained_measures_stay(trained, capsys):
+    args, folder = trained
+    evaluate.main(args)
+    train.main([*args, "training.max_steps=1"])
+    evaluate.main([*args, "--only", "treinado", "--add"])
+    assert "só as medidas do modelo sem treino" in capsys.readouterr().out
+    path = folder / "resultados" / "mini_projeto_lora_teste.json"
+    summary = json.loads(path.read_text())
+    assert summary["treino"]["passos"] == 1
+    assert list(summary["variantes"]) == [evaluate.BASE, evaluate.TUNED]
+    assert summary["variantes"][evaluate.TUNED]["treino"]["passos"] == 1
+
+
 def test_nothing_to_measure_is_explained(trained, capsys):
     args, _ = trained
     assert run_main(evaluate.main, [*args, "--only", "formas"]) == 2

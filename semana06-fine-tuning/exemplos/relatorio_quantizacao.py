@@ -6,6 +6,7 @@ from utils import decimal
 from pathlib import Path
 
 import matplotlib
+import numpy
 import torch
 
 import medidas
@@ -232,6 +233,28 @@ def plot_levels(weight: torch.Tensor) -> Path:
     return utils.save_figure(figure, "dia5_niveis")
 
 
+def label_points(axis, names: list[str], xs: list[float], ys: list[float]) -> None:
+    """Um nome por ponto, ligado a ele por um traço, sem que dois nomes se cubram."""
+    axis.figure.canvas.draw()  # só depois disto as escalas são as definitivas
+    pixels = axis.transData.transform(numpy.column_stack([xs, ys]))
+    line = 13 * axis.figure.dpi / 72  # a altura de uma linha de texto, em pixels
+    middle = axis.transAxes.transform((0.5, 0))[0]
+    placed: list[tuple[float, float]] = []  # (x do ponto, y do nome) dos já escritos
+    for index in numpy.argsort(pixels[:, 1], kind="stable"):
+        x, y = pixels[index]
+        level = y
+        while any(abs(x - a) < 8 * line and abs(level - b) < line for a, b in placed):
+            level += line / 4
+        placed.append((x, level))
+        side = -1 if x > middle else 1  # o nome fica para dentro da moldura
+        axis.annotate(
+            names[index], (xs[index], ys[index]), xytext=(side * 2 * line, level - y),
+            textcoords="offset pixels", fontsize=8, va="center",
+            ha="left" if side > 0 else "right",
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "gray"},
+        )  # fmt: skip
+
+
 def plot_tradeoff(rows: dict, suffix: str = "") -> Path:
     """Tamanho contra perplexidade; a cor é a velocidade e o anel marca a frente de Pareto."""
     from matplotlib import pyplot
@@ -243,16 +266,11 @@ def plot_tradeoff(rows: dict, suffix: str = "") -> Path:
     front = pareto(rows)
     dots = axis.scatter(sizes, values, c=[decode(r) for r in rows.values()], s=80, linewidths=2,
                         edgecolors=["red" if n in front else "none" for n in rows])  # fmt: skip
-    middle = (min(sizes) * max(sizes)) ** 0.5
-    for number, (name, x, y) in enumerate(zip(rows, sizes, values, strict=True)):
-        left = x > middle  # o nome fica para dentro da moldura
-        axis.annotate(name, (x, y), xytext=(-7 if left else 7, 5 if number % 2 else -10),
-                      textcoords="offset points", fontsize=8,
-                      ha="right" if left else "left")  # fmt: skip
     figure.colorbar(dots, label="tokens/s (decodificação, lote 1)")
     axis.set(xlabel="MiB em disco", ylabel="perplexidade por token", xscale="log",
              title="Tamanho e qualidade (anel vermelho: frente de Pareto)")  # fmt: skip
     axis.margins(0.12)
+    label_points(axis, list(rows), sizes, values)
     whole = FuncFormatter(lambda value, place: f"{value:.0f}")
     axis.xaxis.set_major_formatter(whole)
     axis.xaxis.set_minor_formatter(whole)

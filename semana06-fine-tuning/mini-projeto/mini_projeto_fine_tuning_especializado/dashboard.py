@@ -143,24 +143,32 @@ def _rows(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _table(variants: dict) -> str:
-    header = ["variante", "acurácia", "SQL válido", "igual à referência", "perplexidade",
-              "tokens no prompt", "p50", "p95", "tokens/s", "pesos"]  # fmt: skip
+    header = ["variante", "acurácia", "SQL válido", "igual à referência", "perplexidade", "BLEU",
+              "tokens no prompt", "p50", "p95", "tokens/s", "pesos", "memória",
+              "treino"]  # fmt: skip
     rows = []
     for name, part in variants.items():
-        loss, alone, size = (part["perplexidade_do_gabarito"], part["uma_a_uma"],
-                             part["bytes_dos_pesos"])  # fmt: skip
+        loss, alone, training = (part["perplexidade_do_gabarito"], part["uma_a_uma"],
+                                 part["treino"])  # fmt: skip
         rows.append([
             escape(name), _percent(part["acuracia_execucao"]), _percent(part["sql_valido"]),
             _percent(part["correspondencia_exata"]), number(loss["valor"], 3) if loss else "–",
+            number(part["bleu"]["valor"], 1),
             number(round(part["tokens_no_prompt"])), f"{number(alone['p50_s'])}\u00a0s",
             f"{number(alone['p95_s'])}\u00a0s", number(alone["tokens_por_segundo"], 1),
-            f"{number(round(size / 1e6))}\u00a0MB" if size else "–",
+            _megabytes(part["bytes_dos_pesos"]), _megabytes(part["memoria_bytes"]),
+            f"{number(training['minutos'], 1)}\u00a0min" if training else "–",
         ])  # fmt: skip
     note = (
         '<p class="nota">p50 e p95: segundos de uma pergunta feita sozinha, do envio ao fim da '
-        "consulta. O llama.cpp não informa a perplexidade.</p>"
+        "consulta. Memória: a que o processo ganha ao abrir o modelo e responder uma a uma. O "
+        "llama.cpp não informa a perplexidade.</p>"
     )
     return _section("Todas as medidas", _rows(header, rows) + note, wide=True)
+
+
+def _megabytes(size: int | None) -> str:
+    return f"{number(round(size / 1e6))}\u00a0MB" if size else "–"
 
 
 def _trade(variants: dict) -> str:

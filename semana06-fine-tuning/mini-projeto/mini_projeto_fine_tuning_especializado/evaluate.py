@@ -87,7 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=["base", "treinado", "formas"],
                         help="mede só o modelo sem treino, o treinado ou as --forms")  # fmt: skip
     parser.add_argument("--add", action="store_true",
-                        help="junta ao resultado gravado das mesmas perguntas")  # fmt: skip
+                        help="junta ao resultado gravado das mesmas perguntas (de outro treino, "
+                        "só as medidas do modelo sem treino)")  # fmt: skip
     parser.add_argument("--forms", type=form_list, default=[], metavar="LISTA",
                         help="mede também formas exportadas (bf16,q8_0 ou todas)")  # fmt: skip
     parser.add_argument("--few-shot", type=int, default=0, metavar="K",
@@ -154,7 +155,10 @@ def _table_order(item: tuple[str, dict]) -> int:
 
 
 def _earlier(config: Config, name: str, rows: list[dict]) -> tuple[dict, list[dict]]:
-    """As variantes já medidas em `name`, se as perguntas e o treino são os mesmos."""
+    """As variantes já medidas em `name`, se as perguntas são as mesmas.
+
+    As do modelo sem treino valem sempre; as outras, só se o treino ainda é o mesmo.
+    """
     path = RESULTS_DIR / f"{name}.json"
     if not path.is_file():
         return {}, []
@@ -164,11 +168,13 @@ def _earlier(config: Config, name: str, rows: list[dict]) -> tuple[dict, list[di
     same = {x["id"] for x in details} == {row["id"] for row in rows} and {
         x["gold"] for x in details
     } == {row["sql"] for row in rows}
-    if not same or summary.get("treino") != _training_summary(config.output_dir):
-        raise UserError(
-            f"{path} é de outras perguntas ou de outro treino; rode sem --add, ou dê outro --name."
-        )
-    return summary["variantes"], details
+    if not same:
+        raise UserError(f"{path} é de outras perguntas; rode sem --add, ou dê outro --name.")
+    results = summary["variantes"]
+    if summary.get("treino") != _training_summary(config.output_dir):
+        print(f"{path} é de outro treino: dele ficam só as medidas do modelo sem treino.")
+        results = {label: part for label, part in results.items() if label.startswith(BASE)}
+    return results, [line for line in details if line["variant"] in results]
 
 
 def _questions(

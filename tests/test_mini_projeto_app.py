@@ -268,6 +268,20 @@ def test_in_the_browser(served, tmp_path):
             view.locator("#baixar").click()
         download.value.save_as(tmp_path / "baixado.csv")
         assert "cancelado" in (tmp_path / "baixado.csv").read_text("utf-8-sig")
+        # Ordena pela contagem: uma vez, a ordem muda; o título da coluna é um botão.
+        cells = view.locator("#linhas tbody tr td:nth-child(2)")
+        before = [text.strip() for text in cells.all_inner_texts() if text.strip()]
+        view.locator("#linhas thead th").last.click()
+        view.wait_for_timeout(500)
+        after = [text.strip() for text in cells.all_inner_texts() if text.strip()]
+        assert sorted(before) == sorted(after) and after == sorted(after, key=int)
+        # Reprova a resposta do modelo, com a correção que acabou de rodar.
+        view.locator("#errado").click()
+        sync_api.expect(view.locator("#obrigado")).to_contain_text("correção foi guardada")
+        # O histórico guarda o que o modelo disse, não a correção.
+        view.get_by_role("button", name="Histórico").click()
+        view.locator("#historico").get_by_text("quantos pedidos por status?").click()
+        sync_api.expect(state).to_contain_text("do histórico", timeout=30_000)
         assert view.evaluate("document.documentElement.lang") == "pt-BR"
         fits = "document.documentElement.scrollWidth <= 375"
         assert view.evaluate(fits), "cabe no telefone"

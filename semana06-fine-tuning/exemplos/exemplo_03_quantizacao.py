@@ -3,8 +3,8 @@
 Você vai quantizar um peso à mão, conferir que o bitsandbytes faz a mesma conta, e depois quantizar
 o modelo do dia 3 com várias técnicas: cada uma é gravada, recarregada noutro processo e medida.
 
-    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py --quick   # quatro técnicas
-    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py           # todas, e QLoRA
+    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py --quick   # 2 minutos
+    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py           # 15: todas, e QLoRA
 
 Medir cada técnica leva menos de um minuto em 2 núcleos. Com outro programa pesado ao lado leva
 várias vezes mais, e as velocidades não valem: o llama.cpp é o que mais sofre.
@@ -36,9 +36,9 @@ HERE = Path(__file__).resolve().parent
 MODELS = utils.WEEK_DIR / "modelos"
 QUICK = ("fp32", "bnb-int8", "bnb-nf4-dupla", "gptq-4bit-g64")
 NARROW = {"gptq-4bit-g64": "gptq-4bit-g32"}  # em modelos cuja largura não se divide em 64
-SIZES = {  # conversas de calibração, de teste e da armadilha; respostas geradas
-    True: {"calibracao": 8, "teste": 6, "armadilha": 4, "respostas": 2},
-    False: {"calibracao": 32, "teste": 60, "armadilha": 20, "respostas": 12},
+SIZES = {  # conversas de calibração, de teste e da armadilha; respostas; vezes que se cronometra
+    True: {"calibracao": 8, "teste": 6, "armadilha": 4, "respostas": 1, "repeticoes": 1},
+    False: {"calibracao": 32, "teste": 60, "armadilha": 20, "respostas": 12, "repeticoes": 3},
 }
 # LoRA e QLoRA partem do mesmo modelo base e veem os mesmos lotes, numa passada por 240 conversas.
 TRAINING = {"learning_rate": 4e-3, "epochs": 1.0, "batch_size": 8, "r": 16, "alpha": 32, "seed": 6,
@@ -196,7 +196,7 @@ def quantize_and_measure(names: list[str], source: Path, folder: Path, sizes: di
         print(f"[{number + 1}] {name}", flush=True)
         result = folder / f"{name}.json"
         run("medir_quantizado.py", folder / name, result, reference, sizes["teste"],
-            sizes["respostas"])  # fmt: skip
+            sizes["respostas"], sizes["repeticoes"])  # fmt: skip
         rows[name] = json.loads(result.read_text(encoding="utf-8"))
         rows[name]["previsto_bytes"] = made["previsto"][name]["disco"]
         rows[name]["previsto_memoria_bytes"] = made["previsto"][name]["memoria"]

@@ -1,6 +1,6 @@
 """Recarrega um modelo salvo, sozinho num processo, e o mede.
 
-    python medir_quantizado.py PASTA RESULTADO.json REFERENCIA.pt CONVERSAS RESPOSTAS
+    python medir_quantizado.py PASTA RESULTADO.json REFERENCIA.pt CONVERSAS RESPOSTAS REPETIÇÕES
 
 A primeira medição (a do fp32) grava em REFERENCIA.pt os log-probs das primeiras conversas; as
 outras se comparam com eles (KL e concordância do primeiro colocado). Um GGUF é medido pelo próprio
@@ -32,18 +32,17 @@ COMPARED = 30  # conversas guardadas para a KL: 49.152 log-probs por token ocupa
 PROMPT_TOKENS = 64
 NEW_TOKENS = 16
 ANSWER_TOKENS = 60
-REPEATS = 3
 BATCHES = (1, 8)
 
 
 def main() -> None:
-    folder, result, reference, count, answers = sys.argv[1:]
+    folder, result, reference, count, answers, repeats = sys.argv[1:]
     medidas.fix_seeds(0)
     tokenizer = utils.load_tokenizer(folder)
     test = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", int(count))
     model = load(Path(folder))
     steps = llama_cpp_steps if isinstance(model, LlamaCpp) else transformers_steps
-    rates = {f"lote_{batch}": speed(*steps(model, batch)) for batch in BATCHES}
+    rates = {f"lote_{batch}": speed(int(repeats), *steps(model, batch)) for batch in BATCHES}
     peak = peak_memory_mib()  # antes das notas: os log-probs guardados não são do modelo
     resident = model.size() if isinstance(model, LlamaCpp) else resident_bytes(model)
     if isinstance(model, LlamaCpp):
@@ -93,8 +92,8 @@ def resident_bytes(model) -> int:
     return sum(storages.values())
 
 
-def speed(batch: int, prefill: Callable, step: Callable) -> dict[str, float]:
-    """Tokens/s de prefill e de decodificação: mediana de `REPEATS`, depois de aquecer."""
+def speed(repeats: int, batch: int, prefill: Callable, step: Callable) -> dict[str, float]:
+    """Tokens/s de prefill e de decodificação: mediana de `repeats`, depois de aquecer."""
 
     def clock() -> float:
         if torch.cuda.is_available():
@@ -102,7 +101,7 @@ def speed(batch: int, prefill: Callable, step: Callable) -> dict[str, float]:
         return time.perf_counter()
 
     prefills, decodes = [], []
-    for _ in range(REPEATS + 1):
+    for _ in range(repeats + 1):
         started = clock()
         state = prefill()
         prefills.append(batch * PROMPT_TOKENS / (clock() - started))

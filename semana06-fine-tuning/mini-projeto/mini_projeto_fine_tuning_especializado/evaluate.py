@@ -5,7 +5,7 @@
     python evaluate.py --few-shot 4                      # mais o sem treino, com exemplos no prompt
     python evaluate.py --config configs/rapido.yaml      # o da demonstração
     python evaluate.py --wordings                        # mais o treinado, sem acentos e com erros
-    python evaluate.py --also models/full models/qlora   # mais outros treinos, lado a lado
+    python evaluate.py --also models/full                # mais outro treino, lado a lado
     python evaluate.py --split teste_gerado              # esqueletos de SQL inéditos
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
 
@@ -97,8 +97,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wordings", action="store_true",
                         help="mede também o treinado com as perguntas sem acentos e com um erro "
                         "de digitação em cada uma")  # fmt: skip
-    parser.add_argument("--also", type=resolve, nargs="+", default=[], metavar="PASTA",
-                        help="mede também os modelos treinados nestas pastas")  # fmt: skip
+    parser.add_argument("--also", type=resolve, action="append", metavar="PASTA",
+                        help="mede também o modelo treinado nesta pasta (pode repetir)")  # fmt: skip
     parser.add_argument("--name", default=None, help="nome do arquivo de resultados")
     args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)

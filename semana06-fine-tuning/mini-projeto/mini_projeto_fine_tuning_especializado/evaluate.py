@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
                         help="mede também o treinado com as perguntas sem acentos e com um erro "
                         "de digitação em cada uma")  # fmt: skip
     parser.add_argument("--also", type=resolve, action="append", metavar="PASTA",
-                        help="mede também o modelo treinado nesta pasta (pode repetir)")  # fmt: skip
+                        help="mede também o treinado nesta pasta (pode repetir)")  # fmt: skip
     parser.add_argument("--name", default=None, help="nome do arquivo de resultados")
     args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)

@@ -20,10 +20,11 @@ from config import (
     resolve,
     run_main,
     save_effective,
+    shipped_configs,
     write_atomic,
 )
 
-CONFIGS = sorted(BASE_CONFIG.parent.glob("*.yaml"))
+CONFIGS = shipped_configs()
 
 
 def error_of(override_file=None, *overrides):

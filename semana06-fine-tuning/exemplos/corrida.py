@@ -9,7 +9,6 @@ learning_rate maior, o AdaLoRA redistribui o posto a cada passo.
 
 import utils  # antes do torch
 
-import argparse
 import json
 import math
 import shutil
@@ -68,7 +67,7 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = utils.Parser(__doc__)
     parser.add_argument("settings", type=Path)
     parser.add_argument("result", type=Path)
     args = parser.parse_args()

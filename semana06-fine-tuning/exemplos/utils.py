@@ -12,7 +12,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
 
-import argparse
 import ctypes
 import json
 import logging
@@ -32,6 +31,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "ferramentas"))
+from argumentos import Parser as Parser
 
 # O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -58,27 +60,6 @@ _saved: list[Path] = []  # os resultados que este processo gravou
 
 class UserError(Exception):
     """Algo que quem usa pode corrigir; a mensagem diz o quê, onde e como."""
-
-
-class Parser(argparse.ArgumentParser):
-    """ArgumentParser com o erro de uso em português e a docstring inteira no --help."""
-
-    def __init__(self, doc: str) -> None:
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def error(self, message: str) -> None:
-        for english, portuguese in (
-            ("unrecognized arguments", "argumento desconhecido"),
-            ("expected one argument", "falta o valor desta opção"),
-            ("invalid choice", "valor inválido"),
-            ("choose from", "escolha entre"),
-            ("invalid int value", "não é um número inteiro"),
-            ("invalid float value", "não é um número"),
-            ("argument --", "--"),
-        ):
-            message = message.replace(english, portuguese)
-        print(f"Erro: {message}. As opções estão em --help.", file=sys.stderr)
-        raise SystemExit(2)
 
 
 def run_main(main: Callable[[], None]) -> None:

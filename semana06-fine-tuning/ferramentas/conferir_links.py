@@ -7,11 +7,12 @@ Endereços da internet não são visitados; só se confere que têm a forma de u
 seguem a regra do GitHub: o título em minúsculas, sem pontuação, com hífens no lugar dos espaços.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from argumentos import Parser
 
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = {".git", ".venv", "node_modules", "modelos", "models", "resultados", "gerados",
@@ -24,9 +25,7 @@ HTML_ANCHOR = re.compile(r"<a\s+(?:id|name)=[\"']([^\"']+)[\"']", re.IGNORECASE)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("documents", nargs="*", type=Path, metavar="ARQUIVO",
                         help="documentos a conferir (padrão: todos os .md)")  # fmt: skip
     args = parser.parse_args(argv)

@@ -14,7 +14,6 @@ menor, como no llama.cpp: no SmolLM2-135M, de largura 576, o Q4_K_M vira quase t
 poucos segundos.
 """
 
-import argparse
 import ctypes
 import importlib.util
 import json
@@ -30,6 +29,8 @@ import gguf
 import numpy
 from gguf import GGMLQuantizationType as Kind
 from gguf import LlamaFileType
+
+from argumentos import Parser
 
 LLAMA_CPP_PACKAGE = "xllamacpp"
 INSTALL_COMMAND = 'python -m pip install "xllamacpp==2026.10.11549"'
@@ -54,9 +55,7 @@ class WriteError(Exception):
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="PASTA",
                         help="pasta com config.json, safetensors e tokenizer.json")  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="ARQUIVO",

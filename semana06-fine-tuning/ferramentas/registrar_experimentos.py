@@ -24,6 +24,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from argumentos import Parser
 from tabelas_experimentos import SHORT_RUNS, TABLES, Result, Table
 
 WEEK_DIR = Path(__file__).resolve().parents[1]
@@ -69,9 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("documents", nargs="*", type=Path, default=DOCUMENTS, metavar="ARQUIVO",
                         help="o que preencher (padrão: experimentos.md e notas.md)")  # fmt: skip
     parser.add_argument("--results", type=Path, default=WEEK_DIR / "resultados", metavar="PASTA",

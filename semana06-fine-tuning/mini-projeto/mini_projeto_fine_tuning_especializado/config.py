@@ -172,33 +172,12 @@ def resolve(path: str) -> Path:
     return given.resolve() if given.is_absolute() or given.exists() else PROJECT_DIR / given
 
 
-# As frases do argparse, que passam todas por gettext; as que faltarem aqui saem em inglês.
-ARGPARSE_IN_PORTUGUESE = {
-    "usage: ": "uso:   ",  # parse_intermixed_args conta com os 7 caracteres de "usage: "
-    "options": "opções",
-    "positional arguments": "argumentos",
-    "show this help message and exit": "mostra esta ajuda e sai",
-    "%(prog)s: error: %(message)s\n": "Erro: %(message)s\n",
-    "argument %(argument_name)s: %(message)s": "%(argument_name)s: %(message)s",
-    "unrecognized arguments: %s": "argumento desconhecido: %s; veja os que existem com --help",
-    "expected one argument": "falta o valor desta opção",
-    "expected at least one argument": "falta ao menos um valor para esta opção",
-    "ignored explicit argument %r": "esta opção não recebe valor, e veio %r",
-    "invalid choice: %(value)r (choose from %(choices)s)":
-        "valor inválido: %(value)r (escolha entre %(choices)s)",
-    "invalid %(type)s value: %(value)r": "valor inválido: %(value)r (esperado: %(type)s)",
-    "ambiguous option: %(option)s could match %(matches)s":
-        "opção ambígua: %(option)s pode ser %(matches)s",
-    "the following arguments are required: %s": "faltam argumentos: %s",
-    "not allowed with argument %s": "não pode vir junto com %s",
-    "one of the arguments %s is required": "é preciso um destes: %s",
-}  # fmt: skip
-
-
 def argument_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Um ArgumentParser cujos erros e cuja ajuda saem em português."""
-    argparse._ = lambda text: ARGPARSE_IN_PORTUGUESE.get(text, text)
-    return argparse.ArgumentParser(description=description, epilog=epilog)
+    sys.path.append(str(WEEK_DIR / "ferramentas"))
+    from argumentos import Parser
+
+    return Parser(description, epilog)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -264,6 +243,12 @@ def load_config(override_file: Path | None = None, overrides: list[str] | None =
     return config
 
 
+def shipped_configs() -> list[Path]:
+    """Os arquivos de ajustes de configs/, sem os que são do accelerate."""
+    found = sorted(BASE_CONFIG.parent.glob("*.yaml"))
+    return [path for path in found if not path.name.startswith("accelerate")]
+
+
 def load_effective(folder: Path) -> Config:
     """Lê a configuração gravada ao lado de um adaptador por `save_effective`."""
     path = folder / EFFECTIVE_NAME
@@ -302,7 +287,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 def _read_yaml(path: Path) -> dict:
     if not path.is_file():
-        available = ", ".join(sorted(p.name for p in BASE_CONFIG.parent.glob("*.yaml")))
+        available = ", ".join(path.name for path in shipped_configs())
         raise UserError(f"configuração não encontrada: {path}. Em configs/ há: {available}.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -472,10 +472,14 @@ def _day7_row(result: Result, name: str) -> list[str]:
     def of(key: str):
         return result.get("variantes", name, key)
 
+    measured = result.data["variantes"][name]
+    if measured.get("perplexidade_do_gabarito", "") is None:
+        loss = "o motor não informa"
+    else:
+        loss = score(of("perplexidade_do_gabarito"), 3)
     return [
         name, score(of("acuracia_execucao"), 1, 100), score(of("sql_valido"), 1, 100),
-        score(of("correspondencia_exata"), 1, 100), score(of("perplexidade_do_gabarito"), 3),
-        number(of("tokens_no_prompt")),
+        score(of("correspondencia_exata"), 1, 100), loss, number(of("tokens_no_prompt")),
     ]  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def test_chat_loop_keeps_history_and_survives_hostile_sql(trained, monkeypatch, 
     ("extra", "message"),
     [(["--input", "nada.txt", "--output", "x"], "não encontrado"),
      (["--input", "x"], "andam juntos"),
-     (["--adapter", "/nao/existe", "oi"], "não há adaptador"), (["lora.rr=1", "oi"], "lora.r")],
+     (["--adapter", "/nao/existe", "oi"], "não há modelo"), (["lora.rr=1", "oi"], "lora.r")],
 )  # fmt: skip
 def test_bad_arguments_end_with_code_two(project, extra, message, capsys):
     args, _ = project

@@ -323,10 +323,22 @@ def test_answer_loss_works_without_adapter(batch):
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
 def test_answer_loss_is_offered_only_where_it_is_exact():
-    """Saída treinada, envolvida por LoRA ou de outra arquitetura: usa-se a perda do modelo."""
+    """Saída envolvida por LoRA ou de outra arquitetura: usa-se a perda do modelo."""
     assert supports_answer_loss(tiny_llama().requires_grad_(False))
     assert supports_answer_loss(with_lora())
-    assert not supports_answer_loss(tiny_llama()), "a saída está sendo treinada"
+    assert supports_answer_loss(tiny_llama()), "no treino completo, pelo autograd"
     assert not supports_answer_loss(with_lora(target_modules=["q_proj", "lm_head"]))
     other = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1))
     assert not supports_answer_loss(other.requires_grad_(False))
+
+
+def test_answer_loss_trains_the_head_too(batch):
+    """No treino completo, perda e gradientes de todos os pesos são os do modelo."""
+    torch.manual_seed(0)
+    model = tiny_llama().eval()
+    answer_loss(model, batch)[0].backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    plain_loss(model, batch).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, **TOLERANCE)

@@ -14,6 +14,9 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "ferramentas"))
+from argumentos import Parser
+
 PROJECT_DIR = Path(__file__).resolve().parent
 WEEK_DIR = PROJECT_DIR.parents[1]
 RESULTS_DIR = WEEK_DIR / "resultados"
@@ -174,9 +177,6 @@ def resolve(path: str) -> Path:
 
 def argument_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """Um ArgumentParser cujos erros e cuja ajuda saem em português."""
-    sys.path.append(str(WEEK_DIR / "ferramentas"))
-    from argumentos import Parser
-
     return Parser(description, epilog)
 
 
@@ -268,6 +268,13 @@ def trained_kind(folder: Path) -> Literal["lora", "full"] | None:
     if (folder / "adapter_config.json").is_file():
         return "lora"
     return "full" if (folder / "config.json").is_file() else None
+
+
+def as_trained(config: Config, folder: Path) -> Config:
+    """Uma cópia de `config` com o prompt e a base do treino, mesmo que ela diga outra coisa."""
+    trained, copied = load_effective(folder), config.model_copy(deep=True)
+    copied.prompt, copied.model = trained.prompt, trained.model
+    return copied
 
 
 def save_effective(config: Config, folder: Path) -> None:

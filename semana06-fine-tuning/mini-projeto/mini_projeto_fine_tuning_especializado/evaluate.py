@@ -40,8 +40,8 @@ from config import (
     UserError,
     add_config_arguments,
     argument_parser,
+    as_trained,
     config_from_args,
-    load_effective,
     resolve,
     run_main,
     trained_kind,
@@ -253,9 +253,9 @@ class Variant:
 def _variants(
     config: Config,
     forms: list[str],
-    few_shot: int = 0,
-    wordings: bool = False,
-    also: list[Path] | None = None,
+    few_shot: int,
+    wordings: bool,
+    also: list[Path],
 ) -> list[Variant]:
     """O sem treino (e com exemplos), o treinado (e com ruído), os outros treinos e as formas."""
     base = config.model_copy(deep=True)
@@ -266,13 +266,13 @@ def _variants(
     if trained_kind(adapter) is None:
         print(f"Não há modelo treinado em {adapter}: só o modelo base será medido.")
         return variants
-    tuned = _as_trained(config, adapter)
+    tuned = as_trained(config, adapter)
     variants.append(Variant(TUNED, tuned, adapter))
     if wordings:
         variants += [Variant(f"{TUNED}, {name}", tuned, adapter, reword=reword)
                      for name, reword in WORDINGS.items()]  # fmt: skip
-    for folder in also or []:
-        variants.append(Variant(f"{TUNED}, {folder.name}", _as_trained(config, folder), folder))
+    for folder in also:
+        variants.append(Variant(f"{TUNED}, {folder.name}", as_trained(config, folder), folder))
     ready = exported_forms(adapter)
     for form in forms:
         if form in ready:
@@ -280,13 +280,6 @@ def _variants(
         else:
             print(f"A forma {form} não está exportada e não será medida (python export.py).")
     return variants
-
-
-def _as_trained(config: Config, folder: Path) -> Config:
-    """O prompt e a base são os do treino, mesmo que a configuração atual diga outra coisa."""
-    trained, tuned = load_effective(folder), config.model_copy(deep=True)
-    tuned.prompt, tuned.model = trained.prompt, trained.model
-    return tuned
 
 
 def _with_examples(base: Config, count: int) -> list[Variant]:

@@ -34,6 +34,7 @@ from config import (
     UserError,
     add_config_arguments,
     argument_parser,
+    as_trained,
     config_from_args,
     load_effective,
     run_main,
@@ -112,9 +113,7 @@ def trained_config(config: Config) -> Config:
         raise UserError(
             f"não há modelo treinado em {config.output_dir}. Treine antes: python train.py"
         )
-    trained = load_effective(config.output_dir)
-    config = config.model_copy(deep=True)
-    config.prompt, config.model = trained.prompt, trained.model
+    config = as_trained(config, config.output_dir)
     config.training.precision, config.model.load_in_4bit = "fp32", False
     return config
 

@@ -30,8 +30,8 @@ from config import (
     UserError,
     add_config_arguments,
     argument_parser,
+    as_trained,
     config_from_args,
-    load_effective,
     run_main,
     trained_kind,
     write_atomic,
@@ -202,9 +202,7 @@ def settings(config: Config, adapter: Path | None, base: bool) -> tuple[Config, 
             f"não há modelo treinado em {adapter}. Treine com train.py, indique outro com "
             "--adapter, ou use --base para o modelo sem treino."
         )
-    trained = load_effective(adapter)
-    config.prompt, config.model = trained.prompt, trained.model
-    return config, adapter
+    return as_trained(config, adapter), adapter
 
 
 def answer_file(assistant: Assistant, source: Path, target: Path) -> None:

@@ -4,7 +4,7 @@
     python train.py --config configs/rapido.yaml    # o da demonstração
     python train.py --config configs/full.yaml      # todos os pesos (ou qlora.yaml: base em 4 bits)
     python train.py --resume                        # continua do último checkpoint
-    accelerate launch --num_processes 2 train.py    # em duas GPUs (ou mais), sem mudar nada
+    accelerate launch --multi_gpu --num_processes 2 train.py    # em duas GPUs, ou dois processos
 
 Antes do primeiro passo, uma auditoria mostra exemplos decodificados com o que entra na perda, e
 para se algum exemplo não tiver resposta, não ensinar a parar ou for cortado. Ctrl-C grava um
@@ -154,9 +154,10 @@ def check_tracking(name: str) -> None:
 
 def _checkpoint(config: Config, resume: bool) -> str | None:
     folder, method = config.output_dir, config.training.method
-    if trained_kind(folder) not in (None, method):
+    kind = trained_kind(folder)
+    if kind not in (None, method):
         raise UserError(
-            f"{folder} tem um treino de outro método ({trained_kind(folder)}, e agora é {method}). "
+            f"{folder} tem um treino de outro método ({kind}, e agora é {method}). "
             "Escolha outra pasta com training.output_dir=…"
         )
     found = get_last_checkpoint(str(folder)) if folder.is_dir() else None

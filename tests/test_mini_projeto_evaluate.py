@@ -2,13 +2,15 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
+import dashboard
 import evaluate
 import inference
 import train
-from config import UserError, run_main
+from config import UserError, load_config, run_main
 from memory import STATUS, MemoryGrowth
 from metrics import bleu, mcnemar, perplexity, proportion, wilson
 from prompt import messages
@@ -193,7 +195,7 @@ def test_a_limited_evaluation_takes_questions_from_the_whole_file():
 
 def test_examples_in_the_prompt_come_from_training_and_the_nearest_come_last(trained):
     args, folder = trained
-    assert evaluate.main([*args, "--only", "base", "--few-shot", "2"]) == 0
+    assert evaluate.main([*args, "--only", "base", "--only", "exemplos", "--few-shot", "2"]) == 0
     summary = json.loads((folder / "resultados" / "mini_projeto_lora_teste.json").read_text())
     plain, fixed, similar = summary["variantes"].values()
     assert plain["tokens_no_prompt"] < min(fixed["tokens_no_prompt"], similar["tokens_no_prompt"])
@@ -251,7 +253,7 @@ def test_nothing_to_measure_is_explained(trained, capsys):
 
 def test_wordings_ask_the_same_questions_without_accents_and_with_a_typo(trained):
     args, folder = trained
-    evaluate.main([*args, "--only", "treinado", "--wordings"])
+    evaluate.main([*args, "--only", "treinado", "--only", "redacoes", "--wordings"])
     text = (folder / "resultados" / "mini_projeto_lora_teste.jsonl").read_text()
     asked: dict = {}
     for line in map(json.loads, text.splitlines()):
@@ -263,12 +265,14 @@ def test_wordings_ask_the_same_questions_without_accents_and_with_a_typo(trained
     assert sum(wrong[i] != clean[i] for i in clean) >= len(clean) - 1
 
 
-def test_other_trainings_are_measured_on_the_same_questions(trained):
+def test_other_trainings_are_measured_on_the_same_questions(trained, monkeypatch, capsys):
     args, folder = trained
+    monkeypatch.setattr(dashboard, "RESULTS_DIR", folder / "resultados")
     full = folder / "full"
     train.main([*args, "training.method=full", f"training.output_dir={full}",
                 "training.max_steps=1"])  # fmt: skip
-    assert evaluate.main([*args, "--only", "treinado", "--also", str(full)]) == 0
+    evaluate.main([*args, "--only", "treinado"])
+    assert evaluate.main([*args, "--add", "--only", "outros", "--also", str(full)]) == 0
     summary = json.loads((folder / "resultados" / "mini_projeto_lora_teste.json").read_text())
     variants = summary["variantes"]
     assert list(variants) == [evaluate.TUNED, f"{evaluate.TUNED}, full"]
@@ -277,6 +281,15 @@ def test_other_trainings_are_measured_on_the_same_questions(trained):
     assert other["treino"]["passos"] == 1
     assert other["bytes_dos_pesos"] == (full / "model.safetensors").stat().st_size
     assert summary["mcnemar_treinado_forma"].keys() == {f"{evaluate.TUNED}, full"}
+    first, second = summary["comando"].split(" && ")
+    assert "--add" not in first and second.endswith(f"--also {full}")
+    curve = dashboard.page(load_config(None, args)).split("número de exemplos de treino")[1]
+    assert f": {evaluate.TUNED}, full" in curve and "Um treino só" not in curve
+    twice = [*args, "--also", str(full), "--also", str(folder / "outra" / "full")]
+    (folder / "outra").mkdir()
+    shutil.copytree(full, folder / "outra" / "full")
+    assert run_main(evaluate.main, twice) == 2
+    assert "nomes diferentes" in capsys.readouterr().err
 
 
 def test_a_folder_that_was_not_trained_is_refused(trained, capsys):

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from config import load_config
-from model import SharedPrefix, answer_losses, generate, load_model, load_tokenizer
+from model import (
+    GROUPED_ATTENTION,
+    SharedPrefix,
+    answer_losses,
+    generate,
+    load_model,
+    load_tokenizer,
+)
 from prompt import render
 
 SCHEMA = "CREATE TABLE clientes (id INTEGER, nome TEXT, uf TEXT); " * 8
@@ -43,6 +50,23 @@ def test_batched_generation_with_shared_prefix_equals_one_by_one(loaded):
     assert SharedPrefix(model, tokenizer(prompts, add_special_tokens=False).input_ids).size > 64
     answers = dict(pair for batch in generate(model, tokenizer, prompts, 12, 2) for pair in batch)
     assert [answers[i] for i in range(3)] == [one_by_one(model, tokenizer, p, 12) for p in prompts]
+
+
+def test_one_new_token_attends_as_the_library_does(tiny_llama):
+    model = load_model(config_for(tiny_llama, "training.precision=fp32"))
+    assert model.config._attn_implementation == GROUPED_ATTENTION
+    ids = torch.randint(3, 100, (3, 9), generator=torch.Generator().manual_seed(6))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = mask[1, 2:5] = 0  # preenchimento no começo e no meio, como em SharedPrefix
+    logits = []
+    for implementation in (GROUPED_ATTENTION, "sdpa"):
+        model.set_attn_implementation(implementation)
+        with torch.inference_mode():
+            first = model(input_ids=ids[:, :8], attention_mask=mask[:, :8], use_cache=True)
+            second = model(input_ids=ids[:, 8:], attention_mask=mask,
+                           past_key_values=first.past_key_values)  # fmt: skip
+        logits.append(second.logits)
+    torch.testing.assert_close(*logits)
 
 
 def test_answer_losses_equal_the_plain_forward(loaded):

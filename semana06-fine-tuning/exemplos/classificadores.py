@@ -34,6 +34,7 @@ import corrida
 import medidas
 import metricas_a_mao
 
+# A cabeça lê este texto inteiro: o último token só da mensagem, um "?", diria pouco dela.
 PROMPT = "Mensagem do cliente: {text}\nAssunto:"
 EMPTY = "-"  # a mensagem que não diz nada: o que o modelo responderia a ela é o seu viés
 
@@ -49,7 +50,7 @@ def compare(folder: Path, plan: antes_depois.Plan) -> dict:
 
     found = {"classe mais comum": timed(lambda: majority(train, texts))}
     found["TF-IDF + regressão logística"] = timed(lambda: bag_of_words(train, texts))
-    run = plan.run(plan.label_epochs, plan.label_batch_size)
+    run = plan.run(plan.label_learning_rate, plan.label_epochs, plan.label_batch_size)
     scores, weighing = clocked(
         lambda: likelihoods(corrida.prepare(run, 1).eval(), tokenizer, [EMPTY, *texts], labels)
     )
@@ -207,13 +208,18 @@ def head(
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False).input_ids
+    return tokenizer([PROMPT.format(text=t) for t in texts], add_special_tokens=False).input_ids
 
 
 def train_head(model: PeftModel, rows: list[dict], collator, plan: antes_depois.Plan) -> None:
     steps = math.ceil(len(rows) / plan.label_batch_size * plan.head_epochs)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.0)
+    new, adapter = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (adapter if "lora_" in name else new).append(parameter)
+    groups = [{"params": adapter, "lr": plan.adapter_learning_rate},
+              {"params": new, "lr": plan.head_learning_rate}]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     scheduler = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
     batches = corrida.endless(medidas.SimilarLengths(rows, plan.label_batch_size, plan.seed))
     model.train()
@@ -222,7 +228,7 @@ def train_head(model: PeftModel, rows: list[dict], collator, plan: antes_depois.
         with torch.autocast(model.device.type, torch.bfloat16, enabled=utils.gains_from_bf16()):
             loss = model(**batch).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(adapter + new, 1.0)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()

@@ -459,9 +459,8 @@ def day6_classifiers(result: Result) -> list[list[str]]:
 
 def day1_approaches(result: Result) -> list[list[str]]:
     """O sem treino (com o esquema; com exemplos, fixos ou buscados, se medidos) e o treinado."""
-    names = [name for name in result.get("variantes") or {}
-             if name.startswith("base") or name == "treinado"]  # fmt: skip
-    return [_day7_row(result, name) for name in names]
+    return [_day7_row(result, name) for name, part in (result.get("variantes") or {}).items()
+            if part["grupo"] in ("base", "exemplos", "treinado")]  # fmt: skip
 
 
 def day7_scores(result: Result) -> list[list[str]]:
@@ -479,7 +478,8 @@ def _day7_row(result: Result, name: str) -> list[str]:
         loss = score(of("perplexidade_do_gabarito"), 3)
     return [
         name, score(of("acuracia_execucao"), 1, 100), score(of("sql_valido"), 1, 100),
-        score(of("correspondencia_exata"), 1, 100), loss, number(of("tokens_no_prompt")),
+        score(of("correspondencia_exata"), 1, 100), loss,
+        score(of("bleu"), 1), number(of("tokens_no_prompt")),
     ]  # fmt: skip
 
 
@@ -495,10 +495,11 @@ def day7_forms(result: Result) -> list[list[str]]:
         test = pairs.get(name)
         against = "" if test is None else (
             f"perde {test['so_primeira']}, ganha {test['so_segunda']}; "
-            f"p = {number(test['p_valor'], 2)}"
+            f"p = {test['p_valor']:.2g}".replace(".", ",")
         )  # fmt: skip
         rows.append([
             name, of("motor") or MISSING, number(quotient(of("bytes_dos_pesos"), MIB)),
+            number(quotient(of("memoria_bytes"), MIB)),
             number(of("uma_a_uma", "p50_s"), 2), number(of("uma_a_uma", "p95_s"), 2),
             number(of("uma_a_uma", "tokens_por_segundo"), 1),
             score(of("acuracia_execucao"), 1, 100), against,
@@ -528,17 +529,22 @@ def day7_groups(result: Result) -> list[list[str]]:
 
 
 def day7_training(result: Result) -> list[list[str]]:
-    if result.get("treino") is None:
-        return [["sem `treino.json` ao lado do adaptador", *[""] * 6]]
+    """Um treino por linha: o desta pasta e os que foram medidos ao lado dele."""
+    names = [name for name, part in (result.get("variantes") or {}).items()
+             if part["grupo"] in ("treinado", "outros")]  # fmt: skip
+    rows = []
+    for name in names:
 
-    def of(key: str):
-        return result.get("treino", key)
+        def of(key: str, variant: str = name):
+            return result.get("variantes", variant, "treino", key)
 
-    return [[
-        number(of("exemplos")), number(of("passos")), number(of("minutos"), 1),
-        number(of("tokens_por_segundo")), number(of("parametros_treinaveis")),
-        number(of("melhor_perda_de_validacao"), 4), number(of("melhor_passo")),
-    ]]  # fmt: skip
+        rows.append([
+            name, of("metodo") or MISSING, number(of("exemplos")), number(of("minutos"), 1),
+            number(of("tokens_por_segundo")), number(of("parametros_treinaveis")),
+            number(quotient(of("memoria_bytes"), MIB)), number(of("melhor_perda_de_validacao"), 4),
+            number(of("melhor_passo")),
+        ])  # fmt: skip
+    return rows
 
 
 # --- resumo da semana -----------------------------------------------------------------------------
@@ -611,7 +617,7 @@ def _table(header: str, names: tuple[str, ...], command: str, rows: Callable) ->
 TABLES = {
     "dia1_abordagens": _table(
         "abordagem | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
-        "perplexidade da referência | tokens no prompt",
+        "perplexidade da referência | BLEU | tokens no prompt",
         DAY7_NAMES, f"{DAY7} --few-shot 4", day1_approaches),
     "dia2_conferencias": _table("conferência | resultado", DAY4_NAMES, DAY4, day4_checks),
     "dia3_notas": _table(
@@ -673,18 +679,19 @@ TABLES = {
         "treináveis | p contra o TF-IDF", DAY6_TRAIN_NAMES, DAY6, day6_classifiers),
     "dia7_resultados": _table(
         "variante | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
-        "perplexidade da referência | tokens no prompt", DAY7_NAMES, DAY7, day7_scores),
+        "perplexidade da referência | BLEU | tokens no prompt", DAY7_NAMES, DAY7, day7_scores),
     "dia7_formas": _table(
-        "variante | motor | pesos (MiB) | latência p50 (s) | p95 (s) | tokens por segundo | "
-        "acurácia de execução (%) | em relação ao treinado",
+        "variante | motor | pesos (MiB) | memória (MiB) | latência p50 (s) | p95 (s) | "
+        "tokens por segundo | acurácia de execução (%) | em relação ao treinado",
         DAY7_NAMES, FORMS, day7_forms),
     "dia7_causas": _table("causa do erro | erros | parte", DAY7_NAMES, DAY7, day7_causes),
     "dia7_grupos": _table(
         "perguntas | quantas | base com esquema (%) | treinado (%)",
         DAY7_NAMES, DAY7, day7_groups),
     "dia7_treino": _table(
-        "exemplos | passos | minutos | tokens por segundo | treináveis | menor perda de validação "
-        "| no passo", DAY7_NAMES, f"{PROJECT}/train.py` e, depois, `{DAY7}", day7_training),
+        "treino | método | exemplos | minutos | tokens por segundo | treináveis | memória (MiB) | "
+        "menor perda de validação | no passo",
+        DAY7_NAMES, f"{PROJECT}/train.py` e, depois, `{DAY7}", day7_training),
     "resumo_semana": Table(
         ["dia", "o que mudou", "medida", "antes", "depois", "comando"],
         (

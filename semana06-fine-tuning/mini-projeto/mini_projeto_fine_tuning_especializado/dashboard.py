@@ -87,7 +87,7 @@ def dashboard(config: Config) -> str:
     if summary:
         parts += [_by(variants, "por_tipo", "Por tipo de consulta"),
                   _by(variants, "por_dificuldade", "Por dificuldade"),
-                  _learning_curve(), _causes(variants), _samples(details)]  # fmt: skip
+                  _learning_curve(variants), _causes(variants), _samples(details)]  # fmt: skip
     return f'<div class="painel">{"".join(parts)}</div>'
 
 
@@ -194,7 +194,7 @@ def _losses(records: list[dict]) -> str:
 
 
 def _by(variants: dict, key: str, title: str) -> str:
-    tuned = {n: v for n, v in variants.items() if not n.startswith("base")} or variants
+    tuned = {n: v for n, v in variants.items() if v["grupo"] == "treinado"} or variants
     name, part = next(iter(tuned.items()))
     order = {"fácil": 0, "média": 1, "difícil": 2}
     parts = sorted(part[key].items(), key=lambda item: order.get(item[0], 0))
@@ -202,20 +202,18 @@ def _by(variants: dict, key: str, title: str) -> str:
     return _section(f"{title}: {name}", _score_bars(scores))
 
 
-def _learning_curve() -> str:
-    """Um ponto por modelo treinado e avaliado no teste inteiro ou na mesma amostra dele."""
-    rows = []
-    for path in sorted(RESULTS_DIR.glob("mini_projeto_*_teste.json")):
-        summary = _read_json(path)
-        tuned, training = summary["variantes"].get("treinado"), summary.get("treino")
-        if tuned and training:
-            rows.append((training["exemplos"], path.stem.split("_")[2], tuned["acuracia_execucao"]))
+def _learning_curve(variants: dict) -> str:
+    """Um ponto por treino medido nestas mesmas perguntas: o desta pasta e os de `--also`."""
+    rows = [(part["treino"]["exemplos"], name, part["acuracia_execucao"])
+            for name, part in variants.items()
+            if part["grupo"] in ("treinado", "outros") and part["treino"]]  # fmt: skip
     rows.sort(key=lambda row: row[0])
-    body = _score_bars({f"{number(n)} exemplos ({name}; {p['total']} perguntas)": p
-                        for n, name, p in rows})  # fmt: skip
+    body = _score_bars({f"{number(n)} exemplos: {name}": p for n, name, p in rows})
     note = "" if len(rows) > 1 else (
-        '<p class="nota">Um modelo só: treine com outro número de exemplos '
-        "(<code>data.curated_in_training</code>, <code>training.output_dir</code>) e avalie.</p>"
+        '<p class="nota">Um treino só. Treine com outro número de exemplos, noutra pasta, e '
+        "junte-o: <code>python train.py data.curated_in_training=1000 "
+        "training.output_dir=models/mil</code>, <code>python evaluate.py --add --only outros "
+        "--also models/mil</code>.</p>"
     )  # fmt: skip
     return _section("Acurácia por número de exemplos de treino", body + note)
 

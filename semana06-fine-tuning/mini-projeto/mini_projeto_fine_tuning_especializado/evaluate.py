@@ -20,6 +20,7 @@ import gc
 import json
 import platform
 import random
+import shlex
 import statistics
 import subprocess
 import sys
@@ -73,6 +74,8 @@ WORDINGS = {
     "sem acentos": without_accents,
     "com erro de digitação": lambda question: typo(question, random.Random(question)),
 }
+UNTRAINED = ("base", "exemplos")
+GROUPS = (*UNTRAINED, "treinado", "redacoes", "outros", "formas")
 LIBRARIES = ["torch", "transformers", "peft", "trl", "datasets"]
 
 
@@ -84,8 +87,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", default="teste", help="divisão a usar (padrão: teste)")
     parser.add_argument("--questions", type=Path, metavar="ARQUIVO",
                         help="CSV ou JSONL (question, sql) no lugar da divisão")  # fmt: skip
-    parser.add_argument("--only", choices=["base", "treinado", "formas"],
-                        help="mede só o modelo sem treino, o treinado ou as --forms")  # fmt: skip
+    parser.add_argument("--only", choices=GROUPS, action="append", metavar="GRUPO",
+                        help="mede só base (o modelo sem treino), exemplos (ele com --few-shot), "
+                        "treinado, redacoes (--wordings), outros (--also) ou formas (--forms); "
+                        "pode repetir")  # fmt: skip
     parser.add_argument("--add", action="store_true",
                         help="junta ao resultado gravado das mesmas perguntas (de outro treino, "
                         "só as medidas do modelo sem treino)")  # fmt: skip
@@ -102,8 +107,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--name", default=None, help="nome do arquivo de resultados")
     args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
+    command = shlex.join(["python", Path(__file__).name, *(sys.argv[1:] if argv is None else argv)])
     evaluate(config, args.split, args.questions, args.only, args.name, args.forms, args.few_shot,
-             args.add, args.wordings, args.also)  # fmt: skip
+             args.add, args.wordings, args.also, command)  # fmt: skip
     return 0
 
 
@@ -111,13 +117,14 @@ def evaluate(
     config: Config,
     split: str = "teste",
     questions: Path | None = None,
-    only: str | None = None,
+    only: list[str] | None = None,
     name: str | None = None,
     forms: list[str] | None = None,
     few_shot: int = 0,
     add: bool = False,
     wordings: bool = False,
     also: list[Path] | None = None,
+    command: str = "python evaluate.py",
 ) -> dict:
     """Avalia as variantes, grava os resultados depois de cada uma e devolve o resumo."""
     try:
@@ -128,17 +135,18 @@ def evaluate(
     variants = [
         variant
         for variant in _variants(config, forms or [], few_shot, wordings, also or [])
-        if only is None or only == variant.group
+        if only is None or variant.group in only
     ]
     if not variants:
         raise UserError("não sobrou nenhuma variante para medir; confira --only e --forms.")
     name = name or f"mini_projeto_{config.output_dir.name}_{questions.stem if questions else split}"
-    results, details = _earlier(config, name, rows) if add else ({}, [])
+    results, details, commands = _earlier(config, name, rows) if add else ({}, [], [])
+    commands = list(dict.fromkeys([*commands, command]))
     for variant in variants:
         scores, lines = _score_variant(variant, rows, databases)
         details = [x for x in details if x["variant"] != variant.label] + lines
         results = dict(sorted((results | {variant.label: scores}).items(), key=_table_order))
-        summary = _summary(config, split, questions, results, details)
+        summary = _summary(config, split, questions, results, details, commands)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in details)
         write_atomic(RESULTS_DIR / f"{name}.jsonl", text)
         text = json.dumps(summary, ensure_ascii=False, indent=2)
@@ -149,19 +157,20 @@ def evaluate(
 
 
 def _table_order(item: tuple[str, dict]) -> int:
-    """O modelo sem treino, depois o treinado, depois as formas; no mais, a ordem de medida."""
-    label = item[0]
-    return 0 if label.startswith(BASE) else 1 if label == TUNED else 2
+    """A ordem dos grupos; no mesmo grupo, a ordem de medida."""
+    return GROUPS.index(item[1]["grupo"])
 
 
-def _earlier(config: Config, name: str, rows: list[dict]) -> tuple[dict, list[dict]]:
-    """As variantes já medidas em `name`, se as perguntas são as mesmas.
+def _earlier(
+    config: Config, name: str, rows: list[dict]
+) -> tuple[dict, list[dict], list[str]]:
+    """As variantes já medidas em `name`, se as perguntas são as mesmas, e por quais comandos.
 
     As do modelo sem treino valem sempre; as outras, só se o treino ainda é o mesmo.
     """
     path = RESULTS_DIR / f"{name}.json"
     if not path.is_file():
-        return {}, []
+        return {}, [], []
     summary = json.loads(path.read_text(encoding="utf-8"))
     text = path.with_suffix(".jsonl").read_text(encoding="utf-8")
     details = [json.loads(line) for line in text.splitlines()]
@@ -173,8 +182,9 @@ def _earlier(config: Config, name: str, rows: list[dict]) -> tuple[dict, list[di
     results = summary["variantes"]
     if summary.get("treino") != _training_summary(config.output_dir):
         print(f"{path} é de outro treino: dele ficam só as medidas do modelo sem treino.")
-        results = {label: part for label, part in results.items() if label.startswith(BASE)}
-    return results, [line for line in details if line["variant"] in results]
+        results = {x: part for x, part in results.items() if part["grupo"] in UNTRAINED}
+    kept = [line for line in details if line["variant"] in results]
+    return results, kept, summary["comando"].split(" && ")
 
 
 def _questions(
@@ -210,10 +220,12 @@ def spread(rows: list[dict], limit: int | None) -> list[dict]:
 class Variant:
     """O que se mede: a configuração do seu prompt, o adaptador e a forma exportada (ou nenhuma).
 
-    `examples` dá, para uma pergunta, os exemplos que a antecedem no prompt; `reword` a reescreve.
+    `group` é o nome com que `--only` a escolhe. `examples` dá, para uma pergunta, os exemplos que a
+    antecedem no prompt; `reword` a reescreve.
     """
 
     label: str
+    group: str
     config: Config
     adapter: Path | None = None
     form: str | None = None
@@ -224,11 +236,6 @@ class Variant:
         if self.form is not None:
             return open_form(self.config, self.adapter, self.form)
         return TransformersEngine(self.config, self.adapter)
-
-    @property
-    def group(self) -> str:
-        """O nome com que `--only` a escolhe."""
-        return "base" if self.adapter is None else "treinado" if self.form is None else "formas"
 
     @property
     def training(self) -> dict | None:
@@ -261,24 +268,31 @@ def _variants(
     base = config.model_copy(deep=True)
     base.prompt.system, base.prompt.schema_in_prompt = BASE_SYSTEM, True
     base.generation.max_new_tokens = config.evaluation.base_max_new_tokens
-    variants = [Variant(BASE, base), *_with_examples(base, few_shot)]
+    variants = [Variant(BASE, "base", base), *_with_examples(base, few_shot)]
     adapter = config.output_dir
     if trained_kind(adapter) is None:
         print(f"Não há modelo treinado em {adapter}: só o modelo base será medido.")
         return variants
     tuned = as_trained(config, adapter)
-    variants.append(Variant(TUNED, tuned, adapter))
+    variants.append(Variant(TUNED, "treinado", tuned, adapter))
     if wordings:
-        variants += [Variant(f"{TUNED}, {name}", tuned, adapter, reword=reword)
+        variants += [Variant(f"{TUNED}, {name}", "redacoes", tuned, adapter, reword=reword)
                      for name, reword in WORDINGS.items()]  # fmt: skip
     for folder in also:
-        variants.append(Variant(f"{TUNED}, {folder.name}", as_trained(config, folder), folder))
+        other = as_trained(config, folder)
+        variants.append(Variant(f"{TUNED}, {folder.name}", "outros", other, folder))
     ready = exported_forms(adapter)
     for form in forms:
         if form in ready:
-            variants.append(Variant(f"{TUNED}, {form}", tuned, adapter, form))
+            variants.append(Variant(f"{TUNED}, {form}", "formas", tuned, adapter, form))
         else:
             print(f"A forma {form} não está exportada e não será medida (python export.py).")
+    repeated = [x for x, n in Counter(variant.label for variant in variants).items() if n > 1]
+    if repeated:
+        raise UserError(
+            f"duas variantes se chamariam `{repeated[0]}`: dê às pastas de --also nomes diferentes "
+            "entre si e dos das formas."
+        )
     return variants
 
 
@@ -295,8 +309,8 @@ def _with_examples(base: Config, count: int) -> list[Variant]:
         return [pairs[i] for i in reversed(index.nearest(question, count))]
 
     return [
-        Variant(f"{BASE}, {count} exemplos", base, examples=lambda question: fixed),
-        Variant(f"{BASE}, {count} parecidos", base, examples=similar),
+        Variant(f"{BASE}, {count} exemplos", "exemplos", base, examples=lambda question: fixed),
+        Variant(f"{BASE}, {count} parecidos", "exemplos", base, examples=similar),
     ]
 
 
@@ -345,6 +359,7 @@ def _score_variant(
     alone = _one_by_one(engine, timed, limits.max_new_tokens, label)
     prompt_tokens = [len(i) for i in tokenizer(prompts, add_special_tokens=False).input_ids]
     result = {
+        "grupo": variant.group,
         "motor": engine.name,
         "acuracia_execucao": proportion([x["correct"] for x in lines]),
         "sql_valido": proportion([x["error"] is None for x in lines]),
@@ -423,12 +438,13 @@ def normalize_sql(sql: str) -> str:
 
 
 def _summary(
-    config: Config, split: str, questions: Path | None, results: dict, details: list[dict]
-) -> dict:
+    config: Config, split: str, questions: Path | None, results: dict, details: list[dict],
+    commands: list[str],
+) -> dict:  # fmt: skip
     summary = {
         "script": "evaluate.py",
         "quando": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "comando": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "comando": " && ".join(commands),
         "commit": _commit(),
         "maquina": {"sistema": platform.platform(), "processador": _cpu_name()},
         "versoes": {name: version(name) for name in LIBRARIES},
@@ -444,8 +460,8 @@ def _summary(
     if TUNED in results:
         summary["mcnemar_treinado_forma"] = {
             label: mcnemar(flags[TUNED], flags[label])
-            for label in results
-            if label.startswith(f"{TUNED}, ")
+            for label, part in results.items()
+            if part["grupo"] not in (*UNTRAINED, "treinado")
         }
     return summary
 

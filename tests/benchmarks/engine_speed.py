@@ -1,0 +1,91 @@
+"""Compara os motores do mini-projeto numa pergunta por vez, em rodadas intercaladas.
+
+    python tests/benchmarks/engine_speed.py                              # o modelo completo
+    python tests/benchmarks/engine_speed.py --config configs/rapido.yaml --forms fp32,q8_0
+
+A velocidade de uma máquina dividida varia de um minuto a outro: em cada rodada todos os motores
+respondem às mesmas perguntas, um logo depois do outro, e as razões são tiradas dentro da rodada.
+`fp32` é o adaptador no transformers, sem bf16; as outras, o que `python export.py --forms …` gravou
+(o llama.cpp, com os rascunhos por n-gramas). Precisa do modelo treinado; de 5 a 10 minutos.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+PROJECT = (
+    Path(__file__).resolve().parents[2]
+    / "semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado"
+)
+sys.path.insert(0, str(PROJECT))
+
+import runtime  # noqa: E402, F401  (antes do torch)
+
+from config import Config, as_trained, load_config  # noqa: E402
+from data_prep import load_split  # noqa: E402
+from engines import Engine, TransformersEngine, open_form  # noqa: E402
+from evaluate import spread  # noqa: E402
+from prompt import render  # noqa: E402
+from train import read_schema  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--forms", default="fp32,bf16,q8_0,q4_k_m")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--questions", type=int, default=20)
+    args = parser.parse_args()
+    config = load_config(args.config)
+    config = as_trained(config, config.output_dir)
+    rows = spread(load_split(config, "teste"), args.questions)
+    forms = args.forms.split(",")
+    found: dict[str, list[dict]] = {form: [] for form in forms}
+    for _ in range(args.rounds):
+        for form in forms:
+            engine = open_engine(config, form)
+            found[form].append(answer_all(engine, config, rows))
+            engine.close()
+    base = found[forms[0]]
+    print(f"{'motor':<10}{'p50 (s)':>9}{'p95 (s)':>9}{'tokens/s':>10}{'respostas/s':>13}"
+          f"   vezes o {forms[0]} (menor; maior)")  # fmt: skip
+    for form, rounds in found.items():
+        ratios = [r["answers"] / b["answers"] for r, b in zip(rounds, base, strict=True)]
+        middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+        print(f"{form:<10}{middle['p50']:>9.2f}{middle['p95']:>9.2f}{middle['tokens']:>10.1f}"
+              f"{middle['answers']:>13.2f}   {statistics.median(ratios):.1f} "
+              f"({min(ratios):.1f}; {max(ratios):.1f})")  # fmt: skip
+
+
+def open_engine(config: Config, form: str) -> Engine:
+    if form != "fp32":
+        return open_form(config, config.output_dir, form)
+    full = config.model_copy(deep=True)
+    full.training.precision = "fp32"
+    return TransformersEngine(full, config.output_dir)
+
+
+def answer_all(engine: Engine, config: Config, rows: list[dict]) -> dict[str, float]:
+    """Responde uma a uma: p50 e p95 em segundos, tokens e respostas por segundo."""
+    schema = read_schema(config)
+    prompts = [render(engine.tokenizer, config, row["question"], schema) for row in rows]
+    limit = config.generation.max_new_tokens
+    for _ in engine.stream(prompts[0], limit):
+        pass  # a primeira resposta só aquece o motor
+    seconds, tokens = [], 0
+    for prompt in prompts:
+        started, answer = time.perf_counter(), ""
+        for answer in engine.stream(prompt, limit):  # noqa: B007  (fica a última)
+            pass
+        seconds.append(time.perf_counter() - started)
+        tokens += len(engine.tokenizer(answer, add_special_tokens=False).input_ids)
+    ranked, total = sorted(seconds), sum(seconds)
+    return {"p50": statistics.median(ranked),
+            "p95": ranked[min(len(ranked) - 1, int(0.95 * len(ranked)))],
+            "tokens": tokens / total, "answers": len(prompts) / total}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

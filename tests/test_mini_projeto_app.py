@@ -3,7 +3,6 @@
 import csv
 import json
 import random
-import re
 import shutil
 import socket
 import sqlite3
@@ -23,8 +22,8 @@ from database import Result
 from inference import Answer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-DONE = re.compile("linha|Não deu certo")  # o estado final de uma pergunta
 MODEL_SQL = "SELECT status, COUNT(*) FROM pedidos GROUP BY status"
+EDITED_SQL = "SELECT COUNT(*) FROM pedidos"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def served(tmp_path_factory, tiny_llama, shop_11):
 
 
 def write_project(folder: Path, model: Path, shop: Path) -> list[str]:
-    """Uma loja, algumas perguntas e a configuração de um treino de dois passos."""
+    """Uma loja, uma pergunta e a configuração de um treino que a decora, em segundos."""
     data = folder / "dados"
     data.mkdir()
     shutil.copy(shop, data / "loja_11.sqlite")
@@ -61,8 +60,9 @@ def write_project(folder: Path, model: Path, shop: Path) -> list[str]:
         )
     return [
         f"model.name={model}", f"data.output_dir={data}", "database.seeds=[11]",
-        f"training.output_dir={folder / 'lora'}", "training.max_steps=2", "lora.r=4",
-        "generation.max_new_tokens=12", "training.precision=fp32",
+        f"training.output_dir={folder / 'lora'}", "training.max_steps=200", "lora.r=16",
+        "training.learning_rate=2.0e-2", "training.epochs=1000.0", "training.eval_steps=1000",
+        "generation.max_new_tokens=40", "training.precision=fp32",
         "evaluation.base_max_new_tokens=12",
     ]  # fmt: skip
 
@@ -242,7 +242,7 @@ def test_in_the_browser(served, tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api", reason="falta o extra [browser]")
     if CHROMIUM is None:
         pytest.skip("não há Chromium neste sistema")
-    _, url = served
+    page, url = served
     outside, problems = [], []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -255,13 +255,29 @@ def test_in_the_browser(served, tmp_path):
         view.locator("#pergunta textarea").fill("quantos pedidos por status?")
         view.keyboard.press("Enter")
         state = view.locator("#estado")
-        sync_api.expect(state).to_contain_text(DONE, timeout=60_000)
+        sync_api.expect(state).to_contain_text("5 linhas", timeout=60_000)
+        # O polegar para cima guarda a resposta do modelo.
+        page.feedback.unlink(missing_ok=True)
+        view.locator("#certo").click()
+        sync_api.expect(view.locator("#obrigado")).to_contain_text("resposta certa")
         # Edita o SQL pelo teclado e executa.
         view.locator("#sql .cm-content").click()
         view.keyboard.press("ControlOrMeta+A")
-        view.keyboard.type(MODEL_SQL)
+        view.keyboard.type(EDITED_SQL)
         view.locator("#executar").click()
+        sync_api.expect(state).to_contain_text("1 linha ", timeout=30_000)
+        # O polegar para baixo, depois de editar, guarda a correção.
+        view.locator("#errado").click()
+        sync_api.expect(view.locator("#obrigado")).to_contain_text("correção foi guardada")
+        opinions = [json.loads(line) for line in page.feedback.read_text("utf-8").splitlines()]
+        assert [(o["opiniao"], o["sql"]) for o in opinions] == [
+            ("boa", MODEL_SQL), ("ruim", EDITED_SQL)
+        ]  # fmt: skip
+        # O histórico traz a pergunta de volta, com a resposta do modelo.
+        view.get_by_role("button", name="Histórico").click()
+        view.locator("#historico button, #historico td").first.click()
         sync_api.expect(state).to_contain_text("5 linhas", timeout=30_000)
+        sync_api.expect(view.locator("#sql .cm-content")).to_contain_text("GROUP BY status")
         sync_api.expect(view.locator("#linhas")).to_contain_text("cancelado")
         sync_api.expect(view.locator("#grafico .barra")).to_have_count(5)
         with view.expect_download() as download:

@@ -4,8 +4,8 @@ Você vai consertar, julgar, dividir e conferir o atendimento bruto da loja; cal
 mão e compará-la com a biblioteca; e ajustar o modelo em três formatos, ao lado de soluções mais
 baratas, para ver quando um modelo de linguagem não vale a pena.
 
-    python semana06-fine-tuning/exemplos/exemplo_04_dataset_preparation.py --quick
-    python semana06-fine-tuning/exemplos/exemplo_04_dataset_preparation.py
+    python semana06-fine-tuning/exemplos/exemplo_04_dataset_preparation.py --quick   # 1 minuto
+    python semana06-fine-tuning/exemplos/exemplo_04_dataset_preparation.py           # 10 minutos
     python …/exemplo_04_dataset_preparation.py --only prep       # ou metrics, ou train
     python …/exemplo_04_dataset_preparation.py --only prep --input meus.csv --output minha_pasta \\
         --message-column texto --reply-column none --label-column classe

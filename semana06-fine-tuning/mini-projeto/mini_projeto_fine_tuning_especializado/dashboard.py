@@ -161,8 +161,10 @@ def _table(variants: dict) -> str:
         ])  # fmt: skip
     note = (
         '<p class="nota">p50 e p95: segundos de uma pergunta feita sozinha, do envio ao fim da '
-        "consulta. Memória: a que o processo ganha ao abrir o modelo e responder uma a uma. O "
-        "llama.cpp não informa a perplexidade.</p>"
+        "consulta. Memória: a que o processo ganha ao abrir o modelo e responder uma a uma; a "
+        "primeira variante de um processo paga também as bibliotecas, e por isso só se comparam as "
+        "medidas cada uma num comando (<code>--add --only</code>). O llama.cpp não informa a "
+        "perplexidade.</p>"
     )
     return _section("Todas as medidas", _rows(header, rows) + note, wide=True)
 

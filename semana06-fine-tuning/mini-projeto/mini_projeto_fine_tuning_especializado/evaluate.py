@@ -140,13 +140,13 @@ def evaluate(
     if not variants:
         raise UserError("não sobrou nenhuma variante para medir; confira --only e --forms.")
     name = name or f"mini_projeto_{config.output_dir.name}_{questions.stem if questions else split}"
-    results, details, commands = _earlier(config, name, rows) if add else ({}, [], [])
-    commands = list(dict.fromkeys([*commands, command]))
+    results, details = _earlier(config, name, rows) if add else ({}, [])
     for variant in variants:
         scores, lines = _score_variant(variant, rows, databases)
+        scores = {"comando": command, **scores}
         details = [x for x in details if x["variant"] != variant.label] + lines
         results = dict(sorted((results | {variant.label: scores}).items(), key=_table_order))
-        summary = _summary(config, split, questions, results, details, commands)
+        summary = _summary(config, split, questions, results, details)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in details)
         write_atomic(RESULTS_DIR / f"{name}.jsonl", text)
         text = json.dumps(summary, ensure_ascii=False, indent=2)
@@ -161,16 +161,14 @@ def _table_order(item: tuple[str, dict]) -> int:
     return GROUPS.index(item[1]["grupo"])
 
 
-def _earlier(
-    config: Config, name: str, rows: list[dict]
-) -> tuple[dict, list[dict], list[str]]:
-    """As variantes já medidas em `name`, se as perguntas são as mesmas, e por quais comandos.
+def _earlier(config: Config, name: str, rows: list[dict]) -> tuple[dict, list[dict]]:
+    """As variantes já medidas em `name`, se as perguntas são as mesmas.
 
     As do modelo sem treino valem sempre; as outras, só se o treino ainda é o mesmo.
     """
     path = RESULTS_DIR / f"{name}.json"
     if not path.is_file():
-        return {}, [], []
+        return {}, []
     summary = json.loads(path.read_text(encoding="utf-8"))
     text = path.with_suffix(".jsonl").read_text(encoding="utf-8")
     details = [json.loads(line) for line in text.splitlines()]
@@ -183,8 +181,7 @@ def _earlier(
     if summary.get("treino") != _training_summary(config.output_dir):
         print(f"{path} é de outro treino: dele ficam só as medidas do modelo sem treino.")
         results = {x: part for x, part in results.items() if part["grupo"] in UNTRAINED}
-    kept = [line for line in details if line["variant"] in results]
-    return results, kept, summary["comando"].split(" && ")
+    return results, [line for line in details if line["variant"] in results]
 
 
 def _questions(
@@ -438,13 +435,12 @@ def normalize_sql(sql: str) -> str:
 
 
 def _summary(
-    config: Config, split: str, questions: Path | None, results: dict, details: list[dict],
-    commands: list[str],
-) -> dict:  # fmt: skip
+    config: Config, split: str, questions: Path | None, results: dict, details: list[dict]
+) -> dict:
     summary = {
         "script": "evaluate.py",
         "quando": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "comando": " && ".join(commands),
+        "comando": " && ".join(dict.fromkeys(part["comando"] for part in results.values())),
         "commit": _commit(),
         "maquina": {"sistema": platform.platform(), "processador": _cpu_name()},
         "versoes": {name: version(name) for name in LIBRARIES},

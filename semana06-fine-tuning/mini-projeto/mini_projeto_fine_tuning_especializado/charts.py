@@ -13,8 +13,8 @@ from database import Result
 MAX_BARS = 40
 COLORS = ["var(--g1)", "var(--g2)", "var(--g3)", "var(--g4)"]
 WIDTH, HEIGHT = 360, 220  # em unidades do SVG; na tela, a largura que houver
-LEFT, BOTTOM, TOP, RIGHT = 46, 34, 10, 10
-LABEL, LINE = 90, 11  # largura e altura de um nome junto de um ponto
+LEFT, BOTTOM, TOP, RIGHT = 46, 34, 10, 18
+CLOSE = 12  # pontos mais perto que isto dividem um rótulo
 
 CHART_CSS = """
 .grafico { --g1:#1f6feb; --g2:#c2410c; --g3:#15803d; --g4:#7c3aed; --trilho:#8884; }
@@ -33,6 +33,7 @@ CHART_CSS = """
 .grafico .ic::after { right:0; }
 .grafico .valor { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap; }
 .grafico svg { width:100%; max-width:34em; height:auto; display:block; color:inherit; }
+.grafico ol { columns:12em; margin:.3em 0 0; padding-left:2em; font-size:.88em; max-width:38em; }
 .grafico svg text { fill:currentColor; font-size:10px; }
 """
 
@@ -83,11 +84,14 @@ def lines(
 
 
 def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) -> str:
-    """Um ponto por nome, com o nome ao lado."""
-    return _plot({name: [point] for name, point in points.items()}, x_label, y_label, joined=False)
+    """Um ponto numerado por nome; os nomes, com os valores, vêm na lista de baixo."""
+    names = "".join(f"<li>{escape(name)}: {number(x)}; {number(y, 1)}</li>"
+                    for name, (x, y) in points.items())  # fmt: skip
+    series = {name: [point] for name, point in points.items()}
+    return _plot(series, x_label, y_label, joined=False, below=f"<ol>{names}</ol>")
 
 
-def _plot(series: dict, x_label: str, y_label: str, joined: bool) -> str:
+def _plot(series: dict, x_label: str, y_label: str, joined: bool, below: str = "") -> str:
     points = [p for values in series.values() for p in values]
     x_top, x_step = _axis(max((x for x, _ in points), default=1))
     y_top, y_step = _axis(max((y for _, y in points), default=1))
@@ -109,7 +113,7 @@ def _plot(series: dict, x_label: str, y_label: str, joined: bool) -> str:
         x, y = place(i * x_step, 0)
         parts.append(f'<text x="{x:.1f}" y="{y + 12:.1f}" text-anchor="middle">'
                      f"{number(i * x_step)}</text>")  # fmt: skip
-    labels: list[tuple[bool, float, float]] = []  # os nomes já escritos: lado, x, y
+    marks: list[tuple[float, float, list[str]]] = []  # x, y e os números dos pontos dali
     for index, (name, values) in enumerate(series.items()):
         color = COLORS[index % len(COLORS)]
         spots = [place(x, y) for x, y in values]
@@ -121,23 +125,23 @@ def _plot(series: dict, x_label: str, y_label: str, joined: bool) -> str:
                          f'style="fill:{color}">{escape(name)}</text>')  # fmt: skip
         else:
             (x, y) = spots[0]
-            left = x > WIDTH * 0.6  # o nome vai para o lado em que cabe
-            height = y + 3
-            while any(left == side and abs(x - other) < LABEL and abs(height - at) < LINE
-                      for side, other, at in labels):  # fmt: skip
-                height -= LINE
-            labels.append((left, x, height))
-            anchor, shift = ("end", -7) if left else ("start", 7)
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>'
-                         f'<text x="{x + shift:.1f}" y="{height:.1f}" text-anchor="{anchor}">'
-                         f"{escape(name)}</text>")  # fmt: skip
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>')
+            near = next((m for m in marks if math.dist(m[:2], (x, y)) < CLOSE), None)
+            if near is None:
+                marks.append((x, y, [str(index + 1)]))
+            else:
+                near[2].append(str(index + 1))
+    for x, y, numbers in marks:
+        anchor, shift = ("end", -7) if x > WIDTH * 0.8 else ("start", 7)
+        parts.append(f'<text x="{x + shift:.1f}" y="{y + 3:.1f}" text-anchor="{anchor}">'
+                     f"{', '.join(numbers)}</text>")  # fmt: skip
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
                  f"{escape(x_label)}</text>")  # fmt: skip
     parts.append(f'<text transform="translate(10 {(HEIGHT - BOTTOM) / 2}) rotate(-90)" '
                  f'text-anchor="middle">{escape(y_label)}</text>')  # fmt: skip
     return (
         f'<div class="grafico"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(y_label)} por {escape(x_label)}">{"".join(parts)}</svg></div>'
+        f'aria-label="{escape(y_label)} por {escape(x_label)}">{"".join(parts)}</svg>{below}</div>'
     )
 
 

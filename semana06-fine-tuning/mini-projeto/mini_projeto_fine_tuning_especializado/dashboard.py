@@ -87,7 +87,7 @@ def dashboard(config: Config) -> str:
     if summary:
         parts += [_by(variants, "por_tipo", "Por tipo de consulta"),
                   _by(variants, "por_dificuldade", "Por dificuldade"),
-                  _learning_curve(variants), _causes(variants), _samples(details)]  # fmt: skip
+                  _learning_curve(variants), _causes(variants), _samples(details, list(variants))]  # fmt: skip
     return f'<div class="painel">{"".join(parts)}</div>'
 
 
@@ -174,9 +174,11 @@ def _megabytes(size: int | None) -> str:
 
 
 def _trade(variants: dict) -> str:
-    sized = {n: v["bytes_dos_pesos"] / 1e6 for n, v in variants.items() if v["bytes_dos_pesos"]}
-    by_size = {n: (mb, 100 * variants[n]["acuracia_execucao"]["valor"])
-               for n, mb in sized.items()}  # fmt: skip
+    # Outra redação da pergunta não é outro modelo: o tamanho e o tempo são os mesmos.
+    variants = {n: v for n, v in variants.items() if v["grupo"] != "redacoes"}
+    sized = {n: v["bytes_dos_pesos"] for n, v in variants.items() if v["bytes_dos_pesos"]}
+    by_size = {n: (round(size / 1e6), 100 * variants[n]["acuracia_execucao"]["valor"])
+               for n, size in sized.items()}  # fmt: skip
     by_time = {n: (v["uma_a_uma"]["p50_s"], 100 * v["acuracia_execucao"]["valor"])
                for n, v in variants.items()}  # fmt: skip
     left = _section("Tamanho × acurácia", scatter(by_size, "MB em disco", "acurácia, %"))
@@ -228,17 +230,22 @@ def _causes(variants: dict) -> str:
                     wide=True)  # fmt: skip
 
 
-def _samples(details: list[dict]) -> str:
+def _samples(details: list[dict], order: list[str]) -> str:
     by_id: dict[str, list[dict]] = {}
-    for line in details:
+    for line in sorted(details, key=lambda x: order.index(x["variant"])):
         by_id.setdefault(line["id"], []).append(line)
     groups = list(by_id.values())
     step = max(1, len(groups) // SAMPLES)
     blocks = []
     for group in groups[::step][:SAMPLES]:
         rows = [["referência", f"<code>{escape(group[0]['gold'])}</code>", ""]]
-        rows += [[escape(x["variant"]), f"<code>{escape(x['predicted'][:400])}</code>",
-                  "✓" if x["correct"] else escape(f"✗ {x['cause']}")] for x in group]  # fmt: skip
+        # As variantes que deram a mesma resposta dividem uma linha.
+        same: dict[tuple, list[str]] = {}
+        for x in group:
+            mark = "✓" if x["correct"] else f"✗ {x['cause']}"
+            same.setdefault((x["predicted"][:400], mark), []).append(x["variant"])
+        rows += [[escape(" · ".join(names)), f"<code>{escape(sql)}</code>", escape(mark)]
+                 for (sql, mark), names in same.items()]  # fmt: skip
         blocks.append(
             f"<details open><summary>{escape(group[0]['question'])}</summary>"
             f'<div class="larga">{_rows(["", "SQL", ""], rows)}</div></details>'

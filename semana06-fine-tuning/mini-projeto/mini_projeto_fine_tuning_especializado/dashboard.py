@@ -87,7 +87,8 @@ def dashboard(config: Config) -> str:
     if summary:
         parts += [_by(variants, "por_tipo", "Por tipo de consulta"),
                   _by(variants, "por_dificuldade", "Por dificuldade"),
-                  _learning_curve(variants), _causes(variants), _samples(details, list(variants))]  # fmt: skip
+                  _learning_curve(variants), _causes(variants),
+                  _samples(details, list(variants))]  # fmt: skip
     return f'<div class="painel">{"".join(parts)}</div>'
 
 

@@ -205,7 +205,13 @@ def table(result: Result | None) -> dict:
     """As primeiras linhas, na forma que o gr.Dataframe espera."""
     if result is None or not result.rows:
         return {"headers": result.columns if result else [""], "data": []}
-    return {"headers": result.columns, "data": shown_rows(result)[:SHOWN_ROWS]}
+    rows = [[_short(value) for value in row] for row in shown_rows(result)[:SHOWN_ROWS]]
+    return {"headers": result.columns, "data": rows}
+
+
+def _short(value: object) -> object:
+    """407617.5199999997, a soma de preços em binário, lê-se 407617.52; o CSV traz o valor exato."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def build(page: Page) -> gr.Blocks:

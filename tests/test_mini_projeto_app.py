@@ -112,6 +112,13 @@ def test_any_sqlite_value_comes_back(served, sql, value):
     assert app.table(page.assistant.run(sql))["data"] == [[value]]
 
 
+def test_binary_noise_is_hidden_on_the_page_and_kept_in_the_csv(served):
+    page, _ = served
+    result = page.assistant.run("SELECT 0.1 + 0.2")
+    assert app.table(result)["data"] == [[0.3]]
+    assert "0.30000000000000004" in Path(page.save_csv(result)).read_text("utf-8-sig")
+
+
 def test_only_two_endpoints_are_public(served):
     _, url = served
     names = connect(url).view_api(return_format="dict")

@@ -108,6 +108,23 @@ def test_curves_stay_inside_the_frame():
     assert 'role="img"' in svg and "nats por passo" in svg
 
 
+def test_points_too_close_for_two_labels_share_one():
+    html = scatter({"a": (100, 80.0), "b": (101, 80.5), "<c>": (10, 20.0)}, "MB", "%")
+    assert ">1, 2</text>" in html and ">3</text>" in html
+    assert "<li>&lt;c&gt;: 10; 20</li>" in html
+
+
+def test_variants_with_the_same_answer_share_a_line():
+    line = {"id": "1", "question": "quantos?", "gold": "SELECT 1", "cause": None}
+    answers = {"treinado": ("SELECT 1", True), "treinado, q8_0": ("SELECT 1", True),
+               "base": ("SELECT 2", False)}  # fmt: skip
+    details = [line | {"variant": v, "predicted": sql, "correct": ok}
+               for v, (sql, ok) in answers.items()]  # fmt: skip
+    html = dashboard._samples(details, ["base", "treinado", "treinado, q8_0"])
+    assert "treinado · treinado, q8_0" in html
+    assert html.index(">base<") < html.index("treinado ·"), "na ordem das tabelas"
+
+
 @pytest.mark.parametrize(
     ("columns", "rows", "drawn"),
     [

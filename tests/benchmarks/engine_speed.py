@@ -5,12 +5,16 @@
 
 A velocidade de uma máquina dividida varia de um minuto a outro: em cada rodada todos os motores
 respondem às mesmas perguntas, um logo depois do outro, e as razões são tiradas dentro da rodada.
-`fp32` é o adaptador no transformers, sem bf16; as outras, o que `python export.py --forms …` gravou
-(o llama.cpp, com os rascunhos por n-gramas). Precisa do modelo treinado; de 5 a 10 minutos.
+Cada medida tem o seu processo: depois do transformers, no mesmo processo, o llama.cpp responde
+quase duas vezes mais devagar. `fp32` é o adaptador no transformers, sem bf16; as outras, o que
+`python export.py --forms …` gravou (o llama.cpp, com os rascunhos por n-gramas; com `-puro` no fim
+do nome, sem eles). Precisa do modelo treinado; de 5 a 10 minutos.
 """
 
 import argparse
+import json
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +27,7 @@ sys.path.insert(0, str(PROJECT))
 
 import runtime  # noqa: E402, F401  (antes do torch)
 
+import engines  # noqa: E402
 from config import Config, as_trained, load_config  # noqa: E402
 from data_prep import load_split  # noqa: E402
 from engines import Engine, TransformersEngine, open_form  # noqa: E402
@@ -37,17 +42,18 @@ def main() -> None:
     parser.add_argument("--forms", default="fp32,bf16,q8_0,q4_k_m")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=20)
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # o processo de uma medida
     args = parser.parse_args()
-    config = load_config(args.config)
-    config = as_trained(config, config.output_dir)
-    rows = spread(load_split(config, "teste"), args.questions)
+    if args.one:
+        print(json.dumps(measure(args.config, args.one, args.questions)))
+        return
     forms = args.forms.split(",")
     found: dict[str, list[dict]] = {form: [] for form in forms}
     for _ in range(args.rounds):
         for form in forms:
-            engine = open_engine(config, form)
-            found[form].append(answer_all(engine, config, rows))
-            engine.close()
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", form]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found[form].append(json.loads(done.stdout.splitlines()[-1]))
     base = found[forms[0]]
     print(f"{'motor':<10}{'p50 (s)':>9}{'p95 (s)':>9}{'tokens/s':>10}{'respostas/s':>13}"
           f"   vezes o {forms[0]} (menor; maior)")  # fmt: skip
@@ -59,21 +65,34 @@ def main() -> None:
               f"({min(ratios):.1f}; {max(ratios):.1f})")  # fmt: skip
 
 
+def measure(path: Path | None, form: str, questions: int) -> dict[str, float]:
+    """Abre um motor e responde; p50 e p95 em segundos, tokens e respostas por segundo."""
+    config = load_config(path)
+    config = as_trained(config, config.output_dir)
+    rows = spread(load_split(config, "teste"), questions)
+    engine = open_engine(config, form)
+    found = answer_all(engine, config, rows)
+    engine.close()
+    return found
+
+
 def open_engine(config: Config, form: str) -> Engine:
+    if form.endswith("-puro"):
+        engines.drafts_ready = lambda folder: False
     if form != "fp32":
-        return open_form(config, config.output_dir, form)
+        return open_form(config, config.output_dir, form.removesuffix("-puro"))
     full = config.model_copy(deep=True)
     full.training.precision = "fp32"
     return TransformersEngine(full, config.output_dir)
 
 
 def answer_all(engine: Engine, config: Config, rows: list[dict]) -> dict[str, float]:
-    """Responde uma a uma: p50 e p95 em segundos, tokens e respostas por segundo."""
+    """Responde uma a uma, depois de uma que só aquece."""
     schema = read_schema(config)
     prompts = [render(engine.tokenizer, config, row["question"], schema) for row in rows]
     limit = config.generation.max_new_tokens
     for _ in engine.stream(prompts[0], limit):
-        pass  # a primeira resposta só aquece o motor
+        pass
     seconds, tokens = [], 0
     for prompt in prompts:
         started, answer = time.perf_counter(), ""

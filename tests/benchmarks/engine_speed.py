@@ -16,7 +16,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 PROJECT = (
@@ -31,7 +30,7 @@ import engines  # noqa: E402
 from config import Config, as_trained, load_config  # noqa: E402
 from data_prep import load_split  # noqa: E402
 from engines import Engine, TransformersEngine, open_form  # noqa: E402
-from evaluate import spread  # noqa: E402
+from evaluate import latency, one_by_one, spread  # noqa: E402
 from prompt import render  # noqa: E402
 from train import read_schema  # noqa: E402
 
@@ -58,11 +57,14 @@ def main() -> None:
     print(f"{'motor':<10}{'p50 (s)':>9}{'p95 (s)':>9}{'tokens/s':>10}{'respostas/s':>13}"
           f"   vezes o {forms[0]} (menor; maior)")  # fmt: skip
     for form, rounds in found.items():
-        ratios = [r["answers"] / b["answers"] for r, b in zip(rounds, base, strict=True)]
+        speeds = [r["respostas_por_segundo"] for r in rounds]
+        ratios = [speed / b["respostas_por_segundo"]
+                  for speed, b in zip(speeds, base, strict=True)]  # fmt: skip
         middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
-        print(f"{form:<10}{middle['p50']:>9.2f}{middle['p95']:>9.2f}{middle['tokens']:>10.1f}"
-              f"{middle['answers']:>13.2f}   {statistics.median(ratios):.1f} "
-              f"({min(ratios):.1f}; {max(ratios):.1f})")  # fmt: skip
+        print(f"{form:<10}{middle['p50_s']:>9.2f}{middle['p95_s']:>9.2f}"
+              f"{middle['tokens_por_segundo']:>10.1f}{middle['respostas_por_segundo']:>13.2f}   "
+              f"{statistics.median(ratios):.1f} ({min(ratios):.1f}; "
+              f"{max(ratios):.1f})")  # fmt: skip
 
 
 def measure(path: Path | None, form: str, questions: int) -> dict[str, float]:
@@ -87,23 +89,11 @@ def open_engine(config: Config, form: str) -> Engine:
 
 
 def answer_all(engine: Engine, config: Config, rows: list[dict]) -> dict[str, float]:
-    """Responde uma a uma, depois de uma que só aquece."""
+    """Responde uma a uma, como evaluate.py, e acrescenta as respostas por segundo."""
     schema = read_schema(config)
     prompts = [render(engine.tokenizer, config, row["question"], schema) for row in rows]
-    limit = config.generation.max_new_tokens
-    for _ in engine.stream(prompts[0], limit):
-        pass
-    seconds, tokens = [], 0
-    for prompt in prompts:
-        started, answer = time.perf_counter(), ""
-        for answer in engine.stream(prompt, limit):  # noqa: B007  (fica a última)
-            pass
-        seconds.append(time.perf_counter() - started)
-        tokens += len(engine.tokenizer(answer, add_special_tokens=False).input_ids)
-    ranked, total = sorted(seconds), sum(seconds)
-    return {"p50": statistics.median(ranked),
-            "p95": ranked[min(len(ranked) - 1, int(0.95 * len(ranked)))],
-            "tokens": tokens / total, "answers": len(prompts) / total}  # fmt: skip
+    seconds, tokens = one_by_one(engine, prompts, config.generation.max_new_tokens, engine.name)
+    return latency(seconds, tokens) | {"respostas_por_segundo": len(seconds) / sum(seconds)}
 
 
 if __name__ == "__main__":

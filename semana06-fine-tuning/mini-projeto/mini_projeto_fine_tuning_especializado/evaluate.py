@@ -353,7 +353,7 @@ def _score_variant(
             }
         )  # fmt: skip
     memory.restart_peak()  # a memória que interessa é a de responder, e não a de um lote
-    alone = _one_by_one(engine, timed, limits.max_new_tokens, label)
+    alone = latency(*one_by_one(engine, timed, limits.max_new_tokens, label))
     prompt_tokens = [len(i) for i in tokenizer(prompts, add_special_tokens=False).input_ids]
     result = {
         "grupo": variant.group,
@@ -380,8 +380,10 @@ def _score_variant(
     return result, lines
 
 
-def _one_by_one(engine: Engine, prompts: list[str], max_new_tokens: int, label: str) -> dict:
-    """Latência de quem espera sozinho: p50 e p95 em segundos, e tokens por segundo, com o prompt.
+def one_by_one(
+    engine: Engine, prompts: list[str], max_new_tokens: int, label: str
+) -> tuple[list[float], int]:
+    """Responde como a quem espera sozinho: (segundos de cada resposta, tokens de todas).
 
     A primeira resposta só aquece o motor e não conta.
     """
@@ -394,6 +396,11 @@ def _one_by_one(engine: Engine, prompts: list[str], max_new_tokens: int, label: 
             pass
         seconds.append(time.perf_counter() - started)
         tokens += len(engine.tokenizer(answer, add_special_tokens=False).input_ids)
+    return seconds, tokens
+
+
+def latency(seconds: list[float], tokens: int) -> dict:
+    """O resumo de `one_by_one`: p50 e p95 em segundos, e tokens por segundo, com o prompt."""
     ranked = sorted(seconds)
     return {
         "perguntas": len(ranked),

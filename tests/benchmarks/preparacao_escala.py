@@ -1,15 +1,16 @@
 """Quanto custa preparar muitas linhas: tempo e pico de memória do preparo do dia 6.
 
     python tests/benchmarks/preparacao_escala.py                       # 10 mil e 100 mil
-    python tests/benchmarks/preparacao_escala.py 10000 100000 1000000  # cerca de 20 min a mais
+    python tests/benchmarks/preparacao_escala.py 10000 100000 1000000  # mais um milhão: 8 min
 
 Cada tamanho roda num processo só dela. As linhas são inventadas com as palavras do atendimento, na
 frequência em que lá aparecem; 5% são repetidas ou quase, e 3% têm sujeira. Espera-se tempo
-proporcional às linhas e memória própria quase parada: por linha, só 4 bytes do grupo dela.
+proporcional às linhas e memória própria quase parada.
 
-Medido em 2 núcleos (2026-11): 10 mil linhas em 6 s, 100 mil em 45 s; um milhão em 11,6 min, com a
-máquina ocupada por outros programas. Com os arquivos mapeados, o processo foi a 652, 728 e 967 MiB,
-dos quais 635 são Python e bibliotecas.
+Medido em 2 núcleos (2026-11), sem mais nada rodando: 10 mil, 100 mil e um milhão de linhas em 5,8,
+42,1 e 407,8 s (1,7, 2,4 e 2,5 mil por segundo). Python e bibliotecas tomam 466 MiB; com o preparo,
+a memória própria foi a 489, 539 e 610 MiB: de 100 mil a um milhão, 83 bytes por linha. Com os
+arquivos mapeados, o processo foi a 652, 718 e 940 MiB.
 """
 
 import argparse

@@ -166,7 +166,7 @@ def test_llama_cpp_gives_the_logits_of_transformers(wide_llama, tmp_path):
 @needs_llama_cpp
 def test_a_broken_gguf_is_refused(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF estragado")
-    with pytest.raises(utils.UserError, match="não conseguiu abrir"):
+    with pytest.raises(motor_llama_cpp.LlamaCppError, match="não conseguiu abrir"):
         motor_llama_cpp.LlamaCpp(tmp_path / "m.gguf")
 
 

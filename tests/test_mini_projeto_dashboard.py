@@ -12,6 +12,7 @@ from causes import cause
 from charts import bars, chart_for, lines, number, scatter
 from config import load_config
 from database import Result
+from metrics import proportion
 
 
 @pytest.fixture
@@ -45,6 +46,22 @@ def test_before_any_measure_it_says_what_to_run(project, monkeypatch):
     monkeypatch.setattr(dashboard, "RESULTS_DIR", folder / "vazio")
     html = dashboard.page(load_config(None, args))
     assert "Ainda não há notas" in html and "python evaluate.py" in html
+
+
+def test_the_learning_curve_orders_the_trainings_of_one_method():
+    def part(group, method, examples):
+        training = {"metodo": method, "exemplos": examples} if method else None
+        return {"grupo": group, "treino": training, "acuracia_execucao": proportion([True, False])}
+
+    html = dashboard._learning_curve({
+        "base": part("base", None, 0), "treinado": part("treinado", "lora", 9000),
+        "treinado, menor": part("outros", "lora", 300),
+        "treinado, full": part("outros", "full", 300),
+        "treinado, bf16": part("formas", "lora", 9000),
+    })  # fmt: skip
+    shown = [html.find(text) for text in ("300 exemplos: treinado, menor", "9.000 exemplos")]
+    assert 0 <= shown[0] < shown[1]
+    assert "full" not in html and "bf16" not in html and "Um treino só" not in html
 
 
 def test_what_the_model_wrote_cannot_become_html(measured):

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +79,24 @@ def test_evaluation_writes_scores_and_one_line_per_question(trained, capsys):
     assert "mcnemar_base_treinado" in summary
     assert summary["configuracao"]["training"]["max_steps"] == 6
     assert "acurácia de execução" in capsys.readouterr().out
+
+
+def test_latency_and_memory_are_measured_in_a_process_of_their_own(trained):
+    args, _ = trained
+    assert evaluate.in_own_process(os.getpid) != os.getpid()
+    with pytest.raises(UserError, match="bf16 não está exportada"):
+        evaluate.in_own_process(
+            evaluate.answer_alone, load_config(None, args), Path("nada"), "bf16", ["a"], 4, "x"
+        )
+    measured = [
+        evaluate.in_own_process(
+            evaluate.answer_alone, load_config(None, args), None, None, ["quantos?"] * 3, 4, "x"
+        )
+        for _ in range(2)
+    ]
+    for alone, memory in measured:
+        assert alone["perguntas"] == 3 and 0 < alone["p50_s"] <= alone["p95_s"]
+        assert memory is None or 0 < memory < 200e6, "o modelo minúsculo, sem as bibliotecas"
 
 
 def test_gold_answers_score_one_hundred_percent(trained, monkeypatch):
@@ -284,7 +304,7 @@ def test_other_trainings_are_measured_on_the_same_questions(trained, monkeypatch
     first, second = summary["comando"].split(" && ")
     assert "--add" not in first and second.endswith(f"--also {full}")
     curve = dashboard.page(load_config(None, args)).split("número de exemplos de treino")[1]
-    assert f": {evaluate.TUNED}, full" in curve and "Um treino só" not in curve
+    assert "Um treino só" in curve, "o completo não é um ponto da curva do LoRA"
     twice = [*args, "--also", str(full), "--also", str(folder / "outra" / "full")]
     (folder / "outra").mkdir()
     shutil.copytree(full, folder / "outra" / "full")

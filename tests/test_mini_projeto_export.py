@@ -23,7 +23,7 @@ import train
 from config import UserError, load_config, run_main
 from drafts import count_ngrams, write_drafts
 from model import generate, load_model, load_tokenizer, stream
-from prompt import render
+from prompt import encode_pair, render
 
 QUESTIONS = ["quantos clientes?", "liste os produtos de livros", "faturamento de 2024 por mês"]
 
@@ -232,6 +232,24 @@ def test_llama_cpp_answers_as_transformers_does(trained, monkeypatch):
     assert answers(plain, config) == found, "o rascunho só adianta, não muda"
     plain.close()
     assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 2, (found, expected)
+
+
+@needs_llama_cpp
+def test_llama_cpp_gives_the_perplexity_of_transformers(trained):
+    args, config = trained
+    exported(args, "f16")
+    engine = engines.open_form(config, config.output_dir, "f16")
+    pairs = [encode_pair(engine.tokenizer, config, q, "SELECT COUNT(*) FROM clientes", "")
+             for q in QUESTIONS]  # fmt: skip
+    reference = engines.TransformersEngine(config, config.output_dir)
+    expected, found = (
+        sorted(line for batch in either.losses(pairs, 2) for line in batch)
+        for either in (reference, engine)
+    )
+    engine.close()
+    assert [(i, count) for i, _, count in found] == [(i, count) for i, _, count in expected]
+    for (_, loss, count), (_, exact, _) in zip(found, expected, strict=True):
+        assert loss / count == pytest.approx(exact / count, abs=5e-3)
 
 
 def test_drafts_count_what_follows_each_ngram(tmp_path):

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 import medidas
 from corrida import peak_memory_mib
-from motor_llama_cpp import LlamaCpp
+from motor_llama_cpp import LlamaCpp, LlamaCppError
 from tecnicas import GGUF_NAME
 
 COMPARED = 30  # conversas guardadas para a KL: 49.152 log-probs por token ocupam muito
@@ -36,6 +36,13 @@ BATCHES = (1, 8)
 
 
 def main() -> None:
+    try:
+        measure()
+    except LlamaCppError as error:
+        raise utils.UserError(str(error)) from error
+
+
+def measure() -> None:
     folder, result, reference, count, answers, repeats = sys.argv[1:]
     medidas.fix_seeds(0)
     tokenizer = utils.load_tokenizer(folder)

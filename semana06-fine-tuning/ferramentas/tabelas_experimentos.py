@@ -499,6 +499,7 @@ def day7_forms(result: Result) -> list[list[str]]:
         )  # fmt: skip
         rows.append([
             name, of("motor") or MISSING, number(quotient(of("bytes_dos_pesos"), MIB)),
+            number(quotient(of("memoria_bytes"), MIB)),
             number(of("uma_a_uma", "p50_s"), 2), number(of("uma_a_uma", "p95_s"), 2),
             number(of("uma_a_uma", "tokens_por_segundo"), 1),
             score(of("acuracia_execucao"), 1, 100), against,
@@ -680,7 +681,7 @@ TABLES = {
         "variante | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
         "perplexidade da referência | BLEU | tokens no prompt", DAY7_NAMES, DAY7, day7_scores),
     "dia7_formas": _table(
-        "variante | motor | pesos (MiB) | latência p50 (s) | p95 (s) | "
+        "variante | motor | pesos (MiB) | memória (MiB) | latência p50 (s) | p95 (s) | "
         "tokens por segundo | acurácia de execução (%) | em relação ao treinado",
         DAY7_NAMES, FORMS, day7_forms),
     "dia7_causas": _table("causa do erro | erros | parte", DAY7_NAMES, DAY7, day7_causes),

@@ -162,10 +162,8 @@ def _table(variants: dict) -> str:
         ])  # fmt: skip
     note = (
         '<p class="nota">p50 e p95: segundos de uma pergunta feita sozinha, do envio ao fim da '
-        "consulta. Memória: a que o processo ganha ao abrir o modelo e responder uma a uma; a "
-        "primeira variante de um processo paga também as bibliotecas, e por isso só se comparam as "
-        "medidas cada uma num comando (<code>--add --only</code>). O llama.cpp não informa a "
-        "perplexidade.</p>"
+        "consulta. Memória: a que o modelo aberto acrescenta ao processo enquanto responde uma a "
+        "uma. Cada variante, num processo só dela.</p>"
     )
     return _section("Todas as medidas", _rows(header, rows) + note, wide=True)
 
@@ -208,11 +206,13 @@ def _by(variants: dict, key: str, title: str) -> str:
 
 
 def _learning_curve(variants: dict) -> str:
-    """Um ponto por treino medido nestas mesmas perguntas: o desta pasta e os de `--also`."""
-    rows = [(part["treino"]["exemplos"], name, part["acuracia_execucao"])
-            for name, part in variants.items()
-            if part["grupo"] in ("treinado", "outros") and part["treino"]]  # fmt: skip
-    rows.sort(key=lambda row: row[0])
+    """Um ponto por treino medido nestas perguntas: o desta pasta e os de `--also`, se do método."""
+    trained = {name: part for name, part in variants.items()
+               if part["grupo"] in ("treinado", "outros") and part["treino"]}  # fmt: skip
+    methods = [part["treino"]["metodo"] for part in trained.values()]
+    rows = sorted((part["treino"]["exemplos"], name, part["acuracia_execucao"])
+                  for name, part in trained.items()
+                  if part["treino"]["metodo"] == methods[0])  # fmt: skip
     body = _score_bars({f"{number(n)} exemplos: {name}": p for n, name, p in rows})
     note = "" if len(rows) > 1 else (
         '<p class="nota">Um treino só. Treine com outro número de exemplos, noutra pasta, e '

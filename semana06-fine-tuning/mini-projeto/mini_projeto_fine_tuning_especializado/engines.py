@@ -117,6 +117,7 @@ class LlamaCppEngine(Engine):
         self.tokenizer = load_tokenizer(config)
         self._tokenizing = threading.Lock()
         self.name = f"llama.cpp {label}"
+        self._gguf = gguf
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(gguf)
@@ -182,6 +183,32 @@ class LlamaCppEngine(Engine):
                 yield text.strip()
         finally:
             abandoned.set()
+
+    def losses(self, pairs, batch_size):
+        """O servidor não dá a probabilidade do prompt: o arquivo é aberto de novo, sem ele."""
+        import motor_llama_cpp
+
+        return None if motor_llama_cpp.missing() else self._losses(pairs)
+
+    def _losses(
+        self, pairs: list[tuple[list[int], list[int]]]
+    ) -> Iterator[list[tuple[int, float, int]]]:
+        import torch
+        from torch.nn import functional
+
+        from motor_llama_cpp import LlamaCpp, LlamaCppError
+
+        try:
+            longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
+            model = LlamaCpp(self._gguf, length=longest)
+            for index, (prompt, answer) in enumerate(pairs):
+                logits = model(torch.tensor([prompt + answer])).logits[0]
+                scores, wanted = logits[len(prompt) - 1 : -1], torch.tensor(answer)
+                loss = functional.cross_entropy(scores, wanted, reduction="sum").item()
+                yield [(index, loss, len(answer))]
+            model.close()
+        except LlamaCppError as error:
+            raise UserError(str(error)) from error
 
     def _complete(self, prompt: str, max_new_tokens: int) -> str:
         return _text_of(
@@ -249,7 +276,7 @@ def exported_forms(adapter: Path) -> dict[str, Path]:
 
 
 def open_form(config: Config, adapter: Path, form: str) -> Engine:
-    """Abre uma forma exportada pelo nome (`bf16`, `nf4`, `gptq`, `q8_0`, `q4_k_m`, `f16`).
+    """Abre uma forma exportada pelo nome, um dos de `FORMS`.
 
     Raises:
         UserError: a forma não foi exportada, ou falta o pacote do llama.cpp.

@@ -10,14 +10,16 @@
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
 
 Cada resposta é executada em todos os bancos; decodificação gulosa. Sai um JSON em `resultados/`,
-com intervalos de 95%, e um JSONL com uma linha por pergunta e variante. A latência é a de perguntas
-feitas uma a uma; a acurácia, a das mesmas perguntas em todas as variantes.
+com intervalos de 95%, e um JSONL com uma linha por pergunta e variante. A acurácia é a das mesmas
+perguntas em todas as variantes; a latência e a memória são as de perguntas feitas uma a uma, cada
+variante num processo só dela: noutro, que já usou o torch, o llama.cpp demora quase o dobro.
 """
 
 import runtime  # noqa: F401  (antes do torch)
 
 import gc
 import json
+import multiprocessing
 import platform
 import random
 import shlex
@@ -27,6 +29,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -229,11 +232,6 @@ class Variant:
     examples: Callable[[str], Examples] = lambda question: ()
     reword: Callable[[str], str] = lambda question: question
 
-    def open(self) -> Engine:
-        if self.form is not None:
-            return open_form(self.config, self.adapter, self.form)
-        return TransformersEngine(self.config, self.adapter)
-
     @property
     def training(self) -> dict | None:
         """O resumo do treino de que saiu; None para o modelo sem treino."""
@@ -252,6 +250,12 @@ class Variant:
             folders = [exported_forms(self.adapter)[self.form]]
         files = [f for p in folders for f in ([p] if p.is_file() else p.glob("*.safetensors"))]
         return sum(file.stat().st_size for file in files) if base.is_dir() or self.form else None
+
+
+def _open(config: Config, adapter: Path | None, form: str | None) -> Engine:
+    if form is not None:
+        return open_form(config, adapter, form)
+    return TransformersEngine(config, adapter)
 
 
 def _variants(
@@ -316,8 +320,7 @@ def _score_variant(
 ) -> tuple[dict, list[dict]]:
     label, config = variant.label, variant.config
     rows = [row | {"question": variant.reword(row["question"])} for row in rows]
-    memory = MemoryGrowth()
-    engine = variant.open()
+    engine = _open(config, variant.adapter, variant.form)
     tokenizer, schema = engine.tokenizer, databases[0].schema
     examples = [variant.examples(row["question"]) for row in rows]
     prompts = [
@@ -338,7 +341,15 @@ def _score_variant(
         for row, shown in zip(rows, examples, strict=True)
     ]
     losses = _gold_losses(engine, pairs, limits.batch_size, label)
+    prompt_tokens = [len(i) for i in tokenizer(prompts, add_special_tokens=False).input_ids]
+    engine_name = engine.name
+    engine.close()
+    del engine
+    gc.collect()
     timed = spread(prompts, config.evaluation.timed)
+    alone, memory = in_own_process(
+        answer_alone, config, variant.adapter, variant.form, timed, limits.max_new_tokens, label
+    )
     lines = []
     for position, row in enumerate(rows):
         predicted = extract_sql(answers[position])
@@ -352,12 +363,9 @@ def _score_variant(
                 "cause": None if correct else cause(row["sql"], predicted, error),
             }
         )  # fmt: skip
-    memory.restart_peak()  # a memória que interessa é a de responder, e não a de um lote
-    alone = latency(*one_by_one(engine, timed, limits.max_new_tokens, label))
-    prompt_tokens = [len(i) for i in tokenizer(prompts, add_special_tokens=False).input_ids]
     result = {
         "grupo": variant.group,
-        "motor": engine.name,
+        "motor": engine_name,
         "acuracia_execucao": proportion([x["correct"] for x in lines]),
         "sql_valido": proportion([x["error"] is None for x in lines]),
         "correspondencia_exata": proportion([x["exact"] for x in lines]),
@@ -368,16 +376,43 @@ def _score_variant(
         "causas_dos_erros": dict(Counter(x["cause"] for x in lines if x["cause"]).most_common()),
         "tokens_no_prompt": sum(prompt_tokens) / len(prompt_tokens),
         "bytes_dos_pesos": variant.weights_bytes,
-        "memoria_bytes": memory.peak(),
+        "memoria_bytes": memory,
         "uma_a_uma": alone,
         "treino": variant.training,
         "segundos": elapsed,
         "perguntas_por_segundo": len(rows) / elapsed,
     }
-    engine.close()
-    del engine
-    gc.collect()
     return result, lines
+
+
+def in_own_process(measure: Callable, *arguments):
+    """Chama `measure(*arguments)` num processo novo, que acaba com a resposta."""
+    spawn = multiprocessing.get_context("spawn")  # uma cópia deste traria o torch já em uso
+    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def answer_alone(
+    config: Config,
+    adapter: Path | None,
+    form: str | None,
+    prompts: list[str],
+    max_new_tokens: int,
+    label: str,
+) -> tuple[dict, int | None]:
+    """Responde os prompts um a um: (o resumo de `latency`, bytes que o modelo acrescentou).
+
+    A memória é a de responder; o pico de carregar o modelo, que passa, não entra.
+    """
+    import model  # noqa: F401  (as bibliotecas, comuns a todas as variantes, não contam)
+
+    memory = MemoryGrowth()
+    engine = _open(config, adapter, form)
+    memory.restart_peak()
+    alone = latency(*one_by_one(engine, prompts, max_new_tokens, label))
+    grown = memory.peak()
+    engine.close()
+    return alone, grown
 
 
 def one_by_one(
@@ -422,7 +457,7 @@ def _gold_losses(
 ) -> list[tuple[float, int]] | None:
     """Perda da resposta de referência, por pergunta: (soma em nats, tokens da resposta).
 
-    None se o motor não a mede (o servidor do llama.cpp não devolve a probabilidade do prompt).
+    None se o motor não a mede.
     """
     batches = engine.losses(pairs, batch_size)
     if batches is None:

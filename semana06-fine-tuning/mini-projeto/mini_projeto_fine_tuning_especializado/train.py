@@ -81,6 +81,7 @@ def train(config: Config, resume: bool = False) -> dict:
     audit(tokenizer, train_set, config.training.max_length, shown)
     audit(tokenizer, validation_set, config.training.max_length, shown=0)
 
+    memory = MemoryGrowth()
     trainer = build_trainer(config, tokenizer, train_set, validation_set)
     if processes.is_main_process:
         save_effective(config, config.output_dir)
@@ -92,7 +93,7 @@ def train(config: Config, resume: bool = False) -> dict:
         f"Treino: {_dotted(len(train_set))} exemplos, {_dotted(tokens)} tokens por época; "
         f"{_dotted(trainable)} parâmetros treináveis de {_dotted(total)} ({share})."
     )
-    memory = MemoryGrowth()
+    memory.restart_peak()  # conta o modelo carregado, e não o pico de carregá-lo
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     elapsed = time.perf_counter() - started
@@ -106,7 +107,7 @@ def train(config: Config, resume: bool = False) -> dict:
     trainer.save_model(str(config.output_dir))
     tokens_seen = trainer.tokens_of_all_processes()
     summary = {
-        "metodo": config.training.method,
+        "metodo": "qlora" if config.model.load_in_4bit else config.training.method,
         "passos": trainer.state.global_step,
         "minutos": elapsed / 60,
         "exemplos": len(train_set),

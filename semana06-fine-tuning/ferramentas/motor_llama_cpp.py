@@ -4,9 +4,9 @@ O pacote `xllamacpp` traz o llama.cpp compilado. O servidor que ele oferece só 
 alguns tokens mais prováveis; para a perplexidade e a KL é preciso a distribuição inteira. Estas
 funções chamam a biblioteca pela interface C pública dela (`llama.h`), com ctypes. As contas são as
 do llama.cpp com as opções padrão, entre elas o cache de chaves e valores em float16.
-"""
 
-import utils  # noqa: F401  (antes do torch)
+Quem importa este módulo ajusta antes as threads do torch.
+"""
 
 import ctypes
 import importlib.util
@@ -20,6 +20,10 @@ import torch
 PACKAGE = "xllamacpp"
 INSTALL_COMMAND = 'python -m pip install "xllamacpp==2026.10.11549"'
 LONGEST = 2048  # tokens de uma sequência
+
+
+class LlamaCppError(Exception):
+    """O llama.cpp não fez o que se pediu; a mensagem diz o quê."""
 
 
 class ModelOptions(ctypes.Structure):
@@ -107,7 +111,7 @@ class LlamaCpp:
         length: tokens de cada sequência.
 
     Raises:
-        utils.UserError: o llama.cpp não abriu o arquivo.
+        LlamaCppError: o llama.cpp não abriu o arquivo.
     """
 
     device = torch.device("cpu")
@@ -120,7 +124,7 @@ class LlamaCpp:
             str(path).encode(), self.lib.llama_model_default_params()
         )
         if not self.model:
-            raise utils.UserError(f"o llama.cpp não conseguiu abrir {path}; apague-o e repita.")
+            raise LlamaCppError(f"o llama.cpp não conseguiu abrir {path}; apague-o e repita.")
         self.vocab = self.lib.llama_model_get_vocab(self.model)
         self.vocabulary = self.lib.llama_vocab_n_tokens(self.vocab)
         self.context = None
@@ -135,7 +139,7 @@ class LlamaCpp:
         options.n_batch = sequences * length
         self.context = self.lib.llama_init_from_model(self.model, options)
         if not self.context or self.lib.llama_n_ctx(self.context) < sequences * length:
-            raise utils.UserError("o llama.cpp não conseguiu reservar memória para o cache.")
+            raise LlamaCppError("o llama.cpp não conseguiu reservar memória para o cache.")
         # Os núcleos deste processo: o padrão dele, quatro threads, atrapalha quem tem dois.
         threads = torch.get_num_threads() or os.cpu_count() or 1
         self.lib.llama_set_n_threads(self.context, threads, threads)
@@ -182,7 +186,7 @@ class LlamaCpp:
         status = self.lib.llama_decode(self.context, batch)
         self.lib.llama_batch_free(batch)
         if status:
-            raise utils.UserError(f"o llama.cpp parou com o código {status} ao ler o texto.")
+            raise LlamaCppError(f"o llama.cpp parou com o código {status} ao ler o texto.")
         shape = (sequences, 1 if last_only else length, self.vocabulary)
         values = numpy.ctypeslib.as_array(self.lib.llama_get_logits(self.context), shape)
         return torch.from_numpy(values.copy())  # o llama.cpp reaproveita essa memória

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import escape
 
 import pytest
 
@@ -46,6 +47,16 @@ def test_before_any_measure_it_says_what_to_run(project, monkeypatch):
     monkeypatch.setattr(dashboard, "RESULTS_DIR", folder / "vazio")
     html = dashboard.page(load_config(None, args))
     assert "Ainda não há notas" in html and "python evaluate.py" in html
+
+
+def test_failures_are_shown_by_cause_with_examples(measured):
+    config, results = measured
+    text = (results / "mini_projeto_lora_teste.jsonl").read_text("utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    wrong = [x for x in rows if x["variant"] == evaluate.TUNED and not x["correct"]]
+    section = dashboard.page(config).split("Erros, por causa: treinado")[1].split("<section")[0]
+    assert sum(map(int, re.findall(r"<summary>[^<]+ \((\d+)\)", section))) == len(wrong) > 0
+    assert escape(wrong[0]["gold"]) in section
 
 
 def test_the_learning_curve_orders_the_trainings_of_one_method():
@@ -98,11 +109,23 @@ GOLD = "SELECT COUNT(*) FROM clientes WHERE uf = 'MG' AND cidade = 'Betim'"
         (GOLD.replace("COUNT(*)", "MAX(id)"), None, "função de agregação"),
         (GOLD + " LIMIT 1", None, "ordem ou limite"),
         (GOLD.replace("COUNT(*)", "COUNT(*), 1"), None, "colunas da resposta"),
-        (GOLD.replace("cidade =", "cidade <>"), None, "outra"),
+        (GOLD + " ORDER BY MAX(id)", None, "ordem ou limite"),
+        (GOLD.replace("cidade =", "cidade <>"), None, "outro filtro"),
     ],
 )
 def test_the_cause_of_an_error_is_the_first_difference(predicted, error, expected):
     assert cause(GOLD, predicted, error) == expected
+
+
+def test_a_sum_that_keeps_cancelled_orders_is_a_convention_forgotten():
+    gold = (
+        "SELECT SUM(i.quantidade) FROM itens_pedido i JOIN pedidos pe ON pe.id = i.pedido_id "
+        "WHERE pe.status <> 'cancelado' AND pe.data LIKE '2024%'"
+    )
+    forgotten = "SELECT SUM(quantidade) FROM itens_pedido"
+    assert cause(gold, forgotten, None) == "convenção esquecida"
+    assert cause(gold, gold.replace("2024", "2023"), None) == "valor errado no filtro"
+    assert cause(gold, "SELECT COUNT(*) FROM pedidos", None) == "tabela errada"
 
 
 def test_the_cause_survives_what_the_parser_does_not_understand():

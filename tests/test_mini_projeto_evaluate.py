@@ -84,6 +84,8 @@ def test_evaluation_writes_scores_and_one_line_per_question(trained, capsys):
 def test_latency_and_memory_are_measured_in_a_process_of_their_own(trained):
     args, _ = trained
     assert evaluate.in_own_process(os.getpid) != os.getpid()
+    with pytest.raises(UserError, match="falta de memória"):
+        evaluate.in_own_process(os.abort)
     with pytest.raises(UserError, match="bf16 não está exportada"):
         evaluate.in_own_process(
             evaluate.answer_alone, load_config(None, args), Path("nada"), "bf16", ["a"], 4, "x"

@@ -10,8 +10,8 @@ memória de um modelo de 7 bilhões de parâmetros sem tê-lo.
     python …/exemplo_02_lora_peft.py --plan pasta/do/modelo                # só o plano de memória
     python …/exemplo_02_lora_peft.py --model meta-llama/Llama-2-7b-hf --load-in-4bit --only-lora
 
-O último pede uma GPU de 12 GB ou mais, a licença do Llama aceita no hub e a biblioteca
-bitsandbytes. O que olhar: as quatro conferências do passo 2; treináveis, memória e qualidade lado a
+O último pede uma GPU de 12 GB ou mais, a licença do Llama aceita no hub, a biblioteca bitsandbytes
+e um `--learning-rate` menor (2e-4). O que olhar: as quatro conferências do passo 2; treináveis, memória e qualidade lado a
 lado no passo 4. Saídas: `modelos/dia4/` (com --quick, `dia4-curto/`), `resultados/dia4_lora.json` e
 a figura.
 """
@@ -97,7 +97,7 @@ def main() -> None:
     del model, layer, linear
 
     utils.banner(3, "Completo e LoRA, cada um no seu processo")
-    methods = {"lora": LORA_LEARNING_RATE}
+    methods = {"lora": args.learning_rate}
     if not args.only_lora:
         methods = {"full": FULL_LEARNING_RATE, **methods}
     runs = {}
@@ -142,6 +142,8 @@ def arguments():
                         help="só o estudo de hiperparâmetros (continua de onde parou)")  # fmt: skip
     parser.add_argument("--only-lora", action="store_true", help="sem o treino completo")
     parser.add_argument("--load-in-4bit", action="store_true", help="LoRA sobre a base em NF4")
+    parser.add_argument("--learning-rate", type=float, default=LORA_LEARNING_RATE,
+                        help="o do LoRA (padrão: 4e-3; modelos grandes pedem menos)")  # fmt: skip
     args = parser.parse_args()
     args.output = args.output or MODELS / ("dia4-curto" if args.quick else "dia4")
     return args

@@ -5,9 +5,9 @@ from sqlglot import exp
 
 from sql_features import skeleton, tables
 
-CAUSES = ["SQL inválido", "tabela errada", "valor errado no filtro", "filtro a menos",
-          "filtro a mais", "agrupamento", "função de agregação", "ordem ou limite",
-          "colunas da resposta", "outra"]  # fmt: skip
+CAUSES = ["SQL inválido", "convenção esquecida", "tabela errada", "valor errado no filtro",
+          "filtro a menos", "filtro a mais", "agrupamento", "colunas da resposta",
+          "função de agregação", "ordem ou limite", "outro filtro", "outra"]  # fmt: skip
 AGGREGATES = (exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
 
 
@@ -25,6 +25,8 @@ def cause(gold: str, predicted: str, error: str | None) -> str:
         same_skeleton = skeleton(gold) == skeleton(predicted)
     except (sqlglot.errors.SqlglotError, RecursionError):
         return "outra"  # o SQLite entendeu, o analisador não
+    if _skips_cancelled(wanted) and found.find(exp.Sum) and not _skips_cancelled(found):
+        return "convenção esquecida"
     if not same_tables:
         return "tabela errada"
     if same_skeleton:
@@ -34,9 +36,11 @@ def cause(gold: str, predicted: str, error: str | None) -> str:
         return "filtro a mais" if difference > 0 else "filtro a menos"
     for name, part in (
         ("agrupamento", _clauses("group", "having")),
+        ("colunas da resposta", lambda tree: len(tree.selects)),
         ("função de agregação", _aggregates),
         ("ordem ou limite", _clauses("order", "limit", "offset")),
         ("colunas da resposta", lambda tree: [e.sql() for e in tree.selects]),
+        ("outro filtro", _clauses("where")),
     ):
         if part(wanted) != part(found):
             return name
@@ -59,4 +63,13 @@ def _clauses(*names: str):
 
 
 def _aggregates(tree: exp.Expression) -> list[str]:
-    return sorted(node.sql() for node in tree.find_all(*AGGREGATES))
+    """As da resposta; as do HAVING e do ORDER BY contam nas cláusulas deles."""
+    return sorted(node.sql() for part in tree.selects for node in part.find_all(*AGGREGATES))
+
+
+def _skips_cancelled(tree: exp.Expression) -> bool:
+    """A convenção da loja que mais se esquece: o que foi cancelado não conta como venda."""
+    return any(
+        node.left.name == "status" and node.right.name == "cancelado"
+        for node in tree.find_all(exp.NEQ)
+    )

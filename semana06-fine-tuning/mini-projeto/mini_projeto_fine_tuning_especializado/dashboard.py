@@ -24,6 +24,7 @@ from config import (
 )
 
 SAMPLES = 8
+SAMPLES_PER_CAUSE = 3
 DASHBOARD_CSS = """
 .painel { line-height:1.45; }
 .painel .grade { display:grid; gap:0 2rem;
@@ -87,7 +88,7 @@ def dashboard(config: Config) -> str:
     if summary:
         parts += [_by(variants, "por_tipo", "Por tipo de consulta"),
                   _by(variants, "por_dificuldade", "Por dificuldade"),
-                  _learning_curve(variants), _causes(variants),
+                  _learning_curve(variants), _causes(variants), _failures(variants, details),
                   _samples(details, list(variants))]  # fmt: skip
     return f'<div class="painel">{"".join(parts)}</div>'
 
@@ -196,9 +197,14 @@ def _losses(records: list[dict]) -> str:
     return _section("Perda", lines(series, "passo", "nats por token da resposta"))
 
 
+def _main_variant(variants: dict) -> str:
+    """O treinado; se ele não foi medido, a primeira variante."""
+    return next((n for n, v in variants.items() if v["grupo"] == "treinado"), next(iter(variants)))
+
+
 def _by(variants: dict, key: str, title: str) -> str:
-    tuned = {n: v for n, v in variants.items() if v["grupo"] == "treinado"} or variants
-    name, part = next(iter(tuned.items()))
+    name = _main_variant(variants)
+    part = variants[name]
     order = {"fácil": 0, "média": 1, "difícil": 2}
     parts = sorted(part[key].items(), key=lambda item: order.get(item[0], 0))
     scores = {f"{label} ({p['total']})": p for label, p in parts}
@@ -229,6 +235,24 @@ def _causes(variants: dict) -> str:
             for name in CAUSES]  # fmt: skip
     return _section("Por que errou", _rows(header, [r for r in rows if set(r[1:]) != {"0"}]),
                     wide=True)  # fmt: skip
+
+
+def _failures(variants: dict, details: list[dict]) -> str:
+    """Alguns erros do treinado, separados pela causa."""
+    name = _main_variant(variants)
+    blocks = []
+    for label in CAUSES:
+        wrong = [x for x in details if x["variant"] == name and x["cause"] == label]
+        rows = [[escape(x["question"]), f"<code>{escape(x['gold'])}</code>",
+                 f"<code>{escape(x['predicted'][:400])}</code>"]
+                for x in wrong[:SAMPLES_PER_CAUSE]]  # fmt: skip
+        if rows:
+            table = _rows(["pergunta", "referência", "resposta"], rows)
+            blocks.append(
+                f"<details><summary>{escape(label)} ({len(wrong)})</summary>"
+                f'<div class="larga">{table}</div></details>'
+            )
+    return _section(f"Erros, por causa: {name}", "".join(blocks)) if blocks else ""
 
 
 def _samples(details: list[dict], order: list[str]) -> str:

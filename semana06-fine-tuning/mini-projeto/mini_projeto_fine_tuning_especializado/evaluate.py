@@ -30,6 +30,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -388,8 +389,14 @@ def _score_variant(
 def in_own_process(measure: Callable, *arguments):
     """Chama `measure(*arguments)` num processo novo, que acaba com a resposta."""
     spawn = multiprocessing.get_context("spawn")  # uma cópia deste traria o torch já em uso
-    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
-        return pool.submit(measure, *arguments).result()
+    try:
+        with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
+            return pool.submit(measure, *arguments).result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "o processo que mede a latência morreu, talvez por falta de memória. Feche outros "
+            "programas e repita com --add, que aproveita o que já foi medido."
+        ) from error
 
 
 def answer_alone(

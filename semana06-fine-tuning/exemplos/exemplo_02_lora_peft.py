@@ -11,9 +11,9 @@ memória de um modelo de 7 bilhões de parâmetros sem tê-lo.
     python …/exemplo_02_lora_peft.py --model meta-llama/Llama-2-7b-hf --load-in-4bit --only-lora
 
 O último pede uma GPU de 12 GB ou mais, a licença do Llama aceita no hub, a biblioteca bitsandbytes
-e um `--learning-rate` menor (2e-4). O que olhar: as quatro conferências do passo 2; treináveis, memória e qualidade lado a
-lado no passo 4. Saídas: `modelos/dia4/` (com --quick, `dia4-curto/`), `resultados/dia4_lora.json` e
-a figura.
+e um `--learning-rate` menor (2e-4). O que olhar: as quatro conferências do passo 2; treináveis,
+memória e qualidade lado a lado no passo 4. Saídas: `modelos/dia4/` (com --quick, `dia4-curto/`),
+`resultados/dia4_lora.json` e a figura.
 """
 
 import utils  # antes do torch

@@ -458,9 +458,9 @@ def day6_classifiers(result: Result) -> list[list[str]]:
 
 
 def day1_approaches(result: Result) -> list[list[str]]:
-    """O sem treino (com o esquema; com exemplos, fixos ou buscados, se medidos) e o treinado."""
+    """O sem treino (com o esquema; com exemplos, fixos ou buscados, se medidos) e os treinados."""
     return [_day7_row(result, name) for name, part in (result.get("variantes") or {}).items()
-            if part["grupo"] in ("base", "exemplos", "treinado")]  # fmt: skip
+            if part["grupo"] in ("base", "exemplos", "treinado", "outros")]  # fmt: skip
 
 
 def day7_scores(result: Result) -> list[list[str]]:

@@ -33,7 +33,8 @@ CHART_CSS = """
 .grafico .ic::after { right:0; }
 .grafico .valor { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap; }
 .grafico svg { width:100%; max-width:34em; height:auto; display:block; color:inherit; }
-.grafico ol { columns:12em; margin:.3em 0 0; padding-left:2em; font-size:.88em; max-width:38em; }
+.grafico ol { columns:12em; column-gap:2em; margin:.3em 0 0; padding-left:2em; font-size:.88em;
+  max-width:38em; overflow-wrap:anywhere; }
 .grafico svg text { fill:currentColor; font-size:10px; }
 """
 

@@ -230,11 +230,11 @@ def _learning_curve(variants: dict) -> str:
 
 
 def _causes(variants: dict) -> str:
-    header = ["causa do erro", *variants]
-    rows = [[escape(name), *(str(v["causas_dos_erros"].get(name, 0)) for v in variants.values())]
-            for name in CAUSES]  # fmt: skip
-    return _section("Por que errou", _rows(header, [r for r in rows if set(r[1:]) != {"0"}]),
-                    wide=True)  # fmt: skip
+    counts = {name: v["causas_dos_erros"] for name, v in variants.items()}
+    seen = [label for label in CAUSES if any(label in part for part in counts.values())]
+    rows = [[escape(name), *(str(part.get(label, 0)) for label in seen)]
+            for name, part in counts.items()]  # fmt: skip
+    return _section("Por que errou", _rows(["variante", *seen], rows), wide=True)
 
 
 def _failures(variants: dict, details: list[dict]) -> str:

@@ -1,4 +1,4 @@
-"""Cinco jeitos de dizer o assunto de uma mensagem, do mais barato ao mais caro, no mesmo teste.
+"""Seis jeitos de dizer o assunto de uma mensagem, do mais barato ao mais caro, no mesmo teste.
 
 A pergunta não é se o modelo de linguagem aprende, e sim se vale o que custa diante de uma contagem
 de palavras.

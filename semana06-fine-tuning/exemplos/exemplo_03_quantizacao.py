@@ -3,10 +3,10 @@
 Você vai quantizar um peso à mão, conferir que o bitsandbytes faz a mesma conta, e depois quantizar
 o modelo do dia 3 com várias técnicas: cada uma é gravada, recarregada noutro processo e medida.
 
-    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py --quick   # 2 minutos
-    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py           # 15: todas, e QLoRA
+    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py --quick   # 2 min
+    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py           # 15 min: todas e QLoRA
 
-Medir cada técnica leva menos de um minuto em 2 núcleos. Com outro programa pesado ao lado leva
+Medir cada técnica leva menos de um minuto em 2 núcleos. Com outro programa pesado ao lado, leva
 várias vezes mais, e as velocidades não valem: o llama.cpp é o que mais sofre.
 
 O que olhar: as conferências (passo 1); a armadilha do modelo base (passo 2); previsto e medido, e o

@@ -175,7 +175,8 @@ def show_dirt(numbers: dict) -> None:
     for kind, count in numbers["sujeira"].items():
         print(f"{ficha.KINDS[kind]:<32} {count:>6} {numbers['fora'].get(kind, 0) or '':>6}")
     print("\nUma linha pode ter mais de um defeito; sai pelo primeiro que a condena. As de rótulo "
-          "desconhecido\nou em conflito só saem da classificação.\n")  # fmt: skip
+          "desconhecido\nsó saem da classificação; de cada par em conflito, a segunda sai de "
+          "tudo.\n")  # fmt: skip
     for kind, (before, after) in numbers["exemplos"].items():
         print(f"{ficha.KINDS[kind]}:\n  antes:  {before!r}\n  depois: {after!r}")
 

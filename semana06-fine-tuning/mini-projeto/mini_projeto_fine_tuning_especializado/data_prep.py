@@ -1,7 +1,8 @@
 """Prepara os dados: bancos da loja, perguntas conferidas por execução, divisões e relatório.
 
     python data_prep.py                         # a loja
-    python data_prep.py database.custom=meu.sqlite data.custom=minhas_perguntas.csv
+    python data_prep.py database.custom=meu.sqlite data.custom=minhas_perguntas.csv \\
+        data.output_dir=dados/gerados/meu
 
 Passos: gerar os bancos → ler as perguntas escritas à mão e gerar as demais → executar cada SQL em
 todos os bancos → tirar duplicatas e tudo que se pareça com o teste → dividir → relatar. O que é

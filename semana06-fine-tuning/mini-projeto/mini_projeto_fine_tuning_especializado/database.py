@@ -66,7 +66,7 @@ class Database:
         if not self.path.is_file():
             raise DatabaseError(
                 f"banco de dados não encontrado: {self.path}. Gere-o com data_prep.py ou corrija "
-                "`database.path` na configuração."
+                "`database.custom` na configuração."
             )
         uri = f"{self.path.resolve().as_uri()}?mode=ro"
         self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)

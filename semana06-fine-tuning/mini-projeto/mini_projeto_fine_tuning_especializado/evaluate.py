@@ -96,8 +96,8 @@ def main(argv: list[str] | None = None) -> int:
                         "treinado, redacoes (--wordings), outros (--also) ou formas (--forms); "
                         "pode repetir")  # fmt: skip
     parser.add_argument("--add", action="store_true",
-                        help="junta ao resultado gravado das mesmas perguntas (de outro treino, "
-                        "só as medidas do modelo sem treino)")  # fmt: skip
+                        help="junta ao resultado já gravado das mesmas perguntas (se ele é de "
+                        "outro treino, aproveita só as medidas do modelo sem treino)")  # fmt: skip
     parser.add_argument("--forms", type=form_list, default=[], metavar="LISTA",
                         help="mede também formas exportadas (bf16,q8_0 ou todas)")  # fmt: skip
     parser.add_argument("--few-shot", type=int, default=0, metavar="K",

@@ -13,7 +13,7 @@ from functools import cache
 
 from shop import catalog, person_names
 
-# uf: (nome, preposição "de", preposição "em", gentílico no plural, pede artigo)
+# uf: (nome, preposição "de", preposição "em", gentílico no plural)
 UFS = {
     "AC": ("Acre", "do", "no", "acreanos"), "AL": ("Alagoas", "de", "em", "alagoanos"),
     "AP": ("Amapá", "do", "no", "amapaenses"), "AM": ("Amazonas", "do", "no", "amazonenses"),

@@ -195,7 +195,10 @@ def training_rows(config: Config) -> list[dict]:
     chosen = written + varied + generated
     random.Random(config.training.seed).shuffle(chosen)
     if not chosen:
-        raise UserError("nenhum exemplo de treino: aumente curated_in_training ou generated_…")
+        raise UserError(
+            "nenhum exemplo de treino: aumente data.curated_in_training ou "
+            "data.generated_in_training."
+        )
     return chosen
 
 

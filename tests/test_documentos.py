@@ -111,7 +111,7 @@ def python_commands() -> list[tuple[str, list[str]]]:
     for where, lines in sources.items():
         for line in lines:
             words = re.sub(r"^\S*\.venv/bin/python", "python", line.strip())
-            if words.startswith("python ") and ".py" in words:
+            if words.startswith("python ") and re.search(r"\.py(?!\w)", words):
                 found.append((where, shlex.split(words.replace("'", ""), comments=True)[1:]))
     return found
 

@@ -12,9 +12,7 @@ do nome, sem eles). Precisa do modelo treinado; de 5 a 10 minutos.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,7 +28,7 @@ import engines  # noqa: E402
 from config import Config, as_trained, load_config  # noqa: E402
 from data_prep import load_split  # noqa: E402
 from engines import Engine, TransformersEngine, open_form  # noqa: E402
-from evaluate import latency, one_by_one, spread  # noqa: E402
+from evaluate import in_own_process, latency, one_by_one, spread  # noqa: E402
 from prompt import render  # noqa: E402
 from train import read_schema  # noqa: E402
 
@@ -41,18 +39,12 @@ def main() -> None:
     parser.add_argument("--forms", default="fp32,bf16,q8_0,q4_k_m")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=20)
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # o processo de uma medida
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(measure(args.config, args.one, args.questions)))
-        return
     forms = args.forms.split(",")
     found: dict[str, list[dict]] = {form: [] for form in forms}
     for _ in range(args.rounds):
         for form in forms:
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", form]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found[form].append(json.loads(done.stdout.splitlines()[-1]))
+            found[form].append(in_own_process(measure, args.config, form, args.questions))
     base = found[forms[0]]
     print(f"{'motor':<10}{'p50 (s)':>9}{'p95 (s)':>9}{'tokens/s':>10}{'respostas/s':>13}"
           f"   vezes o {forms[0]} (menor; maior)")  # fmt: skip

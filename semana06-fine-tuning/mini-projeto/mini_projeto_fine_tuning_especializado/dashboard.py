@@ -25,6 +25,7 @@ from config import (
 
 SAMPLES = 8
 SAMPLES_PER_CAUSE = 3
+LONGEST_ANSWER = 400  # caracteres que se mostram de uma resposta
 DASHBOARD_CSS = """
 .painel { line-height:1.45; }
 .painel .grade { display:grid; gap:0 2rem;
@@ -244,7 +245,7 @@ def _failures(variants: dict, details: list[dict]) -> str:
     for label in CAUSES:
         wrong = [x for x in details if x["variant"] == name and x["cause"] == label]
         rows = [[escape(x["question"]), f"<code>{escape(x['gold'])}</code>",
-                 f"<code>{escape(x['predicted'][:400])}</code>"]
+                 f"<code>{escape(x['predicted'][:LONGEST_ANSWER])}</code>"]
                 for x in wrong[:SAMPLES_PER_CAUSE]]  # fmt: skip
         if rows:
             table = _rows(["pergunta", "referência", "resposta"], rows)
@@ -268,7 +269,7 @@ def _samples(details: list[dict], order: list[str]) -> str:
         same: dict[tuple, list[str]] = {}
         for x in group:
             mark = "✓" if x["correct"] else f"✗ {x['cause']}"
-            same.setdefault((x["predicted"][:400], mark), []).append(x["variant"])
+            same.setdefault((x["predicted"][:LONGEST_ANSWER], mark), []).append(x["variant"])
         rows += [[escape(" · ".join(names)), f"<code>{escape(sql)}</code>", escape(mark)]
                  for (sql, mark), names in same.items()]  # fmt: skip
         blocks.append(

@@ -1,14 +1,16 @@
 """Modelos minúsculos feitos na hora: os testes rápidos não dependem de pesos de verdade."""
 
-import runtime  # noqa: F401  (antes do torch)
-
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import comum  # noqa: F401  (antes do torch)
+
 import pytest
 import torch
+from loja_sql.shop import DATA_DIR, create_shop
+from loja_sql.sql.features import difficulty, kind
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -19,9 +21,6 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
-
-from shop import DATA_DIR, create_shop
-from sql_features import difficulty, kind
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + "

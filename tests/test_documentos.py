@@ -1,8 +1,5 @@
 """Os documentos: links, comandos que existem, números que vêm de algum lugar."""
 
-import runtime  # noqa: F401  (antes do torch)
-import utils  # noqa: F401
-
 import ast
 import contextlib
 import functools
@@ -13,12 +10,14 @@ import shlex
 import sys
 from pathlib import Path
 
-import pytest
+import comum  # noqa: F401  (antes do torch)
 
 import conferir_links
 import duplicatas
 import plano_memoria
+import pytest
 import registrar_experimentos
+import utils  # noqa: F401
 from config import PROJECT_DIR, UserError, load_config
 from tabelas_experimentos import TABLES
 

@@ -4,20 +4,18 @@ Um formato é só um template: o mesmo laço, as mesmas medidas, o mesmo modelo;
 da mensagem.
 """
 
-import utils  # antes do torch
-
 import copy
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import PeftModel
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
-
 import corrida
 import medidas
 import metricas_a_mao
+import utils  # antes do torch
+from peft import PeftModel
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 # Sem papéis nem marcas: o prompt, a resposta e o fim dela.
 PLAIN = (

@@ -6,18 +6,16 @@ quem volta à mesma grade volta quase ao modelo base. Aqui se mede o erro, a per
 sobra do treino depois de arredondar.
 """
 
-import utils  # antes do torch
-
 import textwrap
 from collections.abc import Callable
 
-import numpy
-import torch
-from torch import nn
-
 import medidas
+import numpy
 import quantizacao_a_mao as hand
+import torch
+import utils  # antes do torch
 from tecnicas import linears
+from torch import nn
 
 BATCH = 8
 LESSON = (

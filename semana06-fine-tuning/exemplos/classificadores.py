@@ -4,8 +4,6 @@ A pergunta não é se o modelo de linguagem aprende, e sim se vale o que custa d
 de palavras.
 """
 
-import utils  # antes do torch
-
 import math
 import sys
 import time
@@ -13,8 +11,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import antes_depois
+import corrida
+import medidas
+import metricas_a_mao
 import numpy
 import torch
+import utils  # antes do torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -28,11 +31,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     get_cosine_schedule_with_warmup,
 )
-
-import antes_depois
-import corrida
-import medidas
-import metricas_a_mao
 
 # A cabeça lê este texto inteiro: o último token só da mensagem, um "?", diria pouco dela.
 PROMPT = "Mensagem do cliente: {text}\nAssunto:"

@@ -7,8 +7,6 @@ extenso, e não com o Trainer, porque cada variante mexe nele num ponto: o LoRA+
 learning_rate maior, o AdaLoRA redistribui o posto a cada passo.
 """
 
-import utils  # antes do torch
-
 import json
 import math
 import shutil
@@ -19,20 +17,16 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
+import medidas
+import plano_memoria
 import torch
+import utils  # antes do torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 from tqdm import tqdm
-from transformers import (
-    BitsAndBytesConfig,
-    DataCollatorForSeq2Seq,
-    get_cosine_schedule_with_warmup,
-)
-
-import medidas
-import plano_memoria
+from transformers import BitsAndBytesConfig, DataCollatorForSeq2Seq, get_cosine_schedule_with_warmup
 
 LORA_PLUS_RATIO = 16  # learning_rate de B sobre o de A (Hayou et al., 2024, seção 5)
 VARIANTS = ("lora", "rslora", "dora", "lora_plus", "adalora")

@@ -3,8 +3,6 @@
 Nada do que se grava depende da hora, da máquina ou da pasta: a mesma entrada dá os mesmos bytes.
 """
 
-import utils
-
 import json
 import random
 import tempfile
@@ -12,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-
 import divisao
 import ficha
 import formatos
+import utils
 from banco import Options, Store
 from preparacao import prepare
 

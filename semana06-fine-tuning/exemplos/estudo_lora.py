@@ -8,8 +8,6 @@ que ficam a menos de um desvio entre sementes dela, a de menos parâmetros trein
 participa da escolha.
 """
 
-import utils  # antes do torch
-
 import hashlib
 import json
 import math
@@ -18,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 
+import corrida
 import matplotlib
+import utils  # antes do torch
 import yaml
 from tqdm import tqdm
-
-import corrida
 
 STUDY = Path(__file__).with_name("estudo_lora.yaml")
 LEVELS = ("quick", "full")

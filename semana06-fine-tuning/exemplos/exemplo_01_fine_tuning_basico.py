@@ -13,14 +13,15 @@ medido e salvo. Saídas: modelo em `modelos/dia3/` (com --quick, `dia3-curto/`),
 `resultados/`.
 """
 
-import utils  # antes do torch
-
 import os
 import time
 from pathlib import Path
 
 import matplotlib
+import medidas
+import plano_memoria
 import torch
+import utils  # antes do torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import (
@@ -30,9 +31,6 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-
-import medidas
-import plano_memoria
 
 SEED = 6
 EPOCHS = 1

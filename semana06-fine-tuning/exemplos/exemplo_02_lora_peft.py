@@ -16,8 +16,6 @@ memória e qualidade lado a lado no passo 4. Saídas: `modelos/dia4/` (com --qui
 `resultados/dia4_lora.json` e a figura.
 """
 
-import utils  # antes do torch
-
 import json
 import math
 import subprocess
@@ -26,16 +24,16 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from peft import LoraConfig, get_peft_model
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
 import estudo_lora
 import medidas
 import plano_memoria
 import relatorio_lora
+import torch
+import utils  # antes do torch
 from corrida import Run
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 SEED = 6
 RANK, ALPHA = 16, 32

@@ -16,20 +16,18 @@ As linhas GGUF pedem o llama.cpp, opcional: python -m pip install "xllamacpp==20
 falta numa máquina aparece na tabela como ausente, com o comando que o traz.
 """
 
-import utils  # antes do torch
-
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy
-import torch
-
 import armadilha
 import medidas
+import numpy
 import quantizacao_a_mao as hand
 import relatorio_quantizacao as report
+import torch
+import utils  # antes do torch
 from tecnicas import TECHNIQUES, linears, missing
 
 HERE = Path(__file__).resolve().parent

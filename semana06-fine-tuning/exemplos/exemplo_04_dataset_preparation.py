@@ -16,22 +16,20 @@ classificação (passo 6). Saídas: a pasta de `--output` (dados, ficha, manifes
 `resultados/dia6_*.json`.
 """
 
-import utils  # antes do torch
-
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-import datasets
-
 import antes_depois
 import classificadores
+import datasets
 import divisao
 import entrega
 import ficha
 import formatos
 import leitura
 import metricas_a_mao
+import utils  # antes do torch
 from antes_depois import Plan
 from banco import Options
 

@@ -1,7 +1,5 @@
 """O que se conta do conjunto pronto: números, exemplos, figuras, ficha e manifesto."""
 
-import utils
-
 import difflib
 import hashlib
 import json
@@ -12,11 +10,11 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib
-
 import divisao
 import duplicatas
 import formatos
+import matplotlib
+import utils
 from banco import BATCH, Options, Store
 
 PART_NAMES = {"train": "treino", "validation": "validação", "test": "teste"}

@@ -1,11 +1,10 @@
 """Os três formatos em que uma conversa se escreve, e os nomes dos arquivos de cada parte."""
 
-import utils
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import datasets
+import utils
 
 FILES = {"train": "treino", "validation": "validacao", "test": "teste"}
 TEXT = datasets.Value("string")

@@ -5,8 +5,6 @@ quando seguir em frente inventaria dados; ou a linha é entregue como ilegível,
 lê a guarda entre as rejeitadas. Nunca se pula uma linha em silêncio.
 """
 
-import utils
-
 import codecs
 import csv
 import json
@@ -17,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import pyarrow
+import utils
 from pyarrow import parquet
 
 FIELD_LIMIT = 2**20  # caracteres num campo: mais que isso são aspas que não fecharam

@@ -4,8 +4,6 @@ Cada conserto é uma função pequena que devolve o texto arrumado; o que mudou 
 ordem importa: um emoji sob acentos estragados só aparece depois que os acentos voltam.
 """
 
-import utils
-
 import html
 import re
 import unicodedata
@@ -14,6 +12,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 import dados_pessoais
+import utils
 
 # --- acentos estragados: bytes UTF-8 lidos como cp1252 ou latin-1 ---------------------------------
 

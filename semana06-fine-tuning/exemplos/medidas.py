@@ -4,8 +4,6 @@ Perplexidade por token não se compara entre tokenizadores diferentes; por byte,
 são de bootstrap sobre as conversas: tokens de uma mesma resposta não são independentes.
 """
 
-import utils  # noqa: F401  (antes do torch)
-
 import math
 import random
 import sys
@@ -13,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy
 import torch
+import utils  # noqa: F401  (antes do torch)
 from peft import PeftModel
 from sacrebleu.metrics import BLEU
 from torch.nn import functional

@@ -7,8 +7,6 @@ outras se comparam com eles (KL e concord√¢ncia do primeiro colocado). Um GGUF √
 llama.cpp, com os mesmos tokens.
 """
 
-import utils  # antes do torch
-
 import contextlib
 import io
 import statistics
@@ -17,16 +15,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import medidas
 import numpy
 import torch
-from torch.nn import functional
-from tqdm import tqdm
-from transformers import AutoModelForCausalLM
-
-import medidas
+import utils  # antes do torch
 from corrida import peak_memory_mib
 from motor_llama_cpp import LlamaCpp, LlamaCppError
 from tecnicas import GGUF_NAME
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM
 
 COMPARED = 30  # conversas guardadas para a KL: 49.152 log-probs por token ocupam muito
 PROMPT_TOKENS = 64

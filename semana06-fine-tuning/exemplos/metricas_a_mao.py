@@ -4,8 +4,6 @@ Cada uma traz um exemplo que se confere com lápis e papel. Depois de entendidas
 elas tratam os casos raros e dizem com que parâmetros mediram.
 """
 
-import utils
-
 import math
 import random
 import re
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy
 import torch
+import utils
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 from scipy.stats import binomtest

@@ -1,17 +1,15 @@
 """Achar as mensagens iguais e parecidas, tirar as repetidas e manter as parentes na mesma parte."""
 
-import utils
-
 import sys
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
-from tqdm import tqdm
-
 import divisao
 import duplicatas
+import utils
 from banco import BATCH, RESERVED, Options, Store, batches
+from tqdm import tqdm
 
 ROUNDS = 8  # divisões tentadas até que nenhum parente fique separado
 

@@ -5,17 +5,15 @@ volta). As três primeiras saem de uma multiplicação; a quarta depende do lote
 costuma ser a maior quando o modelo é pequeno.
 """
 
-import utils  # noqa: F401  (antes do torch)
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import medidas
 import torch
+import utils  # noqa: F401  (antes do torch)
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 from transformers.pytorch_utils import Conv1D  # a camada linear do GPT-2: peso transposto
-
-import medidas
 
 MIB = 2**20
 FLOAT32, BF16 = 4, 2  # bytes

@@ -4,15 +4,10 @@ Quatro passadas: consertar e contar; julgar diante do conjunto; achar parentes; 
 linha some: cada uma termina com uma parte (`split`) ou com um motivo (`reason`).
 """
 
-import utils
-
 import hashlib
 import json
 import sys
 from pathlib import Path
-
-from pyarrow import parquet
-from tqdm import tqdm
 
 import conferencia
 import divisao
@@ -20,7 +15,10 @@ import duplicatas
 import leitura
 import limpeza
 import parentes
+import utils
 from banco import BATCH, RESERVED, Options, Store
+from pyarrow import parquet
+from tqdm import tqdm
 
 
 def prepare(options: Options, work: Path) -> Store:

@@ -3,9 +3,8 @@
 Cada função recebe um peso [saída, entrada] em float32 e devolve códigos inteiros e escalas.
 """
 
-import utils  # noqa: F401  (antes do torch)
-
 import torch
+import utils  # noqa: F401  (antes do torch)
 
 NF4_OFFSET = 0.9677083  # a última fração da normal que ainda é um nível (QLoRA, apêndice E)
 GPTQ_DAMPING = 0.01  # fração da diagonal média somada à Hessiana (Frantar et al., 2022, seção 3.3)

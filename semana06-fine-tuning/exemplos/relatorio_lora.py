@@ -1,15 +1,13 @@
 """O relatório do dia 4: treino completo e LoRA lado a lado, em tabela, frases e figura."""
 
-import utils  # antes do torch
-from utils import decimal, thousands
-
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
-
 import medidas
 import plano_memoria
+import utils  # antes do torch
+from utils import decimal, thousands
 
 METRICS = (
     ("perplexidade por token", "teste_perplexidade_token", 2, 1),

@@ -1,17 +1,15 @@
 """As tabelas, o guia e as figuras do dia 5, calculados dos números medidos."""
 
-import utils  # antes do torch
-from utils import decimal
-
 from pathlib import Path
 
 import matplotlib
-import numpy
-import torch
-
 import medidas
+import numpy
 import quantizacao_a_mao as hand
+import torch
+import utils  # antes do torch
 from plano_memoria import MIB
+from utils import decimal
 
 CLOSE, USABLE = 1.02, 1.10  # perplexidade relativa ao fp32: quase igual; ainda aceitável
 

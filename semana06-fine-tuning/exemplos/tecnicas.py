@@ -8,8 +8,6 @@ da camada anterior já quantizada; aqui a conta é feita uma vez só). O GGUF é
 da semana, `ferramentas/escrever_gguf.py`.
 """
 
-import utils  # antes do torch
-
 import contextlib
 import importlib.util
 import io
@@ -20,14 +18,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import nn
-from tqdm import tqdm
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
 import medidas
 import motor_llama_cpp
 import quantizacao_a_mao as hand
+import torch
+import utils  # antes do torch
+from torch import nn
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 GGUF_TOOL = utils.WEEK_DIR / "ferramentas" / "escrever_gguf.py"
 GGUF_NAME = "modelo.gguf"

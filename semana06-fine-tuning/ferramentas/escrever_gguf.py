@@ -27,10 +27,9 @@ from pathlib import Path
 
 import gguf
 import numpy
+from argumentos import Parser
 from gguf import GGMLQuantizationType as Kind
 from gguf import LlamaFileType
-
-from argumentos import Parser
 
 LLAMA_CPP_PACKAGE = "xllamacpp"
 INSTALL_COMMAND = 'python -m pip install "xllamacpp==2026.10.11549"'

@@ -22,14 +22,14 @@ PROJECT = (
 )
 sys.path.insert(0, str(PROJECT))
 
-import runtime  # noqa: E402, F401  (antes do torch)
+import comum  # noqa: F401  (antes do torch)
 
-import engines  # noqa: E402
-from config import Config, as_trained, load_config  # noqa: E402
 from data_prep import load_split  # noqa: E402
-from engines import Engine, TransformersEngine, open_form  # noqa: E402
 from evaluate import in_own_process, latency, one_by_one, spread  # noqa: E402
-from prompt import render  # noqa: E402
+from loja_sql.config import Config, as_trained, load_config  # noqa: E402
+from loja_sql.model import engines  # noqa: E402
+from loja_sql.model.engines import Engine, TransformersEngine, open_form  # noqa: E402
+from loja_sql.prompt import render  # noqa: E402
 from train import read_schema  # noqa: E402
 
 

@@ -85,14 +85,12 @@ def measure(source: Path) -> dict:
     `pico` é a memória própria do processo. `com_mapas` soma as páginas de arquivo que o sistema
     tinha mapeadas (o Arrow gravado) e pode tomar de volta quando quiser.
     """
-    import utils
-
-    import datasets
-
     import banco
     import corrida
+    import datasets
     import entrega
     import formatos
+    import utils
 
     datasets.disable_progress_bars()
     tokenizer = utils.load_tokenizer(str(utils.DEFAULT_MODEL))

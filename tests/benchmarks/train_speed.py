@@ -43,12 +43,11 @@ def settings_of(row: str) -> dict:
 
 def measure(row: str, examples: int) -> dict:
     """Roda uma linha neste processo."""
+    import train
+    from loja_sql.config import load_config
+    from loja_sql.model.loading import device, load_model, load_tokenizer, uses_bf16
     from peft import LoraConfig
     from trl import SFTConfig
-
-    import train
-    from config import load_config
-    from model import device, load_model, load_tokenizer, uses_bf16
 
     settings = settings_of(row)
     output = "/tmp/bench_train_speed"

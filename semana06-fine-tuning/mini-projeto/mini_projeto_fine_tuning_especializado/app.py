@@ -8,8 +8,6 @@ para leitura, com limites de tempo e de tamanho. As opiniões (👍 👎) vão p
 pasta dos dados, e entram no próximo treino com `data_prep.py data.feedback=…/opinioes.jsonl`.
 """
 
-import runtime  # noqa: F401  (antes do torch)
-
 import csv
 import sys
 import tempfile
@@ -19,21 +17,10 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-import gradio as gr
+import comum  # noqa: F401  (antes do torch)
 
-from charts import CHART_CSS, chart_for, number
-from config import (
-    Config,
-    UserError,
-    add_config_arguments,
-    argument_parser,
-    config_from_args,
-    run_main,
-)
+import gradio as gr
 from dashboard import DASHBOARD_CSS, dashboard
-from database import QueryError, Result
-from engines import GGUF_FORMS, exported_forms, has_llama_cpp, open_form
-from feedback import record
 from inference import (
     MAX_QUESTION_CHARS,
     Answer,
@@ -44,6 +31,18 @@ from inference import (
     settings,
     shown_rows,
 )
+from loja_sql.config import (
+    Config,
+    UserError,
+    add_config_arguments,
+    argument_parser,
+    config_from_args,
+    run_main,
+)
+from loja_sql.model.engines import GGUF_FORMS, exported_forms, has_llama_cpp, open_form
+from loja_sql.page.charts import CHART_CSS, chart_for, number
+from loja_sql.page.feedback import record
+from loja_sql.sql.database import QueryError, Result
 
 FEEDBACK_NAME = "opinioes.jsonl"
 UNTRAINED, TRAINED = "sem treino", "treinado"

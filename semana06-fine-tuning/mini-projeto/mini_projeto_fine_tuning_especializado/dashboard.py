@@ -11,9 +11,7 @@ import sys
 from html import escape
 from pathlib import Path
 
-from causes import CAUSES
-from charts import CHART_CSS, bars, lines, number, scatter
-from config import (
+from loja_sql.config import (
     RESULTS_DIR,
     Config,
     add_config_arguments,
@@ -22,6 +20,8 @@ from config import (
     run_main,
     write_atomic,
 )
+from loja_sql.page.charts import CHART_CSS, bars, lines, number, scatter
+from loja_sql.sql.causes import CAUSES
 
 SAMPLES = 8
 SAMPLES_PER_CAUSE = 3

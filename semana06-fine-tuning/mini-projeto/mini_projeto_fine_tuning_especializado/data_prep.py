@@ -23,9 +23,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from config import (
+from loja_sql.config import (
     Config,
     UserError,
     add_config_arguments,
@@ -36,13 +34,14 @@ from config import (
     save_effective,
     write_atomic,
 )
-from database import Database, DatabaseError
-from execution import reference_problem
-from generator import generate
-from shop import DATA_DIR, create_shop
-from slots import mask, plain
-from sql_features import difficulty, kind, skeleton, tables
-from variations import vary
+from loja_sql.questions.generator import generate
+from loja_sql.questions.slots import mask, plain
+from loja_sql.questions.variations import vary
+from loja_sql.shop import DATA_DIR, create_shop
+from loja_sql.sql.comparison import reference_problem
+from loja_sql.sql.database import Database, DatabaseError
+from loja_sql.sql.features import difficulty, kind, skeleton, tables
+from tqdm import tqdm
 
 CURATED = DATA_DIR / "perguntas_curadas.jsonl"
 VALIDATION = DATA_DIR / "perguntas_validacao.jsonl"

@@ -15,8 +15,6 @@ perguntas em todas as variantes; a latência e a memória são as de perguntas f
 variante num processo só dela: noutro, que já usou o torch, o llama.cpp demora quase o dobro.
 """
 
-import runtime  # noqa: F401  (antes do torch)
-
 import gc
 import json
 import multiprocessing
@@ -36,10 +34,10 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from tqdm import tqdm
+import comum  # noqa: F401  (antes do torch)
 
-from causes import cause
-from config import (
+from data_prep import load_split, read_questions
+from loja_sql.config import (
     RESULTS_DIR,
     Config,
     UserError,
@@ -52,22 +50,17 @@ from config import (
     trained_kind,
     write_atomic,
 )
-from data_prep import load_split, read_questions
-from database import Database, DatabaseError
-from engines import (
-    Engine,
-    TransformersEngine,
-    exported_forms,
-    form_list,
-    open_form,
-)
-from execution import judge, reference_problem
-from generator import typo, without_accents
-from memory import MemoryGrowth
-from metrics import bleu, mcnemar, perplexity, proportion
-from prompt import Examples, encode_pair, extract_sql, render
-from retrieval import Bm25
-from sql_features import difficulty, kind
+from loja_sql.model.engines import Engine, TransformersEngine, exported_forms, form_list, open_form
+from loja_sql.model.memory import MemoryGrowth
+from loja_sql.prompt import Examples, encode_pair, extract_sql, render
+from loja_sql.questions.generator import typo, without_accents
+from loja_sql.questions.retrieval import Bm25
+from loja_sql.scores.metrics import bleu, mcnemar, perplexity, proportion
+from loja_sql.sql.causes import cause
+from loja_sql.sql.comparison import judge, reference_problem
+from loja_sql.sql.database import Database, DatabaseError
+from loja_sql.sql.features import difficulty, kind
+from tqdm import tqdm
 
 BASE, TUNED = "base com esquema", "treinado"
 BASE_SYSTEM = (
@@ -411,7 +404,7 @@ def answer_alone(
 
     A memória é a de responder; o pico de carregar o modelo, que passa, não entra.
     """
-    import model  # noqa: F401  (as bibliotecas, comuns a todas as variantes, não contam)
+    from loja_sql.model import loading as model  # noqa: F401  (as bibliotecas, comuns a todas as variantes, não contam)
 
     memory = MemoryGrowth()
     engine = _open(config, adapter, form)

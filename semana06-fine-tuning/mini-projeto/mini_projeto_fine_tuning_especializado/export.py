@@ -12,8 +12,6 @@ por forma, `exportado.json` (o que há, tamanhos, o que faltou e como obter), o 
 e a ficha do modelo (`README.md`). Uma forma que falta não impede as outras.
 """
 
-import runtime  # noqa: F401  (antes do torch)
-
 import json
 import os
 import shutil
@@ -23,12 +21,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+import comum  # noqa: F401  (antes do torch)
 
-import gptq
-from config import (
+import torch
+from data_prep import load_split
+from loja_sql.config import (
     WEEK_DIR,
     Config,
     UserError,
@@ -41,13 +38,22 @@ from config import (
     trained_kind,
     write_atomic,
 )
-from data_prep import load_split
-from drafts import SLOTS_PER_NGRAM, write_drafts
-from engines import EXPORT_FOLDER, FORMS, GGUF_FORMS, MANIFEST, adapter_digest, form_list
-from model import load_model, load_tokenizer
-from model_card import model_card
-from prompt import encode_pair, render
+from loja_sql.model import gptq
+from loja_sql.model.card import model_card
+from loja_sql.model.drafts import SLOTS_PER_NGRAM, write_drafts
+from loja_sql.model.engines import (
+    EXPORT_FOLDER,
+    FORMS,
+    GGUF_FORMS,
+    MANIFEST,
+    adapter_digest,
+    form_list,
+)
+from loja_sql.model.loading import load_model, load_tokenizer
+from loja_sql.prompt import encode_pair, render
+from peft import PeftModel
 from train import read_schema, training_rows
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 GGUF_TOOL = WEEK_DIR / "ferramentas" / "escrever_gguf.py"
 DEFAULT_FORMS = ("bf16", "nf4", "gptq", "q8_0", "q4_k_m")

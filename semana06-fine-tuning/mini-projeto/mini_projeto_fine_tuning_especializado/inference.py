@@ -11,8 +11,6 @@ motor mais rápido que houver; `generation.engine=transformers` volta ao de semp
 só para leitura: seja qual for o SQL que o modelo escreva, nada muda.
 """
 
-import runtime  # noqa: F401  (antes do torch)
-
 import contextlib
 import dataclasses
 import json
@@ -23,9 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+import comum  # noqa: F401  (antes do torch)
 
-from config import (
+from loja_sql.config import (
     Config,
     UserError,
     add_config_arguments,
@@ -36,9 +34,10 @@ from config import (
     trained_kind,
     write_atomic,
 )
-from database import Database, DatabaseError, QueryError, Result
-from engines import Engine, open_engine
-from prompt import extract_sql, render
+from loja_sql.model.engines import Engine, open_engine
+from loja_sql.prompt import extract_sql, render
+from loja_sql.sql.database import Database, DatabaseError, QueryError, Result
+from tqdm import tqdm
 
 MAX_QUESTION_CHARS = 500
 SHOWN_ROWS = 20

@@ -12,8 +12,6 @@ checkpoint; `--resume` continua dele. Saídas em `training.output_dir`: adaptado
 configuração efetiva, `metrics.jsonl`, `curva.png` e `treino.json`.
 """
 
-import runtime  # noqa: F401  (antes do torch)
-
 import importlib.util
 import json
 import math
@@ -23,19 +21,13 @@ import sys
 import time
 from pathlib import Path
 
+import comum  # noqa: F401  (antes do torch)
+
 import torch
 from accelerate import PartialState
+from data_prep import VARIATION, load_split
 from datasets import Dataset
-from peft import LoraConfig
-from torch.utils.data import Sampler
-from tqdm import tqdm
-from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback, set_seed
-from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer
-
-import speed
-from config import (
+from loja_sql.config import (
     Config,
     UserError,
     add_config_arguments,
@@ -46,11 +38,18 @@ from config import (
     trained_kind,
     write_atomic,
 )
-from data_prep import VARIATION, load_split
-from database import Database
-from memory import MemoryGrowth
-from model import device, load_model, load_tokenizer, uses_bf16
-from prompt import encode_pair
+from loja_sql.model import fused as speed
+from loja_sql.model.loading import device, load_model, load_tokenizer, uses_bf16
+from loja_sql.model.memory import MemoryGrowth
+from loja_sql.prompt import encode_pair
+from loja_sql.sql.database import Database
+from peft import LoraConfig
+from torch.utils.data import Sampler
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig, SFTTrainer
 
 AUDIT_SHOWN = 2
 

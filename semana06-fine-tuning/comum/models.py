@@ -1,0 +1,122 @@
+"""Carregar um modelo causal e o seu tokenizador, de uma pasta ou do hub, no dispositivo daqui."""
+
+import random
+
+from comum.paths import DEFAULT_MODEL, PREPARE_COMMAND
+from comum.terminal import UserError
+
+import numpy
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+logging.disable_progress_bar()
+# O Trainer avisa que falta lm_head nos checkpoints de todo modelo que a divide com a entrada.
+logging.set_verbosity_error()
+
+# Para um modelo sem template de chat (GPT-2, por exemplo): uma mensagem por linha, fim explícito.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
+    "{% else %}{{ message['content'] + '\\n' }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def device() -> torch.device:
+    """CUDA ou MPS quando há; senão, CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def gains_from_bf16() -> bool:
+    """Diz se contas em bf16 são mais rápidas aqui.
+
+    Num processador sem instruções de bf16 o torch as emula: medimos 3 a 4 vezes mais lento.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def compute_dtype() -> torch.dtype:
+    """A precisão em que um modelo congelado rende mais aqui: bf16 ou float32."""
+    return torch.bfloat16 if gains_from_bf16() else torch.float32
+
+
+def fix_seeds(seed: int) -> None:
+    """A mesma semente para Python, numpy e torch."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Tokenizador com template de chat e um pad que não é o fim da resposta, à direita.
+
+    Com pad igual ao fim, quem mascara o preenchimento mascara também o fim, e o modelo nunca
+    aprende a parar.
+    """
+    tokenizer = _load(AutoTokenizer, name)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        # Um token novo obrigaria a aumentar a matriz de embeddings; qualquer outro serve de
+        # preenchimento, porque a máscara de atenção o esconde.
+        first = [tokenizer.unk_token, *tokenizer.convert_ids_to_tokens([0, 1])]
+        tokenizer.pad_token = next(t for t in first if t and t != tokenizer.eos_token)
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_model(
+    name: str, dtype: torch.dtype = torch.float32, load_in_4bit: bool = False
+) -> PreTrainedModel:
+    """Modelo causal no dispositivo desta máquina, em modo de avaliação.
+
+    Args:
+        dtype: o dos pesos. Com `load_in_4bit`, o das contas e do que não se quantiza: sem dizê-lo,
+            embeddings e normas ficariam em float32.
+
+    Raises:
+        UserError: o modelo não existe, não se lê ou ainda não foi preparado.
+    """
+    if not load_in_4bit:
+        return _load(AutoModelForCausalLM, name, dtype=dtype).to(device()).eval()
+    options = {"dtype": dtype, "quantization_config": nf4(dtype), "device_map": {"": device()}}
+    return _load(AutoModelForCausalLM, name, **options).eval()
+
+
+def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
+    """Pesos em NF4 com escala dupla, como no QLoRA (Dettmers et al., 2023)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _load(factory, name: str, **options):
+    if name == str(DEFAULT_MODEL) and not DEFAULT_MODEL.is_dir():
+        raise UserError(
+            f"o modelo padrão ainda não foi preparado. Rode {PREPARE_COMMAND} ou indique outro "
+            "com --model (uma pasta ou um nome no hub)."
+        )
+    try:
+        return factory.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or ["sem detalhes"])[0]
+        raise UserError(
+            f"não consegui carregar o modelo `{name}` ({reason}). Se é uma pasta, confira o "
+            "caminho; se é um nome no hub, confira o nome e a conexão. Sem internet, use o modelo "
+            f"padrão: {PREPARE_COMMAND}"
+        ) from error

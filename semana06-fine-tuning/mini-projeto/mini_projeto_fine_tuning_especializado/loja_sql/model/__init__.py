@@ -1,0 +1,1 @@
+"""Carregar, treinar, exportar e fazer responder o modelo."""

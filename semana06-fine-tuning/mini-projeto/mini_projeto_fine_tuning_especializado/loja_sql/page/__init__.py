@@ -1,0 +1,1 @@
+"""A página, os gráficos e o painel."""

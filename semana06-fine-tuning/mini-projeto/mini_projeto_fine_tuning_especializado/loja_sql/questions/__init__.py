@@ -1,0 +1,1 @@
+"""O que se pergunta: gramática, redações, valores, leitura e divisão dos dados."""

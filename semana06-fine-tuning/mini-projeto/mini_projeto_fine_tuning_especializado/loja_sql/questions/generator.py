@@ -1,0 +1,204 @@
+"""Gera perguntas por composição: intenção x frase x filtros x valores x ruído.
+
+A gramática está em `dados/gramatica.yaml`. Uma gramática sozinha ensina ao modelo a gramática, não
+o português: ela serve para cobrir valores e combinações; o jeito de falar vem das perguntas
+escritas à mão.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import yaml
+
+from loja_sql.questions import slots
+from loja_sql.shop import DATA_DIR
+
+# A ordem é a das tabelas no FROM.
+ALIASES = {"i": "itens_pedido", "a": "avaliacoes", "pe": "pedidos", "pr": "produtos",
+           "c": "clientes", "v": "vendedores"}  # fmt: skip
+# Como cada tabela se liga às que já estão no FROM, na ordem em que entram.
+JOINS = {
+    "pe": "pe.id = i.pedido_id",
+    "pr": "pr.id = {main}.produto_id",
+    "c": "c.id = {main}.cliente_id",
+    "v": "v.id = pe.vendedor_id",
+}
+CLAUSES = {"select": "SELECT", "group": "GROUP BY", "having": "HAVING", "order": "ORDER BY",
+           "limit": "LIMIT"}  # fmt: skip
+NOISE_RATE = 0.35
+GREETINGS = ["oi, ", "bom dia, ", "boa tarde, ", "olá! ", "por favor, ", "opa, ", "ei, "]
+ENDINGS = [" por favor", " pfv", ", obrigado", " obg", ", ok?", "??"]
+ABBREVIATIONS = {"quantos": "qtos", "quantas": "qtas", "quantidade": "qtd", "você": "vc",
+                 "que": "q", "também": "tb", "para": "pra", "não": "n", "por": "p/",
+                 "clientes": "clts", "pedidos": "peds"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Uma pergunta, o SQL que a responde, a intenção de onde veio e o ruído aplicado."""
+
+    question: str
+    sql: str
+    intent: str
+    noise: str = "limpa"
+
+
+@cache
+def grammar() -> dict:
+    return yaml.safe_load((DATA_DIR / "gramatica.yaml").read_text(encoding="utf-8"))
+
+
+def generate(seed: int) -> Iterator[Pair]:
+    """Produz pares sem fim, as intenções em rodízio; a mesma semente dá a mesma sequência."""
+    rng = random.Random(seed)
+    names = list(grammar()["intents"])
+    while True:
+        for name in rng.sample(names, len(names)):
+            yield _pair(name, rng)
+
+
+def _fill(template: str, values: dict[str, dict], key: str = "nome") -> str:
+    """Troca `{slot.forma}` pela forma, e `{slot}` pela forma `key`."""
+
+    def form(match: re.Match) -> str:
+        name, _, wanted = match[1].partition(".")
+        return values[name][wanted or key]
+
+    return re.sub(r"\{([a-z_]+(?:\.[a-z_]+)?)\}", form, template)
+
+
+def _slots_in(text: str) -> set[str]:
+    return {m.partition(".")[0] for m in re.findall(r"\{([a-z_.]+)\}", text)} - {"f", "g"}
+
+
+def _pair(name: str, rng: random.Random) -> Pair:
+    intent = grammar()["intents"][name]
+    tables = list(intent["tables"])
+    filters = _choose_filters(intent, rng)
+    clauses = {key: intent.get(key, "") for key in CLAUSES}
+    where = list(intent.get("where", []))
+    names = sorted(_slots_in(" ".join([*clauses.values(), *where])))
+    values = {slot: slots.draw(slot, rng, bounds=intent.get(slot)) for slot in names}
+    where = [_fill(condition, values) for condition in where]
+
+    phrases = []
+    for spec in filters.values():
+        slot = next(iter(_slots_in(spec["sql"])))
+        value = {slot: slots.draw(slot, rng, column=spec.get("column", ""))}
+        where.append(_fill(spec["sql"], value))
+        phrases.append(_fill(rng.choice(spec["phrases"]), value))
+        tables += [t for t in spec["tables"] if t not in tables]
+
+    group_phrase = ""
+    if "groups" in intent:
+        group = grammar()["groups"][rng.choice(intent["groups"])]
+        clauses["select"] = clauses["select"].replace("{g}", group["column"])
+        clauses["group"] = group.get("group", group["column"])
+        tables += [t for t in group["tables"] if t not in tables]
+        group_phrase = rng.choice(group["phrases"])
+    clauses = {key: _fill(text, values, key="sql") for key, text in clauses.items()}
+    if intent["subject"] == "venda" and "status" not in filters:
+        where.insert(0, "pe.status <> 'cancelado'")
+
+    wording = rng.choice(intent["wordings"])
+    text = wording.replace("{f}", " ".join(phrases)).replace("{g}", group_phrase)
+    question, noise = _tidy(_fill(text, values)), "limpa"
+    if rng.random() < NOISE_RATE:
+        question, noise = add_noise(question, rng)
+    return Pair(question, _assemble(tables, where, clauses), name, noise)
+
+
+def _choose_filters(intent: dict, rng: random.Random) -> dict[str, dict]:
+    """Sorteia de min_filters a max_filters recortes; um só é o número mais provável."""
+    specs = {
+        key: spec
+        for key, spec in grammar()["filters"][intent["subject"]].items()
+        if key not in intent.get("exclude", [])
+    }
+    low, high = intent.get("min_filters", 0), intent.get("max_filters", 0)
+    wanted = rng.choice([*range(low, high + 1), min(1, high)])
+    count = max(low, min(len(specs), wanted))
+    return {key: specs[key] for key in rng.sample(list(specs), count)}
+
+
+def _tidy(text: str) -> str:
+    text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"\s+([?.,!:;])", r"\1", text)
+    return re.sub(r"^[,:]\s*", "", text)
+
+
+def _assemble(tables: list[str], where: list[str], clauses: dict[str, str]) -> str:
+    order = [alias for alias in ALIASES if alias in tables]
+    main = order[0]
+    source = f"{ALIASES[main]} {main}"
+    for alias in order[1:]:
+        # Clientes entram pelos pedidos quando há pedidos; senão, pelas avaliações.
+        anchor = "pe" if alias == "c" and "pe" in order else main
+        source += f" JOIN {ALIASES[alias]} {alias} ON {JOINS[alias].format(main=anchor)}"
+    sql = f"SELECT {clauses['select']} FROM {source}"
+    if where:
+        sql += " WHERE " + " AND ".join(where)
+    for key, keyword in CLAUSES.items():
+        if key != "select" and clauses[key]:
+            sql += f" {keyword} {clauses[key]}"
+    return sql if len(order) > 1 else _without_prefix(sql, main)
+
+
+def _without_prefix(sql: str, alias: str) -> str:
+    sql = sql.replace(f"{ALIASES[alias]} {alias}", ALIASES[alias])
+    return re.sub(rf"\b{alias}\.", "", sql)
+
+
+def add_noise(question: str, rng: random.Random) -> tuple[str, str]:
+    """Um defeito de digitação ou de registro: (pergunta, nome do ruído).
+
+    Nomes e valores entre maiúsculas e dígitos não recebem erro de digitação: a pergunta continua
+    respondível.
+    """
+    kind = rng.choice(["sem acentos", "minúsculas", "maiúsculas", "erro de digitação",
+                       "abreviada", "saudação", "sem pontuação"])  # fmt: skip
+    if kind == "sem acentos":
+        return without_accents(question), kind
+    if kind == "minúsculas":
+        return question.lower(), kind
+    if kind == "maiúsculas":
+        return question.upper(), kind
+    if kind == "erro de digitação":
+        return typo(question, rng), kind
+    if kind == "abreviada":
+        words = [ABBREVIATIONS.get(w.lower(), w) for w in question.split(" ")]
+        return " ".join(words), kind
+    if kind == "saudação":
+        if rng.random() < 0.5:
+            return rng.choice(GREETINGS) + question[0].lower() + question[1:], kind
+        return question.rstrip("?.") + rng.choice(ENDINGS), kind
+    return question.rstrip("?.!").lower(), kind
+
+
+def without_accents(text: str) -> str:
+    """O texto sem acentos nem cedilha."""
+    pairs = zip("áàâãéêíóôõúüçÁÀÂÃÉÊÍÓÔÕÚÜÇ", "aaaaeeiooouucAAAAEEIOOOUUC", strict=True)
+    return text.translate(str.maketrans(dict(pairs)))
+
+
+def typo(text: str, rng: random.Random) -> str:
+    """Um erro de digitação numa palavra comprida e minúscula: nomes próprios ficam inteiros."""
+    words = text.split(" ")
+    targets = [i for i, w in enumerate(words) if len(w) > 4 and w.isalpha() and w.islower()]
+    if not targets:
+        return text
+    position = rng.choice(targets)
+    word = words[position]
+    at = rng.randrange(1, len(word) - 2)
+    kind = rng.randrange(3)
+    if kind == 0:
+        word = word[:at] + word[at + 1] + word[at] + word[at + 2 :]  # troca de vizinhas
+    elif kind == 1:
+        word = word[:at] + word[at + 1 :]  # letra engolida
+    else:
+        word = word[:at] + word[at] + word[at:]  # letra dobrada
+    words[position] = word
+    return " ".join(words)

@@ -1,0 +1,49 @@
+"""BM25: as perguntas do treino mais parecidas com uma pergunta nova (Robertson e Zaragoza, 2009).
+
+É a busca de um RAG sem vetores: cada palavra em comum soma a sua raridade no conjunto, com desconto
+para a repetida e para a pergunta comprida.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from loja_sql.questions.slots import plain
+
+K1, B = 1.2, 0.75  # os valores usuais do artigo
+
+
+class Bm25:
+    """Índice de textos curtos.
+
+    >>> Bm25(["quantos clientes há?", "quantos produtos há?"]).nearest("clientes de MG", 1)
+    [0]
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._counts = [Counter(words(text)) for text in texts]
+        sizes = [sum(counts.values()) for counts in self._counts]
+        mean = sum(sizes) / max(1, len(sizes)) or 1
+        self._penalty = [K1 * (1 - B + B * size / mean) for size in sizes]
+        seen = Counter(word for counts in self._counts for word in counts)
+        self._rarity = {w: math.log(1 + (len(texts) - n + 0.5) / (n + 0.5))
+                        for w, n in seen.items()}  # fmt: skip
+
+    def nearest(self, query: str, k: int) -> list[int]:
+        """Índices dos `k` textos de maior pontuação, do mais parecido ao menos."""
+        wanted = set(words(query))
+
+        def score(index: int) -> float:
+            counts, penalty = self._counts[index], self._penalty[index]
+            return sum(
+                self._rarity[w] * counts[w] * (K1 + 1) / (counts[w] + penalty)
+                for w in wanted
+                if w in counts
+            )
+
+        return sorted(range(len(self._counts)), key=score, reverse=True)[:k]
+
+
+def words(text: str) -> list[str]:
+    """Palavras sem acento e em minúsculas."""
+    return plain(text).split()

@@ -1,0 +1,231 @@
+"""Variações de uma pergunta escrita à mão: a mesma frase com outros valores e outro ruído.
+
+Ver três vezes a mesma pergunta ensina a decorá-la; vê-la com outra cidade, outro ano e outro
+número ensina o que copiar da pergunta para o SQL. Um valor só é trocado quando aparece uma única
+vez na pergunta e o literal correspondente está no SQL; na dúvida, fica como está.
+"""
+
+import random
+import re
+import unicodedata
+from functools import cache
+
+from loja_sql.questions.generator import NOISE_RATE, add_noise
+from loja_sql.questions.slots import (
+    AMBIGUOUS_CITIES,
+    MONTHS,
+    NUMBERS,
+    PAYMENTS,
+    REGIONS,
+    STATUSES,
+    UFS,
+    YEARS,
+    inflections,
+)
+from loja_sql.shop import catalog, person_names
+
+STRING = re.compile(r"'([^']*)'")
+YEAR = re.compile(r"(?<!\d)20\d\d(?!\d)")
+FIRST_MARK = 0xE000  # uso privado do Unicode: não ocorre em pergunta nenhuma
+ARTICLES = {"o", "a", "os", "as", "ao", "à", "pelo", "pela"}
+PREPOSITIONS = {"de": 1, "do": 1, "da": 1, "em": 2, "no": 2, "na": 2}  # posição em UFS[uf]
+FEMININE_CATEGORIES = {"roupas", "beleza"}
+
+
+class _Draft:
+    """Pergunta e SQL com marcas no lugar dos valores já trocados, que ninguém mais altera."""
+
+    def __init__(self, question: str, sql: str) -> None:
+        self.question, self.sql = question, sql
+        self.plain = question.islower() and question.isascii()
+        self.values: list[tuple[str, str]] = []
+
+    def put(self, start: int, end: int, text: str, pattern: str, literal: str) -> None:
+        """Troca o trecho da pergunta por `text` e o que casa com `pattern` no SQL por `literal`."""
+        sample = self.question[start:end]
+        if sample.islower():
+            text = text.lower()
+        elif sample.isupper() and len(sample) > 2:
+            text = text.upper()
+        if self.plain:
+            text = fold(text)
+        mark = chr(FIRST_MARK + len(self.values))
+        self.values.append((text, literal))
+        self.question = self.question[:start] + mark + self.question[end:]
+        self.sql = re.sub(pattern, mark, self.sql)
+
+    def done(self) -> tuple[str, str]:
+        question, sql = self.question, self.sql
+        for number, (text, literal) in enumerate(self.values):
+            mark = chr(FIRST_MARK + number)
+            question, sql = question.replace(mark, text), sql.replace(mark, literal)
+        return question, sql
+
+    def find(self, form: str) -> re.Match | None:
+        """A única ocorrência de `form` na pergunta, sem olhar caixa nem acentos."""
+        pattern = rf"(?<!\w){re.escape(fold(form))}(?!\w)"
+        found = list(re.finditer(pattern, fold(self.question)))
+        return found[0] if len(found) == 1 else None
+
+    def literals(self) -> list[str]:
+        return list(dict.fromkeys(STRING.findall(self.sql)))
+
+    def used(self) -> set[str]:
+        return {*self.literals(), *(literal.strip("'") for _, literal in self.values)}
+
+    def word_before(self, start: int) -> str:
+        words = self.question[:start].split()
+        return words[-1].lower() if words else ""
+
+
+def vary(question: str, sql: str, rng: random.Random) -> tuple[str, str, str]:
+    """Troca os valores que puder e acrescenta ruído: (pergunta, SQL, nome do ruído).
+
+    Quando nada muda além do ano, o ruído é certo, para que a variação não repita a original.
+    """
+    draft = _Draft(question, sql)
+    for swap in (_swap_names, _swap_ufs, _swap_statuses, _shift_years, _swap_month, _swap_numbers):
+        swap(draft, rng)
+    varied, new_sql = draft.done()
+    noise = "limpa"
+    if not draft.values or rng.random() < NOISE_RATE:
+        varied, noise = add_noise(varied, rng)
+    return varied, new_sql, noise
+
+
+def fold(text: str) -> str:
+    """Minúsculas sem acentos, com o mesmo comprimento de `text`."""
+    return "".join(unicodedata.normalize("NFD", char)[0].lower()[:1] or char for char in text)
+
+
+@cache
+def _name_groups() -> tuple[tuple[str, ...], ...]:
+    """Os conjuntos de nomes que se trocam entre si sem mexer na frase em volta."""
+    shop = catalog()
+    cities = [c for names in shop["cidades"].values() for c in names if c not in AMBIGUOUS_CITIES]
+    products = [name for group in shop["produtos"].values() for name in group["nomes"]]
+    masculine = [c for c in shop["produtos"] if c not in FEMININE_CATEGORIES]
+    groups = [cities, products, masculine, PAYMENTS, REGIONS, *person_names()]
+    return tuple(map(tuple, groups))
+
+
+def _swap_names(draft: _Draft, rng: random.Random) -> None:
+    for literal in draft.literals():
+        group = next((g for g in _name_groups() if literal in g), None)
+        found = draft.find(literal)
+        if group is None or found is None or draft.word_before(found.start()) in ARTICLES:
+            continue
+        new = rng.choice([name for name in group if name not in draft.used()])
+        draft.put(*found.span(), new, f"'{re.escape(literal)}'", f"'{new}'")
+
+
+def _swap_ufs(draft: _Draft, rng: random.Random) -> None:
+    for literal in draft.literals():
+        if literal not in UFS:
+            continue
+        uf = rng.choice([other for other in UFS if other not in draft.used()])
+        span, text = _uf_in_question(draft, literal, uf)
+        if span:
+            draft.put(*span, text, f"'{literal}'", f"'{uf}'")
+
+
+def _uf_in_question(draft: _Draft, old: str, new: str) -> tuple[tuple[int, int] | None, str]:
+    """Onde a UF `old` está na pergunta, e `new` escrita do mesmo jeito (sigla, gentílico, nome)."""
+    people = dict(zip(inflections(UFS[old][3]), inflections(UFS[new][3]), strict=False))
+    for form, other in people.items():
+        found = draft.find(form)
+        if found:
+            return found.span(), other
+    found = draft.find(UFS[old][0])
+    if found:
+        start, end = found.span()
+        before = draft.word_before(start)
+        if before in ARTICLES or draft.question[end:].startswith(" do "):
+            return None, ""
+        if before in PREPOSITIONS:
+            return (start - len(before) - 1, end), f"{UFS[new][PREPOSITIONS[before]]} {UFS[new][0]}"
+        return (start, end), UFS[new][0]
+    found = draft.find(old)
+    if found and draft.question[slice(*found.span())] == old:
+        return found.span(), new
+    return None, ""
+
+
+def _swap_statuses(draft: _Draft, rng: random.Random) -> None:
+    for literal in draft.literals():
+        pattern = rf"(?<=status = )'{literal}'"
+        if literal not in STATUSES or not re.search(pattern, draft.sql):
+            continue
+        new = rng.choice([status for status in STATUSES if status not in draft.used()])
+        for form, other in zip(_endings(literal), _endings(new), strict=True):
+            found = draft.find(form)
+            if found:
+                draft.put(*found.span(), other, pattern, f"'{new}'")
+                break
+
+
+def _endings(status: str) -> list[str]:
+    feminine = status[:-1] + "a" if status.endswith("o") else status
+    return [status, status + "s", feminine, feminine + "s"]
+
+
+def _shift_years(draft: _Draft, rng: random.Random) -> None:
+    """Anda todos os anos juntos: a ordem entre eles e os períodos continuam certos."""
+    asked, written = set(YEAR.findall(draft.question)), set(YEAR.findall(draft.sql))
+    years = sorted(map(int, asked))
+    # O fim de fevereiro muda de dia nos anos bissextos.
+    if not written or asked != written or not set(years) <= set(YEARS) or "-02-2" in draft.sql:
+        return
+    shift = rng.randint(YEARS[0] - years[0], YEARS[-1] - years[-1])
+    if shift:
+        draft.question = YEAR.sub(lambda m: str(int(m[0]) + shift), draft.question)
+        draft.sql = YEAR.sub(lambda m: str(int(m[0]) + shift), draft.sql)
+
+
+def _swap_month(draft: _Draft, rng: random.Random) -> None:
+    """Troca o mês quando ele é um só na pergunta e vira um só `AAAA-MM%` (ou '%m') no SQL."""
+    named = [(number, draft.find(name)) for number, name in enumerate(MONTHS, 1)]
+    named = [(number, found) for number, found in named if found]
+    if len(named) != 1:
+        return
+    number, found = named[0]
+    pattern = rf"(?<=LIKE '\d{{4}}-){number:02}(?=%')|(?<== '){number:02}(?=')"
+    if len(re.findall(pattern, draft.sql)) == 1:
+        new = rng.choice([month for month in range(1, 13) if month != number])
+        draft.put(*found.span(), MONTHS[new - 1], pattern, f"{new:02}")
+
+
+def _swap_numbers(draft: _Draft, rng: random.Random) -> None:
+    """Troca quantidades e valores em reais; um só fator conserva a ordem entre os maiores."""
+    if "SUM(a.nota" in draft.sql or "SUM(nota" in draft.sql:
+        return  # "notas ruins, 1 ou 2": o outro número da frase não está no SQL
+    factor = rng.choice([0.5, 0.6, 0.8, 1.2, 1.5, 2.0])
+    outside = STRING.sub(lambda m: "'" + "." * len(m[1]) + "'", draft.sql)
+    numbers = re.findall(r"(?<![\w.])\d+(?![\w.])", outside)
+    for text in dict.fromkeys(numbers):
+        value = int(text)
+        divisor = re.search(rf"/ {text}\b", outside)
+        if value < 2 or numbers.count(text) != 1 or YEAR.fullmatch(text) or divisor:
+            continue
+        found = list(re.finditer(rf"(?<![\w/.,-]){text}(?![\w/%ºª-]|[.,]\d)", draft.question))
+        spelled = draft.find(NUMBERS[value]) if 3 <= value < 11 else None
+        if spelled and not found:
+            new = rng.choice([n for n in _small(draft.sql, text, 3) if n != value] or [value])
+            span, shown = spelled.span(), NUMBERS[new]
+        elif len(found) == 1 and not spelled:
+            if value <= 12:
+                new = rng.choice([n for n in _small(draft.sql, text, 2) if n != value])
+            else:
+                step = 10 ** min(2, len(text) - len(text.rstrip("0")))
+                new = max(step, round(value * factor / step) * step)
+            span, shown = found[0].span(), str(new)
+        else:
+            continue
+        if str(new) not in numbers:
+            draft.put(*span, shown, rf"(?<![\w.'-]){text}(?![\w.'-])", str(new))
+
+
+def _small(sql: str, text: str, low: int) -> range:
+    """Os valores possíveis de um número pequeno: notas vão até 5."""
+    is_grade = re.search(rf"nota\s*(?:[<>=]+|BETWEEN)\s*{text}\b|AVG\(\S*nota\)", sql)
+    return range(low, 6 if is_grade else 11)

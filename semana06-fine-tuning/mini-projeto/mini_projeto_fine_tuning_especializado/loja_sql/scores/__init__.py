@@ -1,0 +1,1 @@
+"""Medir as variantes do modelo e contar o que se mediu."""

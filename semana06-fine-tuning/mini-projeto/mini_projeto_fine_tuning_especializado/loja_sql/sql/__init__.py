@@ -1,0 +1,1 @@
+"""Executar SQL com segurança, comparar resultados e entender erros."""

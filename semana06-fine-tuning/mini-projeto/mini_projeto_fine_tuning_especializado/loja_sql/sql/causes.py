@@ -1,0 +1,75 @@
+"""Por que uma consulta errou: a primeira diferença que explica o erro, comparando as árvores."""
+
+import sqlglot
+from sqlglot import exp
+
+from loja_sql.sql.features import skeleton, tables
+
+CAUSES = ["SQL inválido", "convenção esquecida", "tabela errada", "valor errado no filtro",
+          "filtro a menos", "filtro a mais", "agrupamento", "colunas da resposta",
+          "função de agregação", "ordem ou limite", "outro filtro", "outra"]  # fmt: skip
+AGGREGATES = (exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
+
+
+def cause(gold: str, predicted: str, error: str | None) -> str:
+    """A causa de um erro de execução: a primeira de `CAUSES` que se aplica.
+
+    Args:
+        gold: o SQL de referência; predicted: o do modelo; error: por que ele não executou, ou None.
+    """
+    if error is not None:
+        return "SQL inválido"
+    try:
+        wanted, found = (sqlglot.parse_one(s, read="sqlite") for s in (gold, predicted))
+        same_tables = tables(gold) == tables(predicted)
+        same_skeleton = skeleton(gold) == skeleton(predicted)
+    except (sqlglot.errors.SqlglotError, RecursionError):
+        return "outra"  # o SQLite entendeu, o analisador não
+    if _skips_cancelled(wanted) and found.find(exp.Sum) and not _skips_cancelled(found):
+        return "convenção esquecida"
+    if not same_tables:
+        return "tabela errada"
+    if same_skeleton:
+        return "valor errado no filtro"
+    difference = _conditions(found) - _conditions(wanted)
+    if difference:
+        return "filtro a mais" if difference > 0 else "filtro a menos"
+    for name, part in (
+        ("agrupamento", _clauses("group", "having")),
+        ("colunas da resposta", lambda tree: len(tree.selects)),
+        ("função de agregação", _aggregates),
+        ("ordem ou limite", _clauses("order", "limit", "offset")),
+        ("colunas da resposta", lambda tree: [e.sql() for e in tree.selects]),
+        ("outro filtro", _clauses("where")),
+    ):
+        if part(wanted) != part(found):
+            return name
+    return "outra"
+
+
+def _conditions(tree: exp.Expression) -> int:
+    """Quantas condições há em todos os WHERE e HAVING."""
+    total = 0
+    for clause in tree.find_all(exp.Where, exp.Having):
+        total += 1 + len(list(clause.find_all(exp.And, exp.Or)))
+    return total
+
+
+def _clauses(*names: str):
+    def read(tree: exp.Expression) -> list[str]:
+        return [part.sql() if (part := tree.args.get(name)) else "" for name in names]
+
+    return read
+
+
+def _aggregates(tree: exp.Expression) -> list[str]:
+    """As da resposta; as do HAVING e do ORDER BY contam nas cláusulas deles."""
+    return sorted(node.sql() for part in tree.selects for node in part.find_all(*AGGREGATES))
+
+
+def _skips_cancelled(tree: exp.Expression) -> bool:
+    """A convenção da loja que mais se esquece: o que foi cancelado não conta como venda."""
+    return any(
+        node.left.name == "status" and node.right.name == "cancelado"
+        for node in tree.find_all(exp.NEQ)
+    )

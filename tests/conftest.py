@@ -1,18 +1,23 @@
 """Modelos minúsculos feitos na hora: os testes rápidos não dependem de pesos de verdade."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-import comum  # noqa: F401  (antes do torch)
+# Antes de comum e do trackio: nenhum teste escreve nos resultados de quem os roda.
+os.environ["SEMANA06_RESULTADOS"] = tempfile.mkdtemp(prefix="resultados-")
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")
 
-import pytest
-import torch
-from loja_sql.shop import DATA_DIR, create_shop
-from loja_sql.sql.features import difficulty, kind
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
+import comum  # noqa: F401, E402  (antes do torch)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from loja_sql.shop import DATA_DIR, create_shop  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import (  # noqa: E402
     AutoConfig,
     AutoTokenizer,
     GPT2Config,
@@ -37,15 +42,13 @@ def _trained_tokenizer(vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=SPECIALS,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
@@ -55,18 +58,26 @@ def tiny_llama(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-llama")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_trained_tokenizer(600),
-        bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>",
-    )  # fmt: skip
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,
-            bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=True,
-        )
-    )  # fmt: skip
-    model.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -90,14 +101,21 @@ def tiny_gpt2(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-gpt2")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_trained_tokenizer(600),
-        bos_token="<|endoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>",
-    )  # fmt: skip
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+    )
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=2048,
-                   bos_token_id=0, eos_token_id=0)
-    )  # fmt: skip
-    model.save_pretrained(folder)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_positions=2048,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -107,14 +125,9 @@ def lesson_process(tmp_path):
     """Roda uma lição como quem a digita, num processo só dela, com os resultados em `tmp_path`."""
 
     def run(script: str, *arguments) -> subprocess.CompletedProcess:
-        start = (
-            "import runpy, sys; from pathlib import Path; script, results = sys.argv[1:3]; "
-            "sys.path.insert(0, str(Path(script).parent)); import utils; "
-            "utils.RESULTS_DIR = Path(results); sys.argv[:3] = [script]; "
-            "runpy.run_path(script, run_name='__main__')"
-        )
-        command = [sys.executable, "-c", start, script, tmp_path / "resultados", *arguments]
-        return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        command = [str(part) for part in (sys.executable, script, *arguments)]
+        environment = os.environ | {"SEMANA06_RESULTADOS": str(tmp_path / "resultados")}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     return run
 
@@ -123,33 +136,3 @@ def lesson_process(tmp_path):
 def shop_11(tmp_path_factory) -> Path:
     """A loja da semente 11, gerada uma vez."""
     return create_shop(tmp_path_factory.mktemp("loja") / "loja_11.sqlite", 11)
-
-
-@pytest.fixture
-def project(tmp_path, tiny_llama, shop_11):
-    """Tudo pronto para treinar o Llama minúsculo em 24 perguntas; devolve (args, pasta).
-
-    `args` são os pares chave=valor a passar a qualquer script.
-    """
-    data = tmp_path / "dados"
-    data.mkdir()
-    (data / "loja_11.sqlite").symlink_to(shop_11)
-    lines = (DATA_DIR / "perguntas_curadas.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    rows = [row for row in rows if len(row["sql"]) < 90][:36]
-    for name, part in (("treino", rows[:24]), ("validacao", rows[24:30]), ("teste", rows[30:])):
-        text = "".join(
-            json.dumps({"id": f"{name}-{i}", "source": "curada", "kind": kind(row["sql"]),
-                        "difficulty": difficulty(row["sql"]), **row}) + "\n"
-            for i, row in enumerate(part)
-        )  # fmt: skip
-        (data / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    args = [
-        f"model.name={tiny_llama}", f"data.output_dir={data}", "database.seeds=[11]",
-        f"training.output_dir={tmp_path / 'lora'}", "training.max_steps=6", "training.eval_steps=3",
-        "training.early_stopping_patience=9", "training.batch_size=4", "lora.r=4",
-        "generation.max_new_tokens=8", "evaluation.base_max_new_tokens=8",
-        # A mesma conta em toda máquina; os testes de bf16 pedem bf16.
-        "training.precision=fp32",
-    ]  # fmt: skip
-    return args, tmp_path

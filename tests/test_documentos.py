@@ -1,39 +1,50 @@
 """Os documentos: links, comandos que existem, números que vêm de algum lugar."""
 
 import ast
-import contextlib
 import functools
-import io
 import re
-import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
-import comum  # noqa: F401  (antes do torch)
+from comum.labels import MEMORY
+from comum.numbers import decimal, percent
+from comum.terminal import UserError, run_main
 
 import conferir_links
-import duplicatas
-import plano_memoria
 import pytest
 import registrar_experimentos
-import utils  # noqa: F401
-from config import PROJECT_DIR, UserError, load_config
-from tabelas_experimentos import TABLES
+from dia4 import memory_plan
+from loja_sql.config import PROJECT_DIR, load_config
+from tabelas_experimentos import SOURCES, TABLES
+from transformers import LlamaConfig
 
 ROOT = conferir_links.ROOT
 WEEK = ROOT / "semana06-fine-tuning"
 NOTES, BOOK = WEEK / "notas.md", WEEK / "experimentos.md"
 PROJECT_README = WEEK / "mini-projeto" / "README.md"
 # Quem já estudou por estes dois arquivos escreveu neles o que quis; não é assunto dos testes.
-USED = any(mark in path.read_text(encoding="utf-8")
-           for path in (NOTES, BOOK) for mark in ("**Sua medida**", "- [x]"))  # fmt: skip
+USED = any(
+    mark in path.read_text(encoding="utf-8")
+    for path in (NOTES, BOOK)
+    for mark in ("**Sua medida**", "- [x]")
+)
 unused = pytest.mark.skipif(USED, reason="o guia e o caderno já têm medidas ou marcas de quem usa")
-DOCUMENTS = [path for path in conferir_links.documents_of(ROOT)
-             if not (USED and path in (NOTES, BOOK))]  # fmt: skip
-FOLDERS = [ROOT, PROJECT_DIR, WEEK / "exemplos", WEEK / "ferramentas"]
-SCRIPTS = [path for folder in FOLDERS[1:] for path in sorted(folder.glob("*.py"))]
-MODULES = {"pip", "venv", "pytest", "ruff"}
+DOCUMENTS = [
+    path for path in conferir_links.documents_of(ROOT) if not (USED and path in (NOTES, BOOK))
+]
+LESSONS = WEEK / "exemplos"
+DAYS = [LESSONS / f"dia{day}" for day in (4, 5, 6)]
+FOLDERS = [ROOT, WEEK, PROJECT_DIR, LESSONS, *DAYS, WEEK / "ferramentas"]
+SCRIPTS = [
+    path
+    for folder in FOLDERS[1:]
+    for path in sorted(folder.glob("*.py"))
+    if "__main__" in path.read_text(encoding="utf-8")
+]
+MODULES = {"pip", "venv", "pytest", "ruff", "uv"}
+HEAVY = {"torch", "transformers", "datasets", "gradio", "plotly", "matplotlib", "scipy"}
 
 
 # --- links ----------------------------------------------------------------------------------------
@@ -64,7 +75,7 @@ def test_the_link_checker_says_so_and_exits_with_one(tmp_path, capsys):
     page.write_text("[x](nada.md)\n", "utf-8")
     assert conferir_links.main([str(page)]) == 1
     assert "pagina.md:1: `nada.md` não existe" in capsys.readouterr().out
-    assert conferir_links.main([str(tmp_path / "ausente.md")]) == 2
+    assert run_main(conferir_links.main, [str(tmp_path / "ausente.md")]) == 2
 
 
 # --- comandos -------------------------------------------------------------------------------------
@@ -101,7 +112,9 @@ def _expand(text: str, values: dict[str, str]) -> str:
 
 def python_commands() -> list[tuple[str, list[str]]]:
     """(onde, palavras) de cada `python script …` nos documentos, docstrings e Makefile."""
-    sources = {str(p.relative_to(ROOT)): code_of(p.read_text(encoding="utf-8")) for p in DOCUMENTS}
+    # Nas tabelas, o comando é o que alguém digitou ao medir, na versão que a linha diz.
+    sources = {str(p.relative_to(ROOT)): code_of(outside_tables(p)) for p in DOCUMENTS}
+    sources["tabelas"] = [c for s in SOURCES.values() for c in s.command.split("` e, depois, `")]
     for path in SCRIPTS:
         doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         sources[path.name] = doc.replace("\\\n", " ").splitlines()
@@ -120,19 +133,24 @@ def script_of(word: str) -> Path | None:
     return next((folder / name for folder in FOLDERS if (folder / name).is_file()), None)
 
 
+HELP = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("\\n\\n", *sys.modules)
+"""
+
+
 @functools.cache
-def usage_of(script: Path) -> str:
-    """A linha de uso do `--help`, sem a docstring: são as opções que existem de fato."""
-    arguments, sys.argv = sys.argv, [str(script), "--help"]
-    shown = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(shown):
-            runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as done:
-        assert not done.code, f"{script.name} --help terminou com {done.code}"
-    finally:
-        sys.argv = arguments
-    return shown.getvalue().split("\n\n")[0]
+def help_of(script: Path) -> tuple[str, set[str]]:
+    """A linha de uso do `--help` (as opções que existem de fato) e os módulos que ele importou."""
+    command = [sys.executable, "-c", HELP, script.as_posix(), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{script.name} --help: {done.stderr}"
+    return done.stdout.split("\n\n")[0], set(done.stdout.rpartition("\n\n")[2].split())
 
 
 def problem_of(words: list[str]) -> str | None:
@@ -141,7 +159,7 @@ def problem_of(words: list[str]) -> str | None:
     if script is None:
         return f"{words[0]} não existe"
     options = [word for word in words[1:] if word.startswith("--")]
-    usage = usage_of(script) if options else ""
+    usage = help_of(script)[0] if options else ""
     for option in options:
         if not re.search(rf"{option}(?![\w-])", usage):
             return f"{script.name} não tem a opção {option}"
@@ -162,16 +180,30 @@ def problem_of(words: list[str]) -> str | None:
 def test_every_command_in_the_documents_exists_and_parses():
     commands = python_commands()
     assert len(commands) > 40
-    problems = [f"{where}: {' '.join(words)}: {problem}" for where, words in commands
-                if (problem := problem_of(words))]  # fmt: skip
+    problems = [
+        f"{where}: {' '.join(words)}: {problem}"
+        for where, words in commands
+        if (problem := problem_of(words))
+    ]
     assert problems == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_help_answers_before_the_heavy_imports(script):
+    assert help_of(script)[1] & HEAVY == set()
 
 
 @pytest.mark.parametrize(
     "command",
-    ["nao_existe.py", "evaluate.py --inexistente", "train.py --config configs/nada.yaml",
-     "train.py lora.rank=8", "train.py lora.r=zero", "exemplo_02_lora_peft.py --study enorme"],
-)  # fmt: skip
+    [
+        "nao_existe.py",
+        "evaluate.py --inexistente",
+        "train.py --config configs/nada.yaml",
+        "train.py lora.rank=8",
+        "train.py lora.r=zero",
+        "dia4/estudo.py --level enorme",
+    ],
+)
 def test_the_command_check_can_fail(command):
     assert problem_of(command.split())
 
@@ -189,7 +221,8 @@ def test_every_make_target_in_the_documents_exists():
 
 
 def test_every_module_and_file_in_the_documents_exists():
-    known = {p.name for p in ROOT.rglob("*") if not conferir_links.SKIPPED & set(p.parts)}
+    known = {path.name for folder in (WEEK, ROOT / "tests") for path in folder.rglob("*")}
+    known |= {path.name for path in ROOT.iterdir()}
     missing = set()
     for path in DOCUMENTS:
         for line in code_of(path.read_text(encoding="utf-8")):
@@ -219,35 +252,49 @@ def test_measured_figures_come_from_the_tables_or_from_the_project(path):
 @unused
 def test_lora_counts_and_memory_in_the_notes_are_the_ones_of_the_plan():
     text = NOTES.read_text(encoding="utf-8")
-    llama = plano_memoria.shape_of(plano_memoria.config_of("meta-llama/Llama-2-7b-hf"))
-    attention = ((576, 576), (576, 192), (576, 192), (576, 576))
-    mlp = ((576, 1536), (576, 1536), (1536, 576))
-    small = plano_memoria.Shape((attention + mlp) * 30, 134_515_008, 576, 1536, 30, 49_152)
-    for shape in (llama, small):
-        share = f"{100 * shape.adapter(16) / shape.total:.2f}%".replace(".", ",")
-        assert f"{shape.adapter(16):,}".replace(",", ".") in text and share in text
-        assert f"{shape.total:,}".replace(",", ".") in text
-    plans = plano_memoria.plan(llama, 16, tokens=1024)
-    rows = {part: [plan[part] for plan in plans.values()]
-            for part in ("pesos", "gradientes", "otimizador", "arquivo")}  # fmt: skip
-    rows["arquivo a guardar por tarefa"] = rows.pop("arquivo")
+    llama = memory_plan.config_of("meta-llama/Llama-2-7b-hf")
+    smollm = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49_152,
+        tie_word_embeddings=True,
+    )
+    for shape in map(memory_plan.shape_of, (llama, smollm)):
+        assert percent(shape.adapter(16) / shape.total, 2) in text
+        assert decimal(shape.adapter(16)) in text and decimal(shape.total) in text
+    plans = memory_plan.plan(llama, 16, tokens=1024, checkpointing=True).values()
+    rows = {label: [plan[key] for plan in plans] for key, label in MEMORY.items()}
+    del rows[MEMORY["activations"]]
     rows["soma, sem ativações"] = [
-        round(p["pesos"], 2) + round(p["gradientes"], 2) + round(p["otimizador"], 2)
-        for p in plans.values()
+        sum(round(x, 2) for x in column) for column in zip(*rows.values(), strict=True)
     ]
+    rows["arquivo a guardar por tarefa"] = [plan["file"] for plan in plans]
     for label, values in rows.items():
-        cells = " | ".join(f"{value:.2f}" for value in values).replace(".", ",")
-        assert f"| {label} | {cells} |" in text
+        assert f"| {label} | {' | '.join(decimal(x, 2) for x in values)} |" in text
+
+
+def constants(folder: Path) -> dict[str, int]:
+    """Os números que os módulos de uma pasta fixam, pelo nome, sem importar nenhum."""
+    found = {}
+    for path in folder.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for names, values in re.findall(r"^([A-Z_, ]+) = (\d+(?:, \d+)*)\b", text, re.M):
+            found |= dict(zip(names.split(", "), map(int, values.split(", ")), strict=True))
+    return found
 
 
 @unused
 def test_the_candidate_curve_in_the_notes_is_the_one_of_day_6():
-    rows = duplicatas.PERMUTATIONS // duplicatas.BANDS
+    fixed = constants(LESSONS / "dia6")
+    rows, bands = fixed["BAND_ROWS"], fixed["BANDS"]
     text = NOTES.read_text(encoding="utf-8")
-    assert f"sequências de {duplicatas.LETTERS} letras" in text
-    assert f"P(j) = 1 - \\left(1 - j^{{{rows}}}\\right)^{{{duplicatas.BANDS}}}" in text
+    assert f"sequências de {fixed['LETTERS']} letras" in text
+    assert f"P(j) = 1 - \\left(1 - j^{{{rows}}}\\right)^{{{bands}}}" in text
     for similarity, chance in ((0.1, "0,06%"), (0.3, "14%"), (0.5, "87%")):
-        found = 100 * (1 - (1 - similarity**rows) ** duplicatas.BANDS)
+        found = 100 * (1 - (1 - similarity**rows) ** bands)
         assert abs(float(chance[:-1].replace(",", ".")) - found) < 0.5
         assert f"{chance} para j = {similarity}".replace(".", ",") in text
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,11 +11,16 @@ from comum.terminal import UserError
 
 
 def write_text(path: Path, content: str) -> None:
-    """Grava ao lado e troca de nome: o arquivo antigo vale até o novo estar completo."""
+    """Grava ao lado e troca de nome: o arquivo antigo vale até o novo estar completo.
+
+    As permissões ficam as do arquivo antigo.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(content, encoding="utf-8", newline="\n")
+        if path.exists():
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,12 +5,15 @@ import ctypes
 import gc
 import platform
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from comum.numbers import MIB
+from comum.results import MemoryParts
 
 import psutil
 import torch
+from torch import nn
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -38,6 +41,53 @@ def release() -> None:
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def measure_step(
+    model: nn.Module, batch: dict[str, torch.Tensor], loss_of: Callable
+) -> MemoryParts:
+    """Memória medida num passo de treino com AdamW sobre `batch`, em MiB; não altera o modelo.
+
+    As ativações são os tensores que o autograd guarda na ida, fora os próprios parâmetros. O passo
+    usa learning_rate zero.
+
+    Args:
+        loss_of: a perda, a partir do modelo e do lote.
+    """
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    own |= {tensor.untyped_storage().data_ptr() for tensor in batch.values()}
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in own:
+            saved[pointer] = tensor
+        return tensor
+
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of(model, batch)
+    activations = _mib_of(saved.values())
+    saved.clear()
+    loss.backward()
+    optimizer.step()
+    states = [t for state in optimizer.state.values() for t in state.values() if t.dim()]
+    found = MemoryParts(
+        weights=_mib_of(model.parameters()),
+        gradients=_mib_of(p.grad for p in parameters if p.grad is not None),
+        optimizer=_mib_of(states),
+        activations=activations,
+    )
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def _mib_of(tensors: Iterable[torch.Tensor]) -> float:
+    """MiB de armazenamento, cada um contado uma vez (dois tensores podem dividir o mesmo)."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values()) / MIB
 
 
 class MemoryGrowth:

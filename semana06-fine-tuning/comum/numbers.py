@@ -47,6 +47,11 @@ def general(value: float) -> str:
     return f"{value:.6g}".replace(".", ",")
 
 
+def any_size(value: float) -> str:
+    """Um número de que não se sabe o tamanho: `407.617,52`; perto de zero ou enorme, `3,4e-05`."""
+    return decimal(value, 2) if value == 0 or 1 <= abs(value) < 1e15 else general(value)
+
+
 def p_value(value: float) -> str:
     """`0,12`, `0,0031` ou, abaixo de um milésimo, `< 0,001`."""
     return "< 0,001" if value < 0.001 else f"{value:.2g}".replace(".", ",")

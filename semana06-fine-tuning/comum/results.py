@@ -37,6 +37,10 @@ class Score(Shape):
     n: int | None = None
     signature: str | None = None  # como o sacreBLEU mediu
 
+    def apart(self, other: "Score") -> bool:
+        """Diz se os dois intervalos de 95% ficam sem nada em comum."""
+        return self.ci95[1] < other.ci95[0] or other.ci95[1] < self.ci95[0]
+
 
 class Paired(Shape):
     """Duas variantes nas mesmas perguntas: as que só uma acerta, e o p de McNemar."""
@@ -89,7 +93,7 @@ class Result(Shape):
         try:
             return cls.model_validate(read_json(path))
         except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "raiz"
             raise UserError(
                 f"{path} não tem a forma esperada (em `{where}`). Foi editado, ou é de outra "
                 "versão? Apague-o e meça de novo."

@@ -77,4 +77,4 @@ def bleu(answers: list[str], references: list[str]) -> Score:
 
 def apart(left: Score, right: Score) -> bool:
     """Diz se os dois intervalos de 95% ficam sem nada em comum."""
-    return left.ci95[1] < right.ci95[0] or right.ci95[1] < left.ci95[0]
+    return left.apart(right)

@@ -1,5 +1,6 @@
 """Tabelas: alinhadas no terminal (rich) e em Markdown (tabulate)."""
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -25,14 +26,27 @@ def text(header: Sequence[str], rows: Iterable[Sequence[object]], title: str | N
         table.add_row(*(str(cell) for cell in row))
     width = None if sys.stdout.isatty() else PIPED_WIDTH
     # Marcas de cor do rich entre colchetes seriam lidas nos intervalos: [7,90; 8,77].
-    console = Console(width=width, color_system=None, markup=False, highlight=False)
+    console = Console(width=width, color_system=None, markup=False, emoji=False, highlight=False)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A tabela em Markdown; os números já vêm escritos, e nenhum é reformatado."""
+    """A tabela em Markdown, com as colunas de números à direita.
+
+    Os números já vêm escritos, e nenhum é reformatado.
+    """
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    align = ["left"] + ["right"] * (len(header) - 1)
-    return tabulate(cells, header, tablefmt="pipe", colalign=align, disable_numparse=True)
+    columns = zip(*cells, strict=True) if cells else [[]] * len(header)
+    align = ["right" if _numeric(column) else "left" for column in columns]
+    lines = tabulate(cells, header, "pipe", colalign=align, disable_numparse=True).split("\n")
+    # Sem encher de espaços: mudar uma célula comprida mudaria todas as linhas da tabela.
+    lines = [re.sub(" {2,}", " ", line) for line in lines]
+    return "\n".join([lines[0], re.sub("-{3,}", "---", lines[1]), *lines[2:]])
+
+
+def _numeric(column: Sequence[str]) -> bool:
+    """Diz se toda célula preenchida começa como número."""
+    filled = [cell for cell in column if cell]
+    return bool(filled) and all(re.match(r"[<≈+−–-]? ?\d|–$", cell) for cell in filled)

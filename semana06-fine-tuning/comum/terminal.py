@@ -1,6 +1,7 @@
 """A conversa com quem digita: opções e erros em português, passos, barras de progresso."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -51,6 +52,31 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         print(f"Erro: {message}. As opções estão em --help.", file=sys.stderr)
         raise SystemExit(2)
+
+
+def above_zero(kind: type) -> Callable[[str], int | float]:
+    """O `type=` de uma opção numérica que só vale acima de zero."""
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        # Um nan não é maior que nada.
+        if not value > 0:
+            what = "inteiro" if kind is int else "número"
+            raise argparse.ArgumentTypeError(f"esperava um {what} maior que zero, e veio {text!r}")
+        return value
+
+    return parse
+
+
+def simple_name(text: str) -> str:
+    """O `type=` de uma opção que dá nome a arquivos: letras, números, ponto, hífen e sublinhado."""
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        message = f"use só letras, números, ponto, hífen e sublinhado, e veio {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def run_main(main: Callable[..., int | None], *arguments: object) -> int:

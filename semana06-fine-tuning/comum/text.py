@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Set
 
 WORD = re.compile(r"[^\W_]+")
-_MARKS = dict.fromkeys(range(0x300, 0x370))  # os acentos, separados das letras pela forma NFKD
+_MARKS = dict.fromkeys(range(0x300, 0x370))  # os acentos, separados das letras por NFD e NFKD
 
 
 def without_accents(text: str) -> str:
@@ -14,16 +14,20 @@ def without_accents(text: str) -> str:
     >>> without_accents("Ação já")
     'Acao ja'
     """
-    return text if text.isascii() else unicodedata.normalize("NFKD", text).translate(_MARKS)
+    return _unmarked(text, "NFD")
 
 
 def fold(text: str) -> str:
-    """Em minúsculas e sem acentos, para comparar.
+    """Em minúsculas, sem acentos e sem variantes tipográficas (`1º` é `1o`), para comparar.
 
     >>> fold("São PAULO")
     'sao paulo'
     """
-    return without_accents(text.lower())
+    return _unmarked(text.lower(), "NFKD")
+
+
+def _unmarked(text: str, form: str) -> str:
+    return text if text.isascii() else unicodedata.normalize(form, text).translate(_MARKS)
 
 
 def words(text: str) -> list[str]:

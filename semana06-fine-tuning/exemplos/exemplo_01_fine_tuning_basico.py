@@ -1,301 +1,397 @@
 """Dia 3: o primeiro fine-tuning, com todos os pesos.
 
 Você vai medir um modelo pequeno, treiná-lo com conversas do atendimento de uma loja, medi-lo de
-novo com a mesma régua e ver o que ele ganhou e o que esqueceu.
+novo com a mesma régua e ver o que ele ganhou e o que esqueceu. O laço de treino está aqui, inteiro.
 
     python semana06-fine-tuning/exemplos/exemplo_01_fine_tuning_basico.py --quick   # 1 minuto
     python semana06-fine-tuning/exemplos/exemplo_01_fine_tuning_basico.py           # 5 minutos
-    python …/exemplo_01_fine_tuning_basico.py --model distilbert/distilgpt2         # outro modelo
+    python …/exemplo_01_fine_tuning_basico.py --learning-rate 1e-3 --name lr_alto   # outra vez
 
 O que olhar: o exemplo com a máscara (passo 3); a memória prevista e a medida (passo 5); as mesmas
 perguntas antes e depois (passo 7). Ctrl-C durante o treino o encerra ali: o que já foi aprendido é
-medido e salvo. Saídas: modelo em `modelos/dia3/` (com --quick, `dia3-curto/`), figura e JSON em
-`resultados/`.
+medido e salvo. No fim há um exercício. Saídas: modelo em `modelos/dia3/` (com --quick,
+`dia3-curto/`; com --name X, `dia3-X/`), figura e JSON em `resultados/`.
 """
 
+import argparse
+import copy
+import math
 import os
+import random
+import sys
 import time
 from pathlib import Path
 
-import matplotlib
-import medidas
-import plano_memoria
-import torch
-import utils  # antes do torch
-from datasets import Dataset
-from torch.utils.data import DataLoader
-from transformers import (
-    DataCollatorForSeq2Seq,
-    EarlyStoppingCallback,
-    ProgressCallback,
-    Trainer,
-    TrainingArguments,
-)
+from comum.paths import DEFAULT_MODEL
+from comum.terminal import Parser, UserError, above_zero, banner, progress, run_main, simple_name
+from comum.tracking import TRACKERS, require, tracker
+
+import utils
 
 SEED = 6
-EPOCHS = 1
-BATCH = 8
 LEARNING_RATE = 2e-4  # todos os pesos se movem: vinte vezes menos que no LoRA do dia 4
-EVAL_STEPS = 13  # quatro vezes nos 52 passos
+WARMUP = 10  # passos até o learning_rate inteiro: os primeiros gradientes são os mais brutos
+MAX_NORM = 1.0  # um gradiente maior que isto é encolhido: um lote estranho não estraga o modelo
+EVAL_EVERY = 13  # passos; quatro vezes nos 52 de uma passada
 PATIENCE = 2  # avaliações sem melhora até parar
-QUICK = {"train": 24, "test": 12, "validation": 8, "new_tokens": 24, "steps": 3}
-MODELS = utils.WEEK_DIR / "modelos"
+RELEASE_EVERY = 5  # passos entre duas devoluções de memória ao sistema
+QUICK = {"train": 24, "validation": 8, "test": 12, "new_tokens": 24}
+FULL = {"train": None, "validation": None, "test": None, "new_tokens": 90}
+SCORES = ["perplexity_token", "perplexity_byte", "next_token_accuracy", "bleu"]
+SCORES += ["outside_portuguese", "outside_english"]  # o que o modelo sabia antes da loja
 
 
-def main() -> None:
-    args = arguments()
-    medidas.fix_seeds(SEED)
-    sizes = QUICK if args.quick else dict.fromkeys(QUICK) | {"new_tokens": 90}
-
-    utils.banner(1, "O ambiente")
-    check_environment()
-
-    utils.banner(2, f"O modelo: {args.model}")
-    tokenizer = utils.load_tokenizer(args.model)
-    model = utils.load_model(args.model)
-    total = sum(p.numel() for p in model.parameters())
-    print(f"{type(model).__name__}, {utils.thousands(total)} parâmetros, todos treináveis")
-    print(f"fim da resposta: {tokenizer.eos_token!r}; preenchimento: {tokenizer.pad_token!r}")
-
-    utils.banner(3, "Os dados, e um exemplo como o modelo o vê")
-    train = utils.read_conversations(args.data / "atendimento_treino.jsonl", sizes["train"])
-    validation = utils.read_conversations(
-        args.data / "atendimento_validacao.jsonl", sizes["validation"]
-    )
-    test = utils.read_conversations(args.data / "atendimento_teste.jsonl", sizes["test"])
-    train_set = Dataset.from_list([medidas.encode(tokenizer, m) for m in train])
-    validation_set = Dataset.from_list([medidas.encode(tokenizer, m) for m in validation])
-    print(f"{len(train)} conversas de treino, {len(validation)} de validação, {len(test)} de teste")
-    show_mask(tokenizer, train_set[0])
-
-    utils.banner(4, "Antes do treino")
-    before = measure(model, tokenizer, test, sizes["new_tokens"], args.data)
-    print_scores({"antes": before})
-
-    utils.banner(5, "A memória de um passo: prever, depois conferir")
-    collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=medidas.IGNORED)
-    memory = check_memory(model, collator, train_set)
-
-    utils.banner(6, "O treino")
-    history, minutes = fine_tune(
-        model, tokenizer, collator, train_set, validation_set, args, sizes["steps"]
-    )
-
-    utils.banner(7, "Depois do treino")
-    after = measure(model, tokenizer, test, sizes["new_tokens"], args.data)
-    side_by_side(before, after)
-    print_scores({"antes": before, "depois": after})
-
-    utils.banner(8, "Salvar, recarregar, conferir")
-    check_reload(model, tokenizer, after, args.output, sizes["new_tokens"])
-
-    name = "dia3_full" + ("_quick" if args.quick else "")
-    figure = plot(name, history, memory)
-    scores = {"antes": before["notas"], "depois": after["notas"]}
-    path = utils.save_result(
-        name,
-        {
-            "modelo": args.model, "semente": SEED, "minutos_de_treino": minutes,
-            "configuracao": {"epochs": args.epochs, "batch_size": BATCH,
-                             "learning_rate": args.learning_rate},
-            "parametros": total, "metricas": scores, "memoria_mib": memory, "curva": history,
-        },
-    )  # fmt: skip
-    print(f"Resultados: {path}\nFigura: {figure}")
-    print("A seguir: o dia 4 faz o mesmo treino com LoRA, com menos de 4% dos parâmetros.")
-
-
-def arguments():
-    parser = utils.Parser(__doc__)
-    parser.add_argument("--model", default=str(utils.DEFAULT_MODEL), metavar="PASTA_OU_NOME",
-                        help="pasta ou nome no hub (padrão: o SmolLM2 preparado)")  # fmt: skip
-    parser.add_argument("--data", type=Path, default=utils.DATA_DIR, metavar="PASTA",
-                        help="pasta com atendimento_*.jsonl")  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="PASTA",
-                        help="onde salvar o modelo treinado")  # fmt: skip
-    parser.add_argument("--epochs", type=float, default=EPOCHS, help="passadas pelos dados")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
-    parser.add_argument("--quick", action="store_true", help="o caminho inteiro em um minuto")
-    args = parser.parse_args()
-    # O curto não apaga o modelo inteiro, que o dia 5 quantiza.
-    args.output = args.output or MODELS / ("dia3-curto" if args.quick else "dia3")
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--model", default=str(DEFAULT_MODEL), metavar="PASTA_OU_NOME", help="pasta ou nome no hub")
+    add("--data", type=Path, default=utils.DATA_DIR, metavar="PASTA", help="de atendimento_*.jsonl")
+    add("--output", type=Path, metavar="PASTA", help="onde salvar o modelo treinado")
+    add("--name", type=simple_name, metavar="NOME", help="guarda à parte o que esta vez produzir")
+    add("--epochs", type=above_zero(float), default=1.0, help="passadas pelos dados (padrão: 1)")
+    add("--learning-rate", type=above_zero(float), default=LEARNING_RATE, help="(padrão: 2e-4)")
+    add("--batch-size", type=above_zero(int), default=8, help="conversas por lote (padrão: 8)")
+    add("--tracking", choices=TRACKERS, default="none", help="onde acompanhar o treino")
+    add("--quick", action="store_true", help="o caminho inteiro em um minuto")
+    args = parser.parse_args(argv)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         parser.error("a lição treina num processo só; rode-a com python, sem torchrun")
+    args.output = utils.model_folder(3, args.quick, args.output, args.name)
     return args
 
 
-def check_environment() -> None:
-    for name, value in (utils.machine() | utils.library_versions()).items():
-        print(f"{name:<14} {value}")
-    print(f"{'bf16 rende':<14} {'sim' if utils.gains_from_bf16() else 'não'}")
+if __name__ == "__main__":
+    ARGS = arguments()  # antes dos imports pesados: --help responde na hora
+
+from comum import memory
+from comum.labels import MEMORY, SPLITS
+from comum.models import fix_seeds, gains_from_bf16, load_model, load_tokenizer
+from comum.numbers import MIB, decimal
+from comum.results import CurvePoint, Day3, MemoryParts, Score, library_versions, machine
+from comum.scoring import answer_scores, text_perplexity
+from comum.statistics import bleu
+from comum.training import IGNORED, answer_loss, pad, similar_lengths
+
+import torch
+from dia4 import memory_plan
+from torch.nn import functional
+from transformers import get_cosine_schedule_with_warmup
+
+Row = dict[str, list[int]]  # input_ids, attention_mask e labels de uma conversa
 
 
-def show_mask(tokenizer, row: dict) -> None:
-    """Imprime os tokens do exemplo, marcando os que entram na perda."""
-    hidden = [t for t, y in zip(row["input_ids"], row["labels"], strict=True) if y < 0]
-    learned = [y for y in row["labels"] if y >= 0]
-    print(f"\nfora da perda ({len(hidden)} tokens): {tokenizer.decode(hidden)!r}")
-    print(f"\nna perda ({len(learned)} tokens): {tokenizer.decode(learned)!r}")
-    print("\nO último token da perda é o fim da resposta: sem ele o modelo não aprende a parar.")
+def main(args: argparse.Namespace) -> None:
+    require(args.tracking)
+    fix_seeds(SEED)
+    sizes = QUICK if args.quick else FULL
 
+    banner(1, "O ambiente")
+    here = machine()
+    print(f"{here.system}; {here.processor}; GPU: {here.gpu or 'nenhuma'}")
+    print("; ".join(f"{name} {version}" for name, version in library_versions().items()))
+    print(f"contas em bf16 rendem aqui: {'sim' if gains_from_bf16() else 'não'}")
 
-def measure(model, tokenizer, test: list, new_tokens: int, data: Path) -> dict:
-    """Notas no teste, respostas às perguntas fixas e perplexidade fora do domínio."""
-    answers = medidas.greedy_answers(model, tokenizer, test, new_tokens)
-    scores = medidas.answer_scores(model, tokenizer, test, BATCH)
-    scores["bleu"] = medidas.bleu(answers, [messages[-1]["content"] for messages in test])
-    for language in ("portugues", "ingles"):
-        text = (data / f"fora_do_dominio_{language}.txt").read_text(encoding="utf-8")
-        scores[f"fora_{language}"] = medidas.text_perplexity(model, tokenizer, text)
-    fixed = medidas.answers_to(model, tokenizer, medidas.PROMPTS, new_tokens)
-    return {"notas": scores, "respostas": fixed}
+    banner(2, f"O modelo: {args.model}")
+    tokenizer, model = load_tokenizer(args.model), load_model(args.model)
+    total = sum(p.numel() for p in model.parameters())
+    print(f"{type(model).__name__}, {decimal(total)} parâmetros, todos treináveis")
+    print(f"fim da resposta: {tokenizer.eos_token!r}; preenchimento: {tokenizer.pad_token!r}")
 
+    banner(3, "Os dados, e um exemplo como o modelo o vê")
+    texts = {
+        part: utils.read_conversations(args.data / f"atendimento_{file}.jsonl", sizes[part])
+        for part, file in (("train", "treino"), ("validation", "validacao"), ("test", "teste"))
+    }
+    rows = {part: [mask(tokenizer, m) for m in found] for part, found in texts.items()}
+    print(", ".join(f"{len(found)} de {SPLITS[part]}" for part, found in texts.items()))
+    show_example(tokenizer, model, texts["train"][0], rows["train"][0])
 
-def check_memory(model, collator, train_set: Dataset) -> dict:
-    batch = collator([train_set[i] for i in range(min(BATCH, len(train_set)))])
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    tokens, answers = batch["input_ids"].numel(), int((batch["labels"] >= 0).sum())
-    print(f"lote de {BATCH} conversas em float32: {tokens} tokens com o preenchimento, "
-          f"{answers} deles na perda\n")  # fmt: skip
-    predicted = plano_memoria.predict(model.config, "completo float32", tokens, answers)
-    measured = plano_memoria.measure(model, batch)
-    print(plano_memoria.comparison(predicted, measured))
-    print("\nGradientes e otimizador custam três vezes os pesos: é o que o LoRA vai cortar.")
-    return {"previsto": predicted, "medido": measured, "tokens": tokens}
+    banner(4, "Antes do treino")
+    before, old_answers = measure(model, tokenizer, texts["test"], rows["test"], args, sizes)
+    utils.scores_table({"antes": before}, SCORES)
 
+    banner(5, "A memória de um passo: prever, depois conferir")
+    batch = batch_of(rows["train"][: args.batch_size], tokenizer, model)
+    predicted, measured = check_memory(model, batch)
 
-class AnswerTrainer(Trainer):
-    """O Trainer de sempre, mais rápido: logits só da resposta, lotes de comprimento parecido."""
+    banner(6, "O treino")
+    curve, minutes = fine_tune(model, tokenizer, rows["train"], rows["validation"], args)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # `self.model` é o modelo sem os invólucros do accelerate: a lição treina num processo só.
-        loss = medidas.answer_loss(self.model, inputs, mixed=utils.gains_from_bf16())
-        return (loss, {}) if return_outputs else loss
+    banner(7, "Depois do treino")
+    after, new_answers = measure(model, tokenizer, texts["test"], rows["test"], args, sizes)
+    for prompt, old, new in zip(utils.PROMPTS, old_answers, new_answers, strict=True):
+        print(f"\n> {prompt}\n  antes:  {' '.join(old.split())}\n  depois: {' '.join(new.split())}")
+    utils.scores_table({"antes": before, "depois": after}, SCORES)
+    print(f"assinatura do BLEU: {after['bleu'].signature}")
 
-    def get_train_dataloader(self) -> DataLoader:
-        batches = medidas.SimilarLengths(self.train_dataset, BATCH, SEED)
-        return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+    banner(8, "Salvar, recarregar, conferir")
+    check_reload(model, tokenizer, new_answers, args.output, sizes["new_tokens"])
 
+    banner(9, "Sua vez")
+    print(check_exercise(model, tokenizer, rows["train"][:8]))
 
-class Progress(ProgressCallback):
-    """A barra do Trainer, com as perdas em português."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        super().on_step_end(args, state, control, **kwargs)
-        if state.global_step % utils.RELEASE_EVERY == 0:
-            utils.release_memory()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        names = {"loss": "perda", "eval_loss": "perda de validação"}
-        for key in names.keys() & logs.keys():
-            line = f"passo {state.global_step:>4}: {names[key]} {logs[key]:.3f}"
-            self.training_bar.write(line.replace(".", ","))
-
-
-def fine_tune(model, tokenizer, collator, train_set, validation_set, args, steps: int | None):
-    """Treina no lugar; devolve (curva, minutos). Ctrl-C encerra o treino e fica o aprendido."""
-    settings = TrainingArguments(
-        output_dir=str(args.output / "checkpoints"),
-        num_train_epochs=args.epochs,
-        max_steps=steps or -1,
-        learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=min(10, steps or 10),
-        per_device_train_batch_size=BATCH,
-        per_device_eval_batch_size=BATCH,
-        use_cpu=utils.device().type == "cpu",
-        eval_strategy="steps",
-        eval_steps=min(EVAL_STEPS, steps or EVAL_STEPS),
-        save_strategy="best",
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        load_best_model_at_end=True,
-        save_only_model=True,
-        save_total_limit=1,
-        logging_steps=5,
+    name = utils.result_name("dia3_full", args.quick, args.name)
+    print(f"\nFigura: {plot(name, curve, predicted, measured)}")
+    result = Day3(
+        model=args.model,
         seed=SEED,
-        report_to="none",
-        dataloader_pin_memory=torch.cuda.is_available(),
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        parameters=total,
+        train_minutes=minutes,
+        before=before,
+        after=after,
+        memory_tokens=batch["input_ids"].numel(),
+        memory_predicted=predicted,
+        memory_measured=measured,
+        curve=curve,
     )
-    trainer = AnswerTrainer(
-        model=model, args=settings, train_dataset=train_set, eval_dataset=validation_set,
-        processing_class=tokenizer, data_collator=collator,
-        callbacks=[EarlyStoppingCallback(PATIENCE)],
-    )  # fmt: skip
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Progress())
+    print("A seguir: o dia 4 faz o mesmo treino com LoRA, com menos de 4% dos parâmetros.")
+    utils.save_result(result, name)
+
+
+# --- o que entra na perda -----------------------------------------------------------------------
+def mask(tokenizer, messages: utils.Messages) -> Row:
+    """A conversa em tokens, e nos rótulos só o que o modelo deve aprender a escrever.
+
+    `labels[t]` é o próprio token na resposta e no fim dela, e -100 no resto: é o número que a
+    entropia cruzada do torch pula.
+    """
+    prompt = utils.prompt_of(tokenizer, messages)
+    turns = [{"role": "system", "content": utils.SYSTEM}, *messages]
+    full = tokenizer.apply_chat_template(turns, tokenize=False)
+    # O template põe um \n depois do fim da resposta. Na hora de responder, o modelo para no fim;
+    # ensinar o que vem depois seria gastar perda com o que ninguém vai gerar.
+    answer = full[len(prompt) :].rstrip("\n")
+    # As duas partes são tokenizadas em separado: juntas, um token poderia cair na emenda, metade
+    # pergunta e metade resposta. O template já escreveu as marcas: sem add_special_tokens.
+    prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    answer_ids = tokenizer(answer, add_special_tokens=False).input_ids
+    row = {
+        "input_ids": prompt_ids + answer_ids,
+        "attention_mask": [1] * (len(prompt_ids) + len(answer_ids)),
+        # A pergunta fica fora da perda: o cliente a escreve, o modelo só a lê.
+        "labels": [IGNORED] * len(prompt_ids) + answer_ids,
+    }
+    # A mesma conta existe pronta, para os outros dias; se divergir, algo está errado.
+    if row != utils.encode(tokenizer, messages):
+        raise UserError("a máscara escrita à mão difere da de comum.training; veja `mask`.")
+    return row
+
+
+def show_example(tokenizer, model, messages: utils.Messages, row: Row) -> None:
+    """Uma conversa com o template, os tokens em volta da emenda, a máscara e a perda à mão."""
+    print(f"\ncom o template:\n{tokenizer.decode(row['input_ids'])}")
+    start = row["labels"].count(IGNORED)
+    print(f"\nfora da perda: {start} tokens; na perda: {len(row['labels']) - start}")
+    # O rótulo é o próprio token: quem anda uma casa é a perda (a posição t prevê t + 1).
+    for place in [*range(start - 3, start + 3), -2, -1]:
+        token, label = row["input_ids"][place], row["labels"][place]
+        print(f"  token {token:>6} {tokenizer.decode([token])!r:<16} rótulo {label:>6}")
+    print("O último da perda é o fim da resposta: sem ele o modelo não aprende a parar.")
+
+    batch = batch_of([row], tokenizer, model)
+    with torch.inference_mode():
+        logits = model(input_ids=batch["input_ids"]).logits[0]
+        by_hand = functional.cross_entropy(logits[:-1].float(), batch["labels"][0, 1:])
+        # A pronta não calcula os logits da pergunta, que a perda ignora: metade do tempo.
+        ready = answer_loss(model, batch)
+    print(
+        f"perda desta conversa: {decimal(by_hand.item(), 4)} à mão, "
+        f"{decimal(ready.item(), 4)} em comum.training"
+    )
+
+
+def batch_of(rows: list[Row], tokenizer, model) -> dict[str, torch.Tensor]:
+    """Um lote [conversas, comprimento] no dispositivo do modelo.
+
+    O preenchimento tem rótulo -100 e atenção 0: nem se aprende, nem se olha para ele.
+    """
+    batch = pad(rows, tokenizer.pad_token_id)
+    return {key: tensor.to(model.device) for key, tensor in batch.items()}
+
+
+# --- medir --------------------------------------------------------------------------------------
+def measure(model, tokenizer, texts, rows, args, sizes) -> tuple[dict[str, Score], list[str]]:
+    """Notas no teste e fora do domínio, e as respostas às perguntas fixas."""
+    expected = [messages[-1]["content"] for messages in texts]
+    scores = answer_scores(model, tokenizer, rows, expected, args.batch_size)
+    prompts = [utils.prompt_of(tokenizer, messages) for messages in texts]
+    answers = utils.greedy_answers(model, tokenizer, prompts, sizes["new_tokens"])
+    scores["bleu"] = bleu(answers, expected)
+    # Quem só aprende a loja esquece o resto? Dois textos que nada têm com ela dizem.
+    for language, file in (("portuguese", "portugues"), ("english", "ingles")):
+        text = (args.data / f"fora_do_dominio_{file}.txt").read_text(encoding="utf-8")
+        scores[f"outside_{language}"] = text_perplexity(model, tokenizer, text)
+    return scores, fixed_answers(model, tokenizer, sizes["new_tokens"])
+
+
+def fixed_answers(model, tokenizer, new_tokens: int) -> list[str]:
+    """As respostas às mesmas perguntas de sempre."""
+    questions = [[{"role": "user", "content": text}, {}] for text in utils.PROMPTS]
+    prompts = [utils.prompt_of(tokenizer, messages) for messages in questions]
+    return utils.greedy_answers(model, tokenizer, prompts, new_tokens)
+
+
+def check_memory(model, batch: dict[str, torch.Tensor]) -> tuple[MemoryParts, MemoryParts]:
+    """A memória de um passo: por aritmética, e medida."""
+    tokens, answers = batch["input_ids"].numel(), int((batch["labels"] != IGNORED).sum())
+    print(
+        f"lote de {len(batch['input_ids'])} conversas em float32: {tokens} tokens com o "
+        f"preenchimento, {answers} deles na perda\n"
+    )
+    weights = sum(p.numel() for p in model.parameters())
+    # float32 são 4 bytes: uma vez o peso, uma o gradiente, duas o Adam (média e variância).
+    print(f"pesos: 4 x {decimal(weights)} bytes; gradientes, o mesmo; otimizador, o dobro")
+    predicted = memory_plan.predict(model.config, "full float32", tokens, answers)
+    measured = memory_plan.measure(model, batch)
+    memory_plan.show_comparison(predicted, measured)
+    print("\nGradientes e otimizador custam três vezes os pesos: é o que o LoRA vai cortar.")
+    return predicted, measured
+
+
+# --- treinar ------------------------------------------------------------------------------------
+def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
+    """Treina no lugar; devolve (curva, minutos). Ctrl-C encerra o treino e fica o aprendido."""
+    per_epoch = math.ceil(len(train) / args.batch_size)
+    steps = max(1, math.ceil(per_epoch * args.epochs))
+    # O AdamW dá a cada peso um passo do tamanho do gradiente dividido pelo tamanho típico dele.
+    # weight_decay 0: em poucas centenas de passos, puxar os pesos para zero só desfaz o pré-treino.
+    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.0)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, min(WARMUP, steps), steps)
+    mixed = gains_from_bf16()  # as contas em bf16 onde isso rende; os pesos seguem em float32
+    batches = endless_batches(train, args.batch_size)
+    log, close = tracker(args.tracking, args.output.name)
+    curve, recent, best, worse = [], [], (math.inf, None), 0
     started = time.perf_counter()
+    bar = progress(range(1, steps + 1), "Treinando", "passo")
     try:
-        trainer.train()
+        for step in bar:
+            model.train()  # liga o dropout, nos modelos que o têm
+            batch = batch_of([train[i] for i in next(batches)], tokenizer, model)
+            loss = answer_loss(model, batch, mixed)  # ida: quão improvável era cada token certo
+            loss.backward()  # volta: para que lado cada peso a diminui
+            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+            optimizer.step()  # anda esse tanto
+            scheduler.step()  # e o learning_rate do próximo passo desce um pouco
+            # Sem isto, o gradiente deste lote se somaria ao do próximo.
+            optimizer.zero_grad()
+            recent.append(loss.item())  # só o número: guardar `loss` guardaria o grafo
+            log({"loss": recent[-1]}, step)
+            if step % RELEASE_EVERY == 0:
+                memory.release()
+                curve.append(CurvePoint(step=step, loss=sum(recent) / len(recent)))
+                bar.set_postfix_str(f"perda {decimal(curve[-1].loss, 3)}")
+                recent.clear()
+            if step % EVAL_EVERY and step != steps:
+                continue
+            # A perda de treino sempre cai; quem diz se o modelo decora é a de validação.
+            held_out = validation_loss(model, tokenizer, validation, args.batch_size, mixed)
+            curve.append(CurvePoint(step=step, eval_loss=held_out))
+            log({"eval_loss": held_out}, step)
+            bar.write(f"passo {step:>4}: perda de validação {decimal(held_out, 3)}")
+            worse = 0 if held_out < best[0] else worse + 1
+            if not worse:
+                # Uma cópia: o state_dict aponta para os pesos, que continuam mudando.
+                best = (held_out, copy.deepcopy(model.state_dict()))
+            elif worse == PATIENCE:
+                bar.write(f"{PATIENCE} avaliações sem melhora: paro aqui.")
+                break
+        model.load_state_dict(best[1])  # o melhor que se viu, e não o último
     except KeyboardInterrupt:
-        print(f"\nTreino encerrado no passo {trainer.state.global_step}; sigo com o aprendido.")
+        print(f"\nTreino encerrado no passo {step}; sigo com o aprendido.")
     minutes = (time.perf_counter() - started) / 60
-    curve = [
-        {key: log[key] for key in ("step", "loss", "eval_loss") if key in log}
-        for log in trainer.state.log_history
-        if "loss" in log or "eval_loss" in log
-    ]
-    print(f"{trainer.state.global_step} passos em {minutes:.1f} min".replace(".", ","))
+    bar.close()
+    close()
+    print(f"{step} passos em {decimal(minutes, 1)} min")
     return curve, minutes
 
 
-def side_by_side(before: dict, after: dict) -> None:
-    answers = zip(medidas.PROMPTS, before["respostas"], after["respostas"], strict=True)
-    for prompt, old, new in answers:
-        print(f"\n> {prompt}\n  antes:  {' '.join(old.split())}\n  depois: {' '.join(new.split())}")
+def endless_batches(rows: list[Row], size: int):
+    """Lotes de conversas de comprimento parecido, passada após passada, cada uma sorteada."""
+    # Um gerador só deste sorteio: a ordem dos dados não muda se outra parte sortear algo.
+    rng = random.Random(SEED)
+    while True:
+        yield from similar_lengths([len(row["input_ids"]) for row in rows], size, rng)
 
 
-def print_scores(columns: dict[str, dict]) -> None:
-    rows = (
-        ("perplexidade por token", "perplexidade_token", 2, 1),
-        ("perplexidade por byte", "perplexidade_byte", 3, 1),
-        ("próximo token certo (%)", "acuracia_proximo_token", 1, 100),
-        ("BLEU", "bleu", 1, 1),
-        ("fora do domínio, português (por byte)", "fora_portugues", 3, 1),
-        ("fora do domínio, inglês (por byte)", "fora_ingles", 3, 1),
-    )
-    print(f"\n{'(intervalos de 95%)':<40}" + "".join(f"{name:>26}" for name in columns))
-    for label, key, decimals, scale in rows:
-        cells = (medidas.show(c["notas"][key], decimals, scale) for c in columns.values())
-        print(f"{label:<40}" + "".join(f"{cell:>26}" for cell in cells))
-    print(f"assinatura do BLEU: {next(iter(columns.values()))['notas']['bleu']['assinatura']}")
+@torch.inference_mode()
+def validation_loss(model, tokenizer, rows: list[Row], size: int, mixed: bool) -> float:
+    """A perda média das conversas reservadas, que o treino não vê."""
+    model.eval()  # sem dropout: a mesma pergunta, a mesma nota
+    total = 0.0
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        total += answer_loss(model, batch_of(part, tokenizer, model), mixed).item() * len(part)
+    return total / len(rows)
 
 
-def check_reload(model, tokenizer, after: dict, output: Path, new_tokens: int) -> None:
+# --- salvar, desenhar, exercitar ----------------------------------------------------------------
+def check_reload(model, tokenizer, answers: list[str], output: Path, new_tokens: int) -> None:
     """Grava, recarrega do disco e exige as mesmas respostas."""
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    reloaded = utils.load_model(str(output))
-    answers = medidas.answers_to(reloaded, tokenizer, medidas.PROMPTS, new_tokens)
-    same = answers == after["respostas"]
-    size = sum(f.stat().st_size for f in output.glob("*.safetensors")) / plano_memoria.MIB
-    print(f"{output}: {size:.0f} MiB; respostas iguais depois de recarregar: "
-          f"{'sim' if same else 'NÃO'}")  # fmt: skip
+    model.save_pretrained(output)  # safetensors e config.json
+    tokenizer.save_pretrained(output)  # sem ele, ninguém sabe com que template o modelo treinou
+    reloaded = load_model(str(output))
+    same = fixed_answers(reloaded, load_tokenizer(str(output)), new_tokens) == answers
+    size = sum(file.stat().st_size for file in output.glob("*.safetensors")) / MIB
+    print(
+        f"{output}: {decimal(size)} MiB; respostas iguais depois de recarregar: "
+        f"{'sim' if same else 'NÃO'}"
+    )
     if not same:
-        raise utils.UserError("o modelo recarregado responde diferente: o salvamento falhou.")
+        raise UserError("o modelo recarregado responde diferente: o salvamento falhou.")
 
 
-def plot(name: str, history: list[dict], memory: dict) -> Path:
+def your_accumulated_loss(losses: list[float], answers: list[int]) -> float | None:
+    """Exercício: a perda do lote inteiro, a partir das perdas médias de pedaços dele.
+
+    Quando o lote não cabe na memória, acumula-se o gradiente de pedaços menores. Oito pedaços de
+    uma conversa têm de dar o mesmo que um lote de oito, e a média simples não dá: conversas longas
+    têm mais tokens na perda.
+
+    Args:
+        losses: a perda média de cada pedaço; answers: quantos tokens dele entram na perda.
+    """
+    return None  # escreva aqui
+
+
+def check_exercise(model, tokenizer, rows: list[Row]) -> str:
+    """Confere `your_accumulated_loss` com a perda do lote inteiro."""
+    model.eval()
+    with torch.inference_mode():
+        whole = answer_loss(model, batch_of(rows, tokenizer, model)).item()
+        losses = [answer_loss(model, batch_of([row], tokenizer, model)).item() for row in rows]
+    yours = your_accumulated_loss(losses, [sum(y != IGNORED for y in r["labels"]) for r in rows])
+    wrong = f"a média simples dá {decimal(sum(losses) / len(losses), 4)}, e o certo é "
+    wrong += decimal(whole, 4)
+    if yours is None:
+        return f"[por escrever] `your_accumulated_loss`: {wrong}"
+    return "[certo]" if math.isclose(yours, whole, rel_tol=1e-3) else f"[ainda não] {wrong}"
+
+
+def plot(name: str, curve: list[CurvePoint], predicted: MemoryParts, measured: MemoryParts) -> Path:
     """Curva de perda e memória prevista contra medida, lado a lado."""
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
     for key, label in (("loss", "treino"), ("eval_loss", "validação")):
-        points = [(log["step"], log[key]) for log in history if key in log]
+        points = [(p.step, getattr(p, key)) for p in curve if getattr(p, key) is not None]
         if points:
             left.plot(*zip(*points, strict=True), marker="o", label=label)
     left.set(xlabel="passo", ylabel="perda (nats por token da resposta)", title="Treino")
-    left.legend()
-    names = list(memory["previsto"])
-    for shift, which in ((-0.2, "previsto"), (0.2, "medido")):
-        places = [i + shift for i in range(len(names))]
-        right.bar(places, [memory[which][n] for n in names], width=0.4, label=which)
-    right.set_xticks(range(len(names)), names)
+    for shift, parts, label in ((-0.2, predicted, "prevista"), (0.2, measured, "medida")):
+        heights = [getattr(parts, key) for key in MEMORY]
+        right.bar([place + shift for place in range(4)], heights, width=0.4, label=label)
+    right.set_xticks(range(4), MEMORY.values())
     right.set(ylabel="MiB", title="Memória de um passo")
-    right.legend()
+    for axes in (left, right):
+        axes.legend()
     return utils.save_figure(figure, name)
 
 
 if __name__ == "__main__":
-    utils.run_main(main)
+    sys.exit(run_main(main, ARGS))

@@ -1,67 +1,173 @@
-"""Dia 4: LoRA, primeiro à mão e depois com a biblioteca PEFT, ao lado do treino completo.
+"""Dia 4: LoRA, primeiro à mão e depois com as bibliotecas PEFT e TRL, ao lado do treino de tudo.
 
 Você vai escrever o LoRA em vinte linhas, provar que ele faz o que a fórmula diz, treinar o mesmo
 modelo dos dois jeitos (cada um no seu processo, com o learning_rate que lhe serve) e planejar a
 memória de um modelo de 7 bilhões de parâmetros sem tê-lo.
 
     python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py --quick   # o caminho inteiro
-    python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py           # a comparação: 9 minutos
-    python …/exemplo_02_lora_peft.py --study quick    # o estudo de hiperparâmetros; ou full
+    python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py           # 10 minutos
+    python …/exemplo_02_lora_peft.py --only-lora --rank 4 --name posto4    # outra tentativa
     python …/exemplo_02_lora_peft.py --plan pasta/do/modelo                # só o plano de memória
-    python …/exemplo_02_lora_peft.py --model meta-llama/Llama-2-7b-hf --load-in-4bit --only-lora
+    python …/exemplo_02_lora_peft.py --model meta-llama/Llama-2-7b-hf --load-in-4bit --only-lora \\
+        --learning-rate 2e-4    # uma GPU de 12 GB, a licença do Llama aceita no hub e bitsandbytes
 
-O último pede uma GPU de 12 GB ou mais, a licença do Llama aceita no hub, a biblioteca bitsandbytes
-e um `--learning-rate` menor (2e-4). O que olhar: as quatro conferências do passo 2; treináveis,
-memória e qualidade lado a lado no passo 4. Saídas: `modelos/dia4/` (com --quick, `dia4-curto/`),
-`resultados/dia4_lora.json` e a figura.
+O que olhar: as quatro conferências do passo 2; treináveis, memória e qualidade lado a lado no passo
+4. Depois: `dia4/estudo.py`, que varia um hiperparâmetro por vez. Saídas: `modelos/dia4/` (com
+--quick, `dia4-curto/`; com --name X, `dia4-X/`), `resultados/dia4_lora.json` e a figura.
 """
 
-import json
+import argparse
 import math
-import subprocess
+import random
+import shutil
 import sys
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
-import estudo_lora
-import medidas
-import plano_memoria
-import relatorio_lora
-import torch
-import utils  # antes do torch
-from corrida import Run
-from peft import LoraConfig, get_peft_model
-from torch import nn
-from transformers.pytorch_utils import Conv1D
+from comum.paths import DEFAULT_MODEL
+from comum.terminal import Parser, UserError, above_zero, banner, run_main, simple_name
+from comum.tracking import TRACKERS, require
 
-SEED = 6
-RANK, ALPHA = 16, 32
-EPOCHS = 1.0
-BATCH = 8
-FULL_LEARNING_RATE = 2e-4
-LORA_LEARNING_RATE = 4e-3  # o escolhido por --study quick; o LoRA pede mais que o completo
-TOLERANCE = 1e-4  # diferença relativa aceita entre dois caminhos que fazem a mesma conta
-QUICK = {"train_examples": 16, "test_examples": 8, "new_tokens": 16, "epochs": 1.0}
+import utils
+
 PLANNED = "meta-llama/Llama-2-7b-hf"
-MODELS = utils.WEEK_DIR / "modelos"
+TOLERANCE = 1e-4  # diferença relativa aceita entre dois caminhos que fazem a mesma conta
+VARIANTS = ("lora", "rslora", "dora", "lora_plus", "adalora")
 
 
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--model", default=str(DEFAULT_MODEL), metavar="PASTA_OU_NOME", help="pasta ou nome no hub")
+    add("--output", type=Path, metavar="PASTA", help="onde salvar modelo e adaptador")
+    add("--name", type=simple_name, metavar="NOME", help="guarda à parte o que esta vez produzir")
+    add("--quick", action="store_true", help="o caminho inteiro, com poucos dados")
+    add("--plan", metavar="MODELO", help="só o plano de memória deste modelo")
+    add("--only-lora", action="store_true", help="sem o treino de todos os pesos")
+    add("--variant", choices=VARIANTS, default="lora", help="do LoRA (padrão: lora)")
+    add("--rank", dest="r", type=above_zero(int), default=16, help="posto de A e B (padrão: 16)")
+    add("--alpha", type=above_zero(float), default=32, help="a escala é alpha/r (padrão: 32)")
+    add("--dropout", type=float, default=0.0, help="na entrada do adaptador (padrão: 0)")
+    add("--target-modules", default="all-linear", metavar="A,B", help="(padrão: todas as lineares)")
+    # O LoRA pede um learning_rate umas vinte vezes maior que o do treino de todos os pesos: são
+    # poucos números, partindo do zero, para mover o mesmo modelo.
+    add("--learning-rate", type=above_zero(float), default=4e-3, help="do LoRA (padrão: 4e-3)")
+    add("--full-learning-rate", type=above_zero(float), default=2e-4, help="(padrão: 2e-4)")
+    add("--epochs", type=above_zero(float), default=1.0, help="passadas pelos dados (padrão: 1)")
+    add("--batch-size", type=above_zero(int), default=8, help="conversas por lote (padrão: 8)")
+    add("--load-in-4bit", action="store_true", help="LoRA sobre a base em NF4")
+    add("--seed", type=int, default=6, help="(padrão: 6)")
+    add("--train-examples", type=above_zero(int), metavar="N", help="só as N primeiras conversas")
+    add("--no-answers", action="store_true", help="não gera respostas, nem mede o BLEU")
+    add("--tracking", choices=TRACKERS, default="none", help="onde acompanhar o treino")
+    args = parser.parse_args(argv)
+    if not 0 <= args.dropout < 1:
+        parser.error("--dropout: esperava um número de 0 até 1, sem o 1")
+    if args.target_modules != "all-linear":
+        args.target_modules = args.target_modules.split(",")
+    args.output = utils.model_folder(4, args.quick, args.output, args.name)
+    return args
+
+
+if __name__ == "__main__":
+    ARGS = arguments()  # antes dos imports pesados: --help responde na hora
+
+from comum import memory, models
+from comum.files import weights_bytes
+from comum.numbers import MIB, decimal
+from comum.process import alone
+from comum.results import Day4, TrainingRun
+from comum.scoring import answer_scores
+from comum.statistics import bleu
+from comum.training import pad, similar_lengths
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from dia4 import memory_plan, runs
+from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
+from torch import nn
+from transformers import AutoModelForCausalLM, PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.plan:
+        memory_plan.show_plan(args.plan, args.r)
+        return
+    require(args.tracking)
+    models.fix_seeds(args.seed)
+    models.load_tokenizer(args.model)  # um modelo que não existe é dito aqui, numa frase
+
+    banner(1, "LoRA à mão, numa camada")
+    # Uma camada do modelo basta: carregar as 32 de um modelo grande só para isto não caberia.
+    model = AutoModelForCausalLM.from_pretrained(args.model, num_hidden_layers=1, dtype="float32")
+    name, layer = next(iter(memory_plan.linears_of(model).items()))
+    linear = as_linear(layer)
+    print(
+        f"camada {name}: W₀ é {list(linear.weight.shape)}; com r={args.r}, "
+        f"A é {[args.r, linear.in_features]} e B é {[linear.out_features, args.r]}"
+    )
+
+    banner(2, "Quatro conferências")
+    config = memory_plan.config_of(args.model)
+    sizes = memory_plan.shape_of(config).linears  # (entrada, saída) de cada camada, sem os pesos
+    runs.check_targets(sizes, args.target_modules)
+    checks = check_by_hand(model, layer, config, args)
+    for text, passed in checks.items():
+        print(f"[{'certo' if passed else 'ERRADO'}] {text}")
+    if not all(checks.values()):
+        raise UserError("uma conferência do LoRA falhou; veja a linha com ERRADO.")
+    print(check_exercise(sizes, name.rsplit(".", 1)[-1], args.r))
+    del model, layer, linear
+
+    banner(3, "Todos os pesos e LoRA, cada um no seu processo")
+    found = {}
+    methods = {args.variant: args.learning_rate}
+    if not args.only_lora:
+        methods = {"full": args.full_learning_rate, **methods}
+    for method, rate in methods.items():
+        # O pico de memória de um treino só é dele se ninguém treinou antes no mesmo processo.
+        found[method] = alone(train_one, settings_of(args, method, rate))
+
+    banner(4, "Lado a lado")
+    for number, prompt in enumerate(utils.PROMPTS):
+        answers = [(m, " ".join(r.answers[number].split())) for m, r in found.items() if r.answers]
+        print(f"\n> {prompt}", *(f"{runs.METHODS[m]}: {text}" for m, text in answers), sep="\n  ")
+    runs.show_table(found)
+    if len(found) == 2:
+        runs.show_verdict(*found.values())
+
+    banner(5, f"Um modelo maior, sem tê-lo: {PLANNED}")
+    memory_plan.show_plan(PLANNED, args.r)
+
+    name = utils.result_name("dia4_lora", args.quick, args.name)
+    print(f"\nFigura: {utils.save_figure(runs.draw(found), name)}")
+    print(
+        "A seguir: mude um hiperparâmetro, com --name, e compare; `dia4/estudo.py` o faz por você."
+    )
+    utils.save_result(Day4(model=args.model, seed=args.seed, checks=checks, runs=found), name)
+
+
+# --- à mão --------------------------------------------------------------------------------------
 class HandLora(nn.Module):
     """h = W₀x + (α/r)·B·A·x, com W₀ congelado (Hu et al., 2021, eq. 3).
 
     W₀ é [saída, entrada]; A é [r, entrada], sorteada; B é [saída, r], zero: no começo nada muda.
     """
 
-    def __init__(self, linear: nn.Linear, r: int, alpha: int) -> None:
+    def __init__(self, linear: nn.Linear, r: int, alpha: float) -> None:
         super().__init__()
         self.linear = linear.requires_grad_(False)
         self.A = nn.Parameter(torch.empty(r, linear.in_features))
+        # Com B zero, B·A é zero e o modelo começa onde estava. Com A também zero, nada sairia do
+        # lugar: o gradiente de B passa por A, e o de A por B.
         self.B = nn.Parameter(torch.zeros(linear.out_features, r))
+        # Dividir por r deixa o tamanho do ajuste parecido quando se troca o posto.
         self.scale = alpha / r
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # o sorteio do nn.Linear, e o do peft
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # A antes de B: o caminho passa por só r números; B·A por extenso teria o tamanho de W₀.
         return self.linear(x) + self.scale * (x @ self.A.T) @ self.B.T
 
     def merged(self) -> torch.Tensor:
@@ -69,131 +175,49 @@ class HandLora(nn.Module):
         return self.linear.weight + self.scale * self.B @ self.A
 
 
-def main() -> None:
-    args = arguments()
-    if args.plan:
-        print(plano_memoria.plan_table(args.plan, RANK, batch=1, length=1024))
-        return
-    if args.study:
-        report_study(args.model, args.study)
-        return
-    medidas.fix_seeds(SEED)
-
-    utils.banner(1, "LoRA à mão, numa camada")
-    model = utils.load_model(args.model)
-    name, layer = first_linear(model)
-    linear = as_linear(layer)
-    print(f"camada {name}: W₀ é {list(linear.weight.shape)}; com r={RANK}, "
-          f"A é {[RANK, linear.in_features]} e B é {[linear.out_features, RANK]}")  # fmt: skip
-
-    utils.banner(2, "Quatro conferências")
-    checks = check_by_hand(model, layer)
-    for text, passed in checks.items():
-        print(f"[{'certo' if passed else 'ERRADO'}] {text}")
-    if not all(checks.values()):
-        raise utils.UserError("uma conferência do LoRA falhou; veja a linha com ERRADO.")
-    del model, layer, linear
-
-    utils.banner(3, "Completo e LoRA, cada um no seu processo")
-    methods = {"lora": args.learning_rate}
-    if not args.only_lora:
-        methods = {"full": FULL_LEARNING_RATE, **methods}
-    runs = {}
-    for method, rate in methods.items():
-        settings = Run(
-            model=args.model, method=method, learning_rate=rate, epochs=EPOCHS, batch_size=BATCH,
-            seed=SEED, r=RANK, alpha=ALPHA, prompts=medidas.PROMPTS,
-            output=str(args.output / method),
-            load_in_4bit=args.load_in_4bit and method == "lora",
-        )  # fmt: skip
-        runs[method] = run_alone(asdict(settings) | (QUICK if args.quick else {}))
-
-    utils.banner(4, "Lado a lado")
-    for number, prompt in enumerate(medidas.PROMPTS):
-        print(f"\n> {prompt}")
-        for method, result in runs.items():
-            print(f"  {method:<5} {' '.join(result['respostas'][number].split())}")
-    print(relatorio_lora.table(runs))
-    if len(runs) == 2:
-        print(relatorio_lora.verdict(runs["full"], runs["lora"]))
-
-    utils.banner(5, f"Um modelo maior, sem tê-lo: {PLANNED}")
-    print(plano_memoria.plan_table(PLANNED, RANK, batch=1, length=1024))
-
-    name = "dia4_lora" + ("_quick" if args.quick else "")
-    path = utils.save_result(
-        name,
-        {"modelo": args.model, "semente": SEED, "conferencias": checks, "corridas": runs},
-    )
-    print(f"\nResultados: {path}\nFigura: {relatorio_lora.plot(name, runs)}")
-
-
-def arguments():
-    parser = utils.Parser(__doc__)
-    parser.add_argument("--model", default=str(utils.DEFAULT_MODEL), metavar="PASTA_OU_NOME",
-                        help="pasta ou nome no hub (padrão: o SmolLM2 preparado)")  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="PASTA",
-                        help="onde salvar modelo e adaptador")  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="o caminho inteiro, com poucos dados")
-    parser.add_argument("--plan", metavar="NOME", help="só o plano de memória deste modelo")
-    parser.add_argument("--study", choices=estudo_lora.LEVELS,
-                        help="só o estudo de hiperparâmetros (continua de onde parou)")  # fmt: skip
-    parser.add_argument("--only-lora", action="store_true", help="sem o treino completo")
-    parser.add_argument("--load-in-4bit", action="store_true", help="LoRA sobre a base em NF4")
-    parser.add_argument("--learning-rate", type=float, default=LORA_LEARNING_RATE,
-                        help="o do LoRA (padrão: 4e-3; modelos grandes pedem menos)")  # fmt: skip
-    args = parser.parse_args()
-    args.output = args.output or MODELS / ("dia4-curto" if args.quick else "dia4")
-    return args
-
-
-def first_linear(model: nn.Module) -> tuple[str, nn.Module]:
-    """A primeira camada linear do modelo (a projeção q da primeira atenção, num Llama)."""
-    head = model.get_output_embeddings()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and module is not head:
-            return name, module
-    raise utils.UserError("este modelo não tem camada linear onde pôr um LoRA.")
-
-
 def as_linear(layer: nn.Module) -> nn.Linear:
     """A camada como nn.Linear; a do GPT-2 guarda o peso transposto."""
     if isinstance(layer, nn.Linear):
         return layer
-    linear = nn.Linear(*layer.weight.shape, device=layer.weight.device)
+    linear = nn.Linear(*layer.weight.shape)
     linear.weight, linear.bias = nn.Parameter(layer.weight.T), layer.bias
     return linear
 
 
-def check_by_hand(model: nn.Module, original: nn.Module) -> dict[str, bool]:
+def check_by_hand(model, original: nn.Module, config, args) -> dict[str, bool]:
     """As propriedades do LoRA, conferidas numa camada, e a conta dos parâmetros, no modelo todo."""
     linear = as_linear(original)
-    x = torch.randn(4, 7, linear.in_features, device=linear.weight.device)
-    ours = HandLora(linear, RANK, ALPHA).to(x.device)
+    x = torch.randn(4, 7, linear.in_features)
+    ours = HandLora(linear, args.r, args.alpha)
     untouched = torch.equal(ours(x), linear(x))
     with torch.no_grad():
-        ours.B.normal_(std=0.02)
+        ours.B.normal_(std=0.02)  # como se já tivesse treinado
     merged = close(nn.functional.linear(x, ours.merged(), linear.bias), ours(x))
 
-    shape = plano_memoria.shape_of(model.config)
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear",
-                        task_type="CAUSAL_LM")  # fmt: skip
-    wrapped = get_peft_model(model, config)
+    # Uma configuração por modelo: o peft escreve nela os nomes das camadas que encontrou.
+    first, second = (
+        LoraConfig(
+            r=args.r, lora_alpha=args.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        for _ in range(2)
+    )
+    wrapped = get_peft_model(model, first)
     layer = next(m for m in wrapped.modules() if getattr(m, "base_layer", None) is original)
     with torch.no_grad():
         layer.lora_A["default"].weight.copy_(ours.A)
         layer.lora_B["default"].weight.copy_(ours.B)
     same = close(layer(x), ours(x))
-    counted = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
-    predicted = shape.adapter(RANK)
-    numbers = utils.thousands(predicted)
+    # O modelo inteiro, em "meta": todos os tamanhos, nenhum peso na memória.
+    whole = get_peft_model(memory_plan.meta_model(config), second)
+    counted = sum(p.numel() for p in whole.parameters() if p.requires_grad)
+    predicted = memory_plan.shape_of(config).adapter(args.r)
     return {
         "com B = 0 a saída é exatamente a da camada original": untouched,
         "W₀ + (α/r)·BA num peso só dá a mesma saída que os dois caminhos": merged,
         "a camada do peft, com os nossos A e B, dá a mesma saída": same,
-        f"soma de r·(entrada + saída) nas camadas: {numbers} treináveis, como se contou":
-            predicted == counted,
-    }  # fmt: skip
+        f"soma de r·(entrada + saída) nas camadas: {decimal(predicted)} treináveis, como se "
+        "contou": predicted == counted,
+    }
 
 
 def close(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -201,25 +225,164 @@ def close(left: torch.Tensor, right: torch.Tensor) -> bool:
     return bool((left - right).norm() <= TOLERANCE * right.norm())
 
 
-def run_alone(settings: dict) -> dict:
-    """Uma corrida num processo só dela; a memória medida não é a de mais ninguém."""
-    with tempfile.TemporaryDirectory() as folder:
-        configuration, result = Path(folder) / "corrida.json", Path(folder) / "resultado.json"
-        configuration.write_text(json.dumps(settings), encoding="utf-8")
-        script = Path(__file__).with_name("corrida.py")
-        done = subprocess.run([sys.executable, str(script), str(configuration), str(result)])
-        if done.returncode or not result.is_file():
-            raise utils.UserError(f"a corrida `{settings['method']}` não terminou; veja acima.")
-        return json.loads(result.read_text(encoding="utf-8"))
+def your_equal_rank(everywhere: int, chosen: int, r: int) -> int | None:
+    """Exercício: o posto que dá, só em algumas camadas, os treináveis de posto `r` em todas.
+
+    Comparar LoRA só na atenção com LoRA em tudo, os dois com r=16, compara também o número de
+    parâmetros. Para isolar a pergunta "onde?", iguale-os.
+
+    Args:
+        everywhere: soma de (entrada + saída) de todas as camadas; chosen: a das escolhidas.
+    """
+    return None  # escreva aqui
 
 
-def report_study(model: str, level: str) -> None:
-    """O estudo de hiperparâmetros: roda o que falta, mostra a tabela e grava o resultado."""
-    result = estudo_lora.study(model, level, run_alone)
-    print(estudo_lora.table(result))
-    path = utils.save_result(f"dia4_estudo_{level}", {"modelo": model} | result)
-    print(f"Resultados: {path}\nFigura: {estudo_lora.plot(result)}")
+def check_exercise(linears: dict[str, tuple[int, int]], target: str, r: int) -> str:
+    """Confere `your_equal_rank`: o posto inteiro que mais aproxima as duas contas."""
+    everywhere = sum(map(sum, linears.values()))
+    chosen = sum(sum(sizes) for name, sizes in linears.items() if name.endswith(target))
+    yours = your_equal_rank(everywhere, chosen, r)
+    task = f"`your_equal_rank`: que posto, só em {target}, iguala o de posto {r} em todas"
+    if yours is None:
+        return f"[por escrever] {task}?"
+    right = abs(yours * chosen - r * everywhere) <= chosen / 2
+    return f"[{'certo' if right else 'ainda não'}] {task}: {yours}"
+
+
+# --- com as bibliotecas -------------------------------------------------------------------------
+def settings_of(args: argparse.Namespace, method: str, rate: float) -> argparse.Namespace:
+    """As opções de um dos treinos; `method` é full, lora ou uma variante."""
+    settings = argparse.Namespace(**vars(args))
+    settings.method, settings.learning_rate = method, rate
+    settings.load_in_4bit = args.load_in_4bit and method != "full"
+    settings.output = str(args.output / method)
+    settings.test_examples, settings.new_tokens = (8, 16) if args.quick else (None, 90)
+    if args.quick:
+        settings.train_examples = min(args.train_examples or 16, 16)
+    return settings
+
+
+def train_one(run: argparse.Namespace) -> TrainingRun:
+    """Treina, mede e salva; é chamada num processo novo."""
+    idle = memory.peak_mib()
+    tokenizer = models.load_tokenizer(run.model)
+    limits = {"treino": run.train_examples, "validacao": run.test_examples}
+    limits["teste"] = run.test_examples
+    texts = {
+        part: utils.read_conversations(utils.DATA_DIR / f"atendimento_{part}.jsonl", limit)
+        for part, limit in limits.items()
+    }
+    rows = {part: [utils.encode(tokenizer, m) for m in found] for part, found in texts.items()}
+    shutil.rmtree(run.output, ignore_errors=True)  # sem restos de outra vez
+    trainer = build_trainer(run, tokenizer, texts["treino"])
+    model = trainer.model
+    # O peft copia a entrada de cada camada para o float32 do adaptador, e a volta guarda as cópias;
+    # o autocast já põe os dois lados na mesma precisão.
+    with disable_input_dtype_casting(model, active=models.gains_from_bf16()):
+        batch = pad(rows["treino"][: run.batch_size], tokenizer.pad_token_id)
+        predicted, measured = runs.memory_of(trainer, batch, run)
+        seconds = trainer.train().metrics["train_runtime"]
+    peak = memory.peak_mib()
+
+    scores = {
+        part: answer_scores(model, tokenizer, rows[part], [m[-1]["content"] for m in texts[part]])
+        for part in ("validacao", "teste")
+    }
+    answers = []
+    if not run.no_answers:
+        questions = [[{"role": "user", "content": text}, {}] for text in utils.PROMPTS]
+        prompts = [utils.prompt_of(tokenizer, m) for m in [*questions, *texts["teste"]]]
+        answers = utils.greedy_answers(model, tokenizer, prompts, run.new_tokens)
+        expected = [messages[-1]["content"] for messages in texts["teste"]]
+        scores["teste"]["bleu"] = bleu(answers[len(questions) :], expected)
+    model.save_pretrained(run.output)  # com LoRA, só o adaptador
+    tokenizer.save_pretrained(run.output)
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    return TrainingRun(
+        method=run.method,
+        settings=vars(run),
+        validation=scores["validacao"],
+        test=scores["teste"],
+        total_parameters=sum(p.numel() for p in model.parameters()),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        memory_tokens=batch["input_ids"].numel(),
+        memory_predicted=predicted,
+        memory_measured=measured,
+        peak_mib=peak,
+        idle_mib=idle,
+        steps=len(losses),
+        seconds=seconds,
+        tokens_per_second=sum(map(len, trainer.train_dataset["input_ids"])) / seconds,
+        losses=losses,
+        disk_mib=weights_bytes(Path(run.output)) / MIB,
+        answers=answers[: len(utils.PROMPTS)],
+    )
+
+
+def build_trainer(run: argparse.Namespace, tokenizer, texts: list[utils.Messages]) -> SFTTrainer:
+    """O SFTTrainer como se encontra por aí, com o que os padrões dele não adivinham."""
+    disable_progress_bars()
+    dataset = Dataset.from_list([prompt_completion(m) for m in in_similar_batches(texts, run)])
+    steps = math.ceil(len(dataset) / run.batch_size)
+    config = SFTConfig(
+        output_dir=run.output,
+        num_train_epochs=1,  # as passadas já estão em `dataset`
+        per_device_train_batch_size=run.batch_size,
+        learning_rate=run.learning_rate,
+        lr_scheduler_type="cosine",  # desce devagar: os últimos passos só acertam o detalhe
+        warmup_steps=max(1, steps // 20),  # e sobe aos poucos: os primeiros gradientes são brutos
+        completion_only_loss=True,  # a máscara do dia 3, agora por conta da biblioteca
+        max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é o fim: a resposta
+        train_sampling_strategy="sequential",  # a ordem já foi sorteada, em lotes parecidos
+        gradient_checkpointing=run.load_in_4bit,  # o padrão, True, troca memória por tempo
+        bf16=models.gains_from_bf16(),  # o padrão, True, é lento onde o processador não tem bf16
+        use_cpu=models.device().type == "cpu",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=1,  # a perda de cada passo, para a figura
+        disable_tqdm=True,  # a barra é a de `runs.Bar`
+        report_to="none",  # e o painel de fora também
+        save_strategy="no",  # um treino de minutos: grava-se no fim
+        seed=run.seed,  # o TRL a aplica antes de sortear A
+    )
+    # Pesos congelados podem ser bf16: não recebem os passos miúdos que o bf16 arredondaria a zero.
+    # Os que treinam ficam em float32, no treino de todos e no adaptador.
+    dtype = torch.float32 if run.method == "full" else models.compute_dtype()
+    lora = LoraConfig(
+        r=run.r,
+        lora_alpha=run.alpha,  # o ajuste entra multiplicado por alpha/r
+        lora_dropout=run.dropout,  # só na entrada do adaptador; a base congelada não o vê
+        target_modules=run.target_modules,  # "all-linear" deixa a camada de saída de fora
+        task_type="CAUSAL_LM",  # como o peft embrulha o modelo: prever o próximo token
+    )
+    trainer = runs.TRAINERS.get(run.method, SFTTrainer)(
+        model=models.load_model(run.model, dtype, run.load_in_4bit),
+        args=config,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=None if run.method == "full" else runs.variant_of(lora, run.method, steps),
+        callbacks=[runs.Bar(run.method, run.tracking, f"dia4-{run.method}-{run.seed}")],
+    )
+    trainer.remove_callback(PrinterCallback)  # sem a barra dele, o Trainer imprime dicionários
+    return trainer
+
+
+def prompt_completion(messages: utils.Messages) -> dict[str, utils.Messages]:
+    """A conversa na forma em que o TRL sabe o que é pergunta e o que é resposta."""
+    system = {"role": "system", "content": utils.SYSTEM}
+    return {"prompt": [system, *messages[:-1]], "completion": messages[-1:]}
+
+
+def in_similar_batches(
+    texts: list[utils.Messages], run: argparse.Namespace
+) -> list[utils.Messages]:
+    """As conversas das passadas pedidas, em lotes de comprimento parecido: menos preenchimento."""
+    lengths = [sum(len(message["content"]) for message in messages) for messages in texts]
+    rng, order = random.Random(run.seed), []
+    for _ in range(math.ceil(run.epochs)):
+        batches = similar_lengths(lengths, run.batch_size, rng, short_last=True)
+        order += [texts[index] for batch in batches for index in batch]
+    return order[: max(1, round(run.epochs * len(texts)))]
 
 
 if __name__ == "__main__":
-    utils.run_main(main)
+    sys.exit(run_main(main, ARGS))

@@ -1,228 +1,417 @@
-"""Dia 5: quantização, medida.
+"""Dia 5: quantização, à mão e pelas bibliotecas, medida.
 
-Você vai quantizar um peso à mão, conferir que o bitsandbytes faz a mesma conta, e depois quantizar
-o modelo do dia 3 com várias técnicas: cada uma é gravada, recarregada noutro processo e medida.
+Você vai arredondar um peso a 8 e a 4 bits, conferir código por código que o bitsandbytes faz a
+mesma conta, ver o que o GPTQ acrescenta, e então quantizar o modelo do dia 3 com várias técnicas:
+cada uma é gravada, recarregada num processo só dela e medida.
 
-    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py --quick   # 2 min
-    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py           # 15 min: todas e QLoRA
+    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py --quick   # 2 minutos
+    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py           # 15: todas, e QLoRA
+    python …/exemplo_03_quantizacao.py --only gguf-q8_0 --only bnb-nf4       # só estas (e o fp32)
 
-Medir cada técnica leva menos de um minuto em 2 núcleos. Com outro programa pesado ao lado, leva
-várias vezes mais, e as velocidades não valem: o llama.cpp é o que mais sofre.
-
-O que olhar: as conferências (passo 1); a armadilha do modelo base (passo 2); previsto e medido, e o
-que cada técnica custa em qualidade (passo 4); o guia (passo 6), calculado dos seus números.
-
-As linhas GGUF pedem o llama.cpp, opcional: python -m pip install "xllamacpp==2026.10.11549". O que
-falta numa máquina aparece na tabela como ausente, com o comando que o traz.
+O que olhar: as conferências (passos 1, 2 e 4); a armadilha do modelo base (passo 3); previsto e
+medido, e o que cada técnica custa em qualidade (passo 6); o guia (passo 8), calculado dos seus
+números. Com outro programa pesado ao lado, as velocidades não valem.
 """
 
-import json
+import random
 import subprocess
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
-import armadilha
-import medidas
-import numpy
-import quantizacao_a_mao as hand
-import relatorio_quantizacao as report
+from comum.paths import DEFAULT_MODEL, MODELS_DIR
+from comum.terminal import Parser, UserError, banner, run_main
+
+
+def arguments(argv=None):
+    """As opções, já conferidas; sem importar nada pesado."""
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--model", type=Path, metavar="PASTA", help="modelo a quantizar (padrão: o do dia 3)")
+    add("--base", default=str(DEFAULT_MODEL), metavar="PASTA", help="o modelo de antes do treino")
+    add("--output", type=Path, default=MODELS_DIR / "dia5", metavar="PASTA", help="onde gravar")
+    add("--only", action="append", metavar="TÉCNICA", help="mede só esta; pode repetir")
+    add("--quick", action="store_true", help="fp32, 8 bits, NF4 e GPTQ de 4 bits, sem QLoRA")
+    args = parser.parse_args(argv)
+    if args.model is not None and not (args.model / "config.json").is_file():
+        parser.error(f"--model {args.model} não é a pasta de um modelo (falta config.json)")
+    return args
+
+
+if __name__ == "__main__":
+    ARGS = arguments()  # antes dos imports pesados: --help responde na hora
+
+from comum import gguf, gptq, models, process
+from comum.memory import peak_mib
+from comum.numbers import decimal, percent
+from comum.results import Day5, TrainingRun
+from comum.training import similar_lengths
+
 import torch
-import utils  # antes do torch
-from tecnicas import TECHNIQUES, linears, missing
+from dia5 import measuring, report
+from dia5.measuring import RECIPES, linears, missing, relative_error
+from torch import Tensor
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from utils import DATA_DIR, encode, read_conversations, save_result
 
-HERE = Path(__file__).resolve().parent
-MODELS = utils.WEEK_DIR / "modelos"
-QUICK = ("fp32", "bnb-int8", "bnb-nf4-dupla", "gptq-4bit-g64")
-NARROW = {"gptq-4bit-g64": "gptq-4bit-g32"}  # em modelos cuja largura não se divide em 64
+BLOCK = 64  # pesos que dividem uma escala, no NF4
+NF4_EDGE = 0.9677083  # a última fração da normal que ainda é um nível (QLoRA, apêndice E)
+QUICK = ["fp32", "bnb-int8", "bnb-nf4-double", "gptq-4bit-g64"]
 SIZES = {  # conversas de calibração, de teste e da armadilha; respostas; vezes que se cronometra
-    True: {"calibracao": 8, "teste": 6, "armadilha": 4, "respostas": 1, "repeticoes": 1},
-    False: {"calibracao": 32, "teste": 60, "armadilha": 20, "respostas": 12, "repeticoes": 3},
+    True: {"calibration": 8, "test": 6, "trap": 4, "answers": 1, "repeats": 1},
+    False: {"calibration": 32, "test": 60, "trap": 20, "answers": 12, "repeats": 3},
 }
-# LoRA e QLoRA partem do mesmo modelo base e veem os mesmos lotes, numa passada por 240 conversas.
-TRAINING = {"learning_rate": 4e-3, "epochs": 1.0, "batch_size": 8, "r": 16, "alpha": 32, "seed": 6,
-            "train_examples": 240, "test_examples": 60, "new_tokens": 60}  # fmt: skip
+# LoRA e QLoRA partem da mesma base e veem os mesmos lotes, numa passada por 240 conversas.
+QLORA = {"learning_rate": 4e-3, "batch_size": 8, "r": 16, "alpha": 32, "seed": 6, "train": 240}
 
 
-def main() -> None:
-    args = arguments()
+def main(args) -> None:
     sizes = SIZES[args.quick]
-    source = trained_model(args)
+    if unknown := set(args.only or ()) - RECIPES.keys():
+        raise UserError(f"--only {unknown.pop()}: escolha entre {', '.join(RECIPES)}.")
+    source = str(trained_model(args))
     args.output.mkdir(parents=True, exist_ok=True)
-
-    utils.banner(1, "À mão, num peso")
-    model = utils.load_model(str(source)).cpu()
+    model, tokenizer = models.load_model(source), models.load_tokenizer(source)
     layers = linears(model)
-    weight = next(iter(layers.values())).weight.detach()
-    wide = all(m.in_features % 64 == 0 for m in layers.values())
-    checks = by_hand(weight)
-    figure = report.plot_levels(weight)
-    del model, layers
+    name, layer = next(iter(layers.items()))
+    weight = layer.weight.detach().cpu()
+    print(f"Modelo: {source}. Nos passos 1 a 4, um peso: {name}, {list(weight.shape)}.")
 
-    utils.banner(2, "A armadilha: o modelo base veio de blocos de 4 bits")
-    trap = armadilha.compare(args.base, str(source), sizes["armadilha"])
-    print(armadilha.report(trap))
+    banner(1, "À mão: 8 bits")
+    checks = report.conclude(eight_bits(weight))
 
-    utils.banner(3, "Quantizar e medir, cada técnica no seu processo")
-    names = [n if wide else NARROW.get(n, n) for n in QUICK] if args.quick else list(TECHNIQUES)
-    rows, absent = quantize_and_measure(names, source, args.output, sizes)
+    banner(2, "À mão: 4 bits, os níveis do NF4")
+    checks |= report.conclude(four_bits(weight))
+    print(check_exercise(weight))
 
-    utils.banner(4, "Lado a lado")
-    print(report.cost_table(rows, absent), report.quality_table(rows), sep="\n\n")
-    print("", *report.ratio_lines(rows), sep="\n")
-    paired = {
-        group: compare_pair(rows[f"gptq-4bit-{group}"], rows[f"rtn-4bit-{group}"])
-        for group in ("g64", "g32")
-        if {f"gptq-4bit-{group}", f"rtn-4bit-{group}"} <= rows.keys()
-    }
-    for group, gain in paired.items():
-        print(f"arredondar em vez de GPTQ, {group}: {medidas.show(gain, 3)} nats por token a mais")
+    banner(3, "A armadilha: o modelo base veio de blocos de 4 bits")
+    grids = {"q4_1": q4_1, "nf4": lambda w: dequantize_nf4(*quantize_nf4(w), w.shape)}
+    trap = measuring.trap(args.base, source, grids, sizes["trap"])
+    report.show_trap(trap)
 
-    utils.banner(5, "QLoRA: treinar um LoRA sobre a base em NF4")
-    runs, why = ({}, "--quick") if args.quick else compare_qlora(args)
-    print(report.qlora_table(runs) if len(runs) == 2 else f"comparação pulada: {why}")
+    banner(4, "GPTQ: arredondar olhando as entradas")
+    train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", sizes["calibration"])
+    sequences = [encode(tokenizer, messages)["input_ids"] for messages in train]
+    checks |= report.conclude(gptq_against_rounding(model, layer, sequences))
 
-    utils.banner(6, "O que levar")
+    banner(5, "Quantizar, gravar, recarregar e medir, cada técnica no seu processo")
+    names = ["fp32", *(args.only or (QUICK if args.quick else RECIPES))]
+    if args.quick and any(module.in_features % 64 for module in layers.values()):
+        names = [n.replace("g64", "g32") for n in names]
+    # Bits por peso vezes pesos: a conta sai antes de haver arquivo, e a tabela a põe ao lado dele.
+    predicted = {n: measuring.predicted_bytes(model, RECIPES[n]) for n in names}
+    del model, layers, layer
+    save = partial(quantize_and_save, source, sequences)
+    rows, absent = measuring.quantize_and_measure(save, source, args.output, predicted, sizes)
+
+    banner(6, "Lado a lado")
+    report.show_tables(rows, absent)
+    paired = report.rounding_losses(rows)
+
+    banner(7, "QLoRA: treinar um LoRA sobre a base em NF4")
+    runs: dict[str, TrainingRun] = {}
+    skipped = "--quick" if args.quick else "--only" if args.only else None
+    if why := skipped or missing(RECIPES["bnb-nf4-double"]):
+        print(f"comparação pulada: {why}")
+    else:
+        runs = {m: process.alone(train_adapter, args.base, m, sizes) for m in ("lora", "qlora")}
+        report.show_qlora(runs)
+
+    banner(8, "O que levar")
     advice = report.guide(rows, runs)
     print(*advice, sep="\n")
-    suffix = "_quick" if args.quick else ""
-    path = utils.save_result("dia5_quantizacao" + suffix, {
-        "modelo": str(source), "configuracao": sizes | {"qlora": TRAINING}, "conferencias": checks,
-        "armadilha": trap, "tecnicas": rows, "ausentes": absent, "relativo": report.ratios(rows),
-        "gptq_contra_arredondar": paired, "qlora": runs, "guia": advice,
-        "pareto": report.pareto(rows),
-    })  # fmt: skip
-    print(f"\nResultados: {path}\nFiguras: {figure}, {report.plot_tradeoff(rows, suffix)}")
-
-
-def arguments():
-    parser = utils.Parser(__doc__)
-    parser.add_argument("--model", type=Path, metavar="PASTA",
-                        help="modelo a quantizar (padrão: o do dia 3)")  # fmt: skip
-    parser.add_argument("--base", default=str(utils.DEFAULT_MODEL), metavar="PASTA",
-                        help="o modelo de antes do treino")  # fmt: skip
-    parser.add_argument("--output", type=Path, default=MODELS / "dia5", metavar="PASTA",
-                        help="onde gravar os modelos quantizados")  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="fp32, 8 bits, NF4 e GPTQ de 4 bits")
-    return parser.parse_args()
-
-
-def run(script: str, *values) -> None:
-    """Um passo num processo só dele."""
-    command = [sys.executable, str(HERE / script), *map(str, values)]
-    if subprocess.run(command).returncode:
-        raise utils.UserError(f"{script} não terminou; veja a mensagem acima.")
+    stem = "dia5_quantizacao" + "_quick" * bool(args.quick or args.only)
+    figures = report.plot_levels(weight, nf4_levels(), BLOCK), report.plot_tradeoff(rows, stem)
+    result = Day5(
+        **{"model": source, "sizes": sizes, "checks": checks, "trap": trap, "techniques": rows},
+        **{"absent": absent, "gptq_over_rounding": paired, "qlora": runs, "guide": advice},
+    )
+    save_result(result, stem)
+    print(f"Figuras: {figures[0]}, {figures[1]}")
+    print("A seguir: escreva `your_turn`; repita com --only e outra calibração (SIZES).")
 
 
 def trained_model(args) -> Path:
     """A pasta do modelo treinado; na falta dela, roda o dia 3 (curto, com --quick)."""
-    if args.model is not None:
-        if not (args.model / "config.json").is_file():
-            raise utils.UserError(
-                f"--model {args.model} não é a pasta de um modelo (falta config.json)."
-            )
-        return args.model
-    folder = MODELS / "dia3"
-    if (folder / "config.json").is_file():
-        return folder
-    folder = MODELS / "dia3-curto" if args.quick else folder
-    if not (folder / "config.json").is_file():
-        print("Falta o modelo do dia 3: treinando agora.", flush=True)
-        quick = ["--quick"] if args.quick else []
-        run("exemplo_01_fine_tuning_basico.py", "--model", args.base, "--output", folder, *quick)
-    return folder
+    # O dia 3 roda como se alguém o digitasse: é outro script, e o processo dele acaba com ele.
+    folders = [MODELS_DIR / "dia3", *([MODELS_DIR / "dia3-curto"] if args.quick else [])]
+    for folder in [args.model] if args.model else folders:
+        if (folder / "config.json").is_file():
+            return folder
+    print("Falta o modelo do dia 3: treinando agora.", flush=True)
+    script = Path(__file__).with_name("exemplo_01_fine_tuning_basico.py")
+    command = [sys.executable, script, "--model", args.base, "--output", folders[-1]]
+    if subprocess.run([*command, *(["--quick"] if args.quick else [])]).returncode:
+        raise UserError("o dia 3 não terminou; veja a mensagem acima.")
+    return folders[-1]
 
 
-def by_hand(weight: torch.Tensor) -> dict[str, bool]:
-    """Erros e bytes à mão, e a concordância com o bitsandbytes."""
+# --- 8 bits -------------------------------------------------------------------------------------
+def int8(weight: Tensor, per_row: bool) -> tuple[Tensor, Tensor]:
+    """Absmax: o maior valor vira 127, e os outros, na mesma escala, o inteiro mais próximo."""
+    # Uma escala por linha [saída, 1] custa 4 bytes a cada linha; uma só [], 4 bytes ao todo.
+    largest = weight.abs().amax(1, keepdim=True) if per_row else weight.abs().max()
+    largest = largest.clamp(min=1e-12)  # uma linha toda zero não divide por zero
+    return (weight * (127 / largest)).round().to(torch.int8), largest / 127
+
+
+def eight_bits(weight: Tensor) -> dict[str, bool]:
+    """O erro com uma escala e com uma por linha, o estrago de um valor extremo, e a conferência."""
+    # Modelos grandes têm valores assim, em poucas posições: o LLM.int8() existe para contorná-los.
     outlier = weight.clone()
     outlier[0, 0] = 50 * weight.abs().max()
-    for label, matrix in (("peso", weight), ("com um valor 50 vezes maior", outlier)):
-        for rows in (False, True):
-            codes, scale = hand.int8(matrix, rows)
-            error = hand.relative_error((codes * scale)[1:], matrix[1:])
-            print(f"int8 por {'linha ' if rows else 'tensor'}, {label}: erro nas outras linhas "
-                  f"{utils.decimal(100 * error, 2)}%")  # fmt: skip
-    codes, absmax = hand.nf4(weight)
-    error = hand.relative_error(hand.from_nf4(codes, absmax, weight.shape), weight)
-    bits = [utils.decimal(hand.bits_per_weight(4, 64, b), 3) for b in (32, 8 + 32 / 256)]
-    print(f"NF4 em blocos de 64: erro {utils.decimal(100 * error, 2)}%, {bits[0]} bits por peso "
-          f"({bits[1]} com escala dupla)")  # fmt: skip
-    if why := missing(TECHNIQUES["bnb-nf4"]):
+    for label, matrix in (("o peso", weight), ("com um valor 50 vezes maior", outlier)):
+        for per_row in (False, True):
+            codes, scale = int8(matrix, per_row)
+            # Só as outras linhas: numa escala única, o extremo da primeira estraga todas elas.
+            error = relative_error((codes * scale)[1:], matrix[1:])
+            where = "por linha" if per_row else "por tensor"
+            print(f"int8 {where}, {label}: erro nas outras linhas {percent(error, 2)}")
+    if missing(RECIPES["bnb-int8"]):
+        return {}
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    half = weight.half()  # a biblioteca só aceita fp16
+    theirs, largest, _ = int8_vectorwise_quant(half)
+    ours, scale = int8(half.float(), per_row=True)
+    return {
+        "códigos int8 por linha": torch.equal(ours, theirs),
+        "escalas do int8": torch.allclose(scale[:, 0] * 127, largest),
+    }
+
+
+# --- 4 bits -------------------------------------------------------------------------------------
+def nf4_levels() -> Tensor:
+    """Os 16 níveis do NF4: quantis da normal, com o zero exato (Dettmers et al., 2023)."""
+    # Pesos treinados parecem tirados de uma normal: níveis em quantis iguais são usados por igual,
+    # e há mais deles junto do zero, onde há mais pesos. São sete abaixo do zero e oito acima: com
+    # 16 níveis simétricos o zero ficaria entre dois deles, e deixaria de ser exato.
+    normal = torch.distributions.Normal(0.0, 1.0)
+    upper = normal.icdf(torch.linspace(NF4_EDGE, 0.5, 9)[:-1])
+    lower = -normal.icdf(torch.linspace(NF4_EDGE, 0.5, 8)[:-1])
+    levels = torch.cat([lower, torch.zeros(1), upper]).sort().values
+    return levels / levels.max()
+
+
+def quantize_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Códigos de 0 a 15, uint8 [n / 64, 64], e o absmax de cada bloco, [n / 64]."""
+    if weight.numel() % BLOCK:
+        raise UserError(f"{weight.numel()} pesos não se dividem em blocos de {BLOCK}.")
+    # Um extremo agora só estraga os 63 vizinhos; em troca, há uma escala a guardar por bloco.
+    blocks = weight.reshape(-1, BLOCK)
+    absmax = blocks.abs().amax(1)
+    levels = nf4_levels().to(weight.device)
+    middle = (levels[1:] + levels[:-1]) / 2  # entre dois níveis, muda-se de código no meio
+    return torch.bucketize(blocks / absmax.clamp(min=1e-12)[:, None], middle).byte(), absmax
+
+
+def dequantize_nf4(codes: Tensor, absmax: Tensor, shape: torch.Size) -> Tensor:
+    return (nf4_levels().to(absmax.device)[codes.long()] * absmax[:, None]).reshape(shape)
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Dois códigos de 4 bits por byte, o primeiro na metade alta, como no bitsandbytes."""
+    flat = codes.reshape(-1)  # nenhum tipo do torch tem 4 bits: sem isto, o byte iria pela metade
+    return (flat[::2] << 4) | flat[1::2]
+
+
+def double_quantize(absmax: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As próprias escalas em 8 bits, em blocos de 256 (QLoRA, seção 3): códigos, escalas, média."""
+    # Todo absmax é positivo: sem tirar a média, metade dos níveis, os negativos, não serviria.
+    mean = absmax.mean()
+    # O último bloco, incompleto, ganha zeros: não mudam o maior valor dele.
+    blocks = torch.nn.functional.pad(absmax - mean, (0, -len(absmax) % 256)).reshape(-1, 256)
+    second = blocks.abs().amax(1)
+    middle = (levels[1:] + levels[:-1]) / 2
+    codes = torch.bucketize(blocks / second.clamp(min=1e-12)[:, None], middle)
+    return codes.reshape(-1)[: len(absmax)].byte(), second, mean
+
+
+def four_bits(weight: Tensor) -> dict[str, bool]:
+    """O erro e os bits por peso do NF4, e a concordância com o bitsandbytes, código por código."""
+    codes, absmax = quantize_nf4(weight)
+    error = relative_error(dequantize_nf4(codes, absmax, weight.shape), weight)
+    # A escala de 32 bits se reparte por 64 pesos; a dupla a guarda em 8, mais 32 a cada 256.
+    single, double = 4 + 32 / BLOCK, 4 + (8 + 32 / 256) / BLOCK
+    print(f"NF4 em blocos de {BLOCK}: erro {percent(error, 2)}; {decimal(single, 3)} bits por peso")
+    print(f"com as escalas também quantizadas: {decimal(double, 3)} bits por peso")
+    if why := missing(RECIPES["bnb-nf4"]):
         print(f"Sem a conferência com o bitsandbytes: {why}")
         return {}
-    checks = check_bitsandbytes(weight, codes, absmax)
-    for text, passed in checks.items():
-        print(f"[{'certo' if passed else 'ERRADO'}] {text}: iguais aos do bitsandbytes")
-    if not all(checks.values()):
-        raise utils.UserError("uma conferência com o bitsandbytes falhou; veja a linha com ERRADO.")
-    return checks
-
-
-def check_bitsandbytes(weight, codes, absmax) -> dict[str, bool]:
-    """O NF4 e a escala dupla da biblioteca, comparados aos nossos, código por código."""
     from bitsandbytes.functional import quantize_4bit
 
-    packed, state = quantize_4bit(weight, blocksize=64, quant_type="nf4")
-    _, double = quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=True)
-    levels, theirs = double.state2.code, double.absmax
-    ours, second, _ = hand.double_quantize(absmax, levels)
+    options = {"blocksize": BLOCK, "quant_type": "nf4"}
+    packed, state = quantize_4bit(weight, **options)
+    _, nested = quantize_4bit(weight, compress_statistics=True, **options)
+    levels, theirs = nested.state2.code, nested.absmax
+    ours, second, _ = double_quantize(absmax, levels)
+    # Os códigos que diferem são empates, ou valores junto do zero em que a busca do bitsandbytes
+    # não escolhe o nível mais próximo.
     same = (ours == theirs).float().mean().item()
     gap = (levels[ours.long()] - levels[theirs.long()]).abs().max()
-    print(f"escala dupla: {utils.decimal(100 * same, 2)}% dos códigos de 8 bits iguais; os "
-          "outros: empates, ou valores junto do zero em que a busca do bitsandbytes não escolhe o "
-          "mais próximo")  # fmt: skip
     return {
-        "códigos NF4": torch.equal(hand.pack4(codes), packed.reshape(-1)),
+        "códigos NF4 empacotados": torch.equal(pack(codes), packed.reshape(-1)),
         "absmax dos blocos": torch.equal(absmax, state.absmax),
-        "escalas em 8 bits (99% dos códigos, os outros a um degrau)":
-            same >= 0.99 and bool(gap <= levels.diff().max() + 1e-6),
-        "escalas das escalas": torch.allclose(second, double.state2.absmax, rtol=1e-4),
-    }  # fmt: skip
+        "escalas em 8 bits (99% dos códigos, os outros a um degrau)": (
+            same >= 0.99 and bool(gap <= levels.diff().max() + 1e-6)
+        ),
+        "escalas das escalas": torch.allclose(second, nested.state2.absmax, rtol=1e-4),
+    }
 
 
-def quantize_and_measure(names: list[str], source: Path, folder: Path, sizes: dict):
-    """Quantiza, recarrega e mede. Devolve (linhas medidas, ausentes com o motivo)."""
-    absent = {n: why for n in names if (why := missing(TECHNIQUES[n]))}
-    present = [n for n in names if n not in absent]
-    run("tecnicas.py", source, folder, sizes["calibracao"], *present)
-    made = json.loads((folder / "quantizar.json").read_text(encoding="utf-8"))
-    absent |= made["recusadas"]
-    reference = folder / "referencia.pt"
-    reference.unlink(missing_ok=True)
-    rows = {}
-    for number, name in enumerate(n for n in present if n not in absent):
-        print(f"[{number + 1}] {name}", flush=True)
-        result = folder / f"{name}.json"
-        run("medir_quantizado.py", folder / name, result, reference, sizes["teste"],
-            sizes["respostas"], sizes["repeticoes"])  # fmt: skip
-        rows[name] = json.loads(result.read_text(encoding="utf-8"))
-        rows[name]["previsto_bytes"] = made["previsto"][name]["disco"]
-        rows[name]["previsto_memoria_bytes"] = made["previsto"][name]["memoria"]
-        rows[name]["segundos_para_quantizar"] = made["segundos"][name]
-    return rows, absent
+def your_turn(weight: Tensor) -> Tensor | None:
+    """Sua vez: a ida e volta por 16 passos iguais, do mínimo ao máximo de cada bloco de 64."""
+    return None  # `q4_1`, logo abaixo, faz o mesmo em blocos de 32: escreva antes de ler
 
 
-def compare_pair(gptq: dict, rtn: dict) -> dict:
-    """Nats por token que o arredondamento perde a mais, nas mesmas conversas (bootstrap pareado).
+def check_exercise(weight: Tensor) -> str:
+    """Diz se o que `your_turn` devolve está na grade pedida."""
+    if (found := your_turn(weight)) is None:
+        return "Exercício: escreva `your_turn`, neste arquivo, e rode de novo."
+    # Num passo igual para todos, o nível mais próximo nunca está a mais de meio passo.
+    old, new = weight.reshape(-1, BLOCK), found.reshape(-1, BLOCK)
+    step = ((old.amax(1) - old.amin(1)) / 15).clamp(min=1e-12)
+    worst = ((new - old).abs().amax(1) / step).max().item()
+    return f"your_turn: {'certo' if worst < 0.501 else 'errado'}, a {decimal(worst, 2)} passo"
 
-    O denominador é o número de tokens de cada conversa, igual nas duas medições.
-    """
-    difference = numpy.array(rtn["nats"]) - numpy.array(gptq["nats"])
-    return medidas.ratio(difference, numpy.array(gptq["tokens"], dtype=float))
+
+# --- a armadilha --------------------------------------------------------------------------------
+# O modelo base foi publicado em GGUF Q4_1 e voltou a float32. Arredondá-lo nessa grade não muda
+# nada: quem mede a partir dele conclui que 4 bits saem de graça. O treino tira os pesos da grade,
+# mas por pouco, bem menos que um passo, e quem volta a ela volta quase ao modelo base.
+def q4_1(weight: Tensor) -> Tensor:
+    """Ida e volta pela grade do GGUF Q4_1: 16 passos iguais, do mínimo ao máximo de cada 32."""
+    blocks = weight.reshape(-1, 32)
+    low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
+    step = ((high - low) / 15).clamp(min=1e-12)
+    return (((blocks - low) / step).round() * step + low).reshape(weight.shape)
 
 
-def compare_qlora(args) -> tuple[dict, str]:
-    """LoRA sobre a base em bf16 e sobre a base em NF4. Devolve (corridas, por que faltam)."""
-    if why := missing(TECHNIQUES["bnb-nf4-dupla"]):
-        return {}, why
-    runs = {}
-    for label, four_bits in (("LoRA sobre bf16", False), ("QLoRA sobre NF4", True)):
-        settings, result = args.output / "corrida.json", args.output / "corrida-resultado.json"
-        utils.write_json(settings, TRAINING | {"model": args.base, "load_in_4bit": four_bits})
-        run("corrida.py", settings, result)
-        runs[label] = json.loads(result.read_text(encoding="utf-8"))
-    return runs, ""
+# --- GPTQ ---------------------------------------------------------------------------------------
+def gptq_by_hand(weight: Tensor, hessian: Tensor, group: int) -> Tensor:
+    """GPTQ em 4 bits, sem as pressas de `comum/gptq.py` (Frantar et al., 2022, algoritmo 1)."""
+    # H = Σ x·xᵀ [entrada, entrada] diz o quanto duas entradas da camada se acendem juntas. O erro
+    # da saída é ‖(Ŵ − W)·x‖², e H é a curvatura dele: por isso basta guardar H, e não as entradas.
+    left = weight.clone()
+    damping = gptq.DAMPING * hessian.diagonal().mean()  # sem isto, H pode não ter inversa
+    inverse = torch.linalg.inv(hessian + damping * torch.eye(len(hessian)))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    for column in range(weight.shape[1]):
+        if column % group == 0:  # um grupo novo: a escala sai dos pesos já corrigidos
+            scale = (left[:, column : column + group].abs().amax(1) / 7.5).bfloat16().float()
+        rounded = (left[:, column] / scale).round().clamp(-8, 7) * scale
+        # Arredondar esta coluna errou a saída; as que faltam se mexem para compensar, cada uma na
+        # medida em que a entrada dela substitui a desta: é isso que H⁻¹ sabe.
+        error = (left[:, column] - rounded) / upper[column, column]
+        left[:, column] = rounded
+        left[:, column + 1 :] -= error[:, None] * upper[column, column + 1 :]
+    return left
+
+
+@torch.no_grad()
+def gptq_against_rounding(model, layer, sequences: list[list[int]]) -> dict[str, bool]:
+    """Numa camada, o erro dos pesos e o da saída, arredondando e com GPTQ; e a conferência."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda module, args: seen.append(args[0][0].cpu()))
+    for ids in sequences:
+        model(input_ids=torch.tensor([ids], device=model.device))
+    hook.remove()
+    # Cada token é uma linha de x; as entradas de uma camada são muito parecidas entre si, e é dessa
+    # sobra que o GPTQ tira proveito. Com entradas independentes ele só arredondaria.
+    x, weight = torch.cat(seen), layer.weight.detach().cpu()
+    group = 64 if weight.shape[1] % 64 == 0 else 32
+    theirs, _ = gptq.round_columns(weight, x.T @ x, 4, group)
+    rounded, _ = gptq.round_to_nearest(weight, 4, group)
+    for name, matrix in (("arredondar", rounded), ("GPTQ", theirs)):
+        output = relative_error(x @ matrix.T, x @ weight.T)
+        error = percent(relative_error(matrix, weight))
+        print(f"{name}: erro dos pesos {error}, erro da saída {percent(output)}")
+    print("O GPTQ erra mais em cada peso, e menos no que importa: a saída da camada.")
+    ours = gptq_by_hand(weight, x.T @ x, group)
+    # Somar noutra ordem muda o último bit, e às vezes o lado de um arredondamento.
+    same = ((ours - theirs).abs() < 1e-4).float().mean()
+    return {"GPTQ à mão e comum/gptq.py (99% dos pesos)": bool(same > 0.99)}
+
+
+# --- as bibliotecas -----------------------------------------------------------------------------
+def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder: Path) -> None:
+    """Quantiza `source` com a técnica `name` e o grava em `folder`; UserError se ela não serve."""
+    recipe = RECIPES[name]
+    if recipe.kind == "gguf":  # o formato do llama.cpp, escrito direto da pasta
+        folder.mkdir(parents=True)
+        gguf.write(Path(source), folder / measuring.GGUF_NAME, recipe.quant_type)
+        return
+    if recipe.kind in ("gptq", "rtn"):  # o mesmo formato, com calibração ou sem ela
+        model = models.load_model(source)
+        # O rtn (round to nearest) é o controle: o que o GPTQ ganha, ganha dele.
+        seen = sequences if recipe.kind == "gptq" else []
+        scales = gptq.quantize(model, seen, recipe.bits, recipe.group)
+        gptq.save(model, scales, recipe.bits, recipe.group, folder)
+        return
+    options = None
+    if recipe.kind == "bnb":  # o bitsandbytes quantiza enquanto carrega, sem ver dado algum
+        options = BitsAndBytesConfig(
+            load_in_8bit=recipe.bits == 8,
+            load_in_4bit=recipe.bits == 4,
+            bnb_4bit_quant_type=recipe.quant_type or "nf4",
+            bnb_4bit_use_double_quant=name.endswith("double"),
+            bnb_4bit_compute_dtype=torch.bfloat16,  # cada peso volta a bf16 na hora da conta
+        )
+    dtype = torch.float32 if name == "fp32" else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=options)
+    widths = {layer.in_features for layer in linears(model).values()}
+    if recipe.kind == "bnb" and recipe.group and any(width % BLOCK for width in widths):
+        raise UserError(f"o bitsandbytes em CPU pede larguras múltiplas dos blocos de {BLOCK}.")
+    model.save_pretrained(folder)
+
+
+# --- QLoRA --------------------------------------------------------------------------------------
+def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
+    """Um LoRA sobre a base congelada em bf16 ("lora") ou em NF4 ("qlora"); num processo só dele."""
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from trl import SFTConfig, SFTTrainer
+
+    models.fix_seeds(QLORA["seed"])  # a mesma matriz A sorteada nas duas
+    idle, tokenizer = peak_mib(), models.load_tokenizer(base)
+    train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", QLORA["train"])
+    rows = [encode(tokenizer, messages) for messages in train]  # a máscara do dia 3
+    lengths = [len(row["input_ids"]) for row in rows]
+    batches = similar_lengths(lengths, QLORA["batch_size"], random.Random(QLORA["seed"]))
+    # O dtype vale também para o que não se quantiza: sem ele, embeddings e normas da base em NF4
+    # ficariam em float32, e a comparação de memória sairia errada.
+    model = models.load_model(base, models.compute_dtype(), load_in_4bit=method == "qlora")
+    lora = {"r": QLORA["r"], "lora_alpha": QLORA["alpha"], "target_modules": "all-linear"}
+    trainer = SFTTrainer(
+        get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora)),
+        SFTConfig(
+            output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_steps=1,
+            learning_rate=QLORA["learning_rate"],
+            lr_scheduler_type="cosine",
+            warmup_steps=1,
+            num_train_epochs=1,
+            per_device_train_batch_size=QLORA["batch_size"],
+            train_sampling_strategy="sequential",  # os lotes já estão sorteados, iguais nas duas
+            max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é a resposta
+            gradient_checkpointing=False,  # o padrão, True, trocaria tempo por memória
+            bf16=models.gains_from_bf16(),  # o padrão, True, é lento onde não há bf16
+            use_cpu=models.device().type == "cpu",
+        ),
+        train_dataset=Dataset.from_list([rows[i] for batch in batches for i in batch]),
+        processing_class=tokenizer,
+        callbacks=[measuring.StepBar(method)],
+    )
+    # Numa base quantizada o TRL passa o adaptador a bf16, como no artigo. Aqui só a base muda.
+    for parameter in trainer.model.parameters():
+        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    settings = QLORA | {"model": base, "load_in_4bit": method == "qlora"}
+    return measuring.adapter_run(trainer, tokenizer, rows, sizes, settings, idle)
 
 
 if __name__ == "__main__":
-    utils.run_main(main)
+    sys.exit(run_main(main, ARGS))

@@ -1,8 +1,7 @@
 """Dia 6: de um arquivo sujo a dados em que se confia, e de respostas a números em que se confia.
 
-Você vai consertar, julgar, dividir e conferir o atendimento bruto da loja; calcular cada medida à
-mão e compará-la com a biblioteca; e ajustar o modelo em três formatos, ao lado de soluções mais
-baratas, para ver quando um modelo de linguagem não vale a pena.
+Você vai consertar, dividir e conferir o atendimento bruto da loja; calcular cada medida à mão e ao
+lado da biblioteca; e ajustar o modelo em três formatos, para ver quando ele não vale a pena.
 
     python semana06-fine-tuning/exemplos/exemplo_04_dataset_preparation.py --quick   # 1 minuto
     python semana06-fine-tuning/exemplos/exemplo_04_dataset_preparation.py           # 10 minutos
@@ -11,251 +10,439 @@ baratas, para ver quando um modelo de linguagem não vale a pena.
         --message-column texto --reply-column none --label-column classe
 
 O que olhar: o que foi consertado e o que foi recusado (passo 2) e `rejeitados.jsonl`, sem acreditar
-em nenhum dos dois; o sorteio simples ao lado da divisão por grupos (passo 3); a tabela da
-classificação (passo 6). Saídas: a pasta de `--output` (dados, ficha, manifesto, figuras) e
-`resultados/dia6_*.json`.
+em nenhum dos dois; o sorteio simples ao lado da divisão por grupos; a tabela da classificação.
 """
 
-import time
-from dataclasses import asdict
+import sys
 from pathlib import Path
 
-import antes_depois
-import classificadores
-import datasets
-import divisao
-import entrega
-import ficha
-import formatos
-import leitura
-import metricas_a_mao
-import utils  # antes do torch
-from antes_depois import Plan
-from banco import Options
+from comum.paths import DEFAULT_MODEL, RESULTS_DIR
+from comum.terminal import Parser, UserError, banner, run_main
 
-RAW = utils.DATA_DIR / "atendimento_bruto.csv"
-OFFICIAL_TEST = utils.DATA_DIR / "atendimento_teste.jsonl"
-OUTPUT = utils.RESULTS_DIR / "dia6_dados"
-PARTS = ("prep", "metrics", "train")
-QUICK = {"train": 16, "test": 8, "new_tokens": 16, "labelled": 48, "label_epochs": 1.0,
-         "head_epochs": 1.0}  # fmt: skip
+from utils import DATA_DIR
 
-
-def main() -> None:
-    args = arguments()
-    datasets.disable_progress_bars()
-    chosen = [args.only] if args.only else list(PARTS)
-    if "prep" in chosen:
-        prepare(args)
-    if "metrics" in chosen:
-        measure(args)
-    if "train" in chosen:
-        train(args)
-
-
-def arguments():
-    parser = utils.Parser(__doc__)
-    parser.add_argument("--only", choices=PARTS, help="só esta parte da lição")
-    parser.add_argument("--quick", action="store_true", help="o caminho inteiro, com poucos dados")
-    parser.add_argument("--model", default=str(utils.DEFAULT_MODEL), metavar="PASTA_OU_NOME",
-                        help="pasta ou nome no hub (padrão: o SmolLM2 preparado)")  # fmt: skip
-    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="PASTA",
-                        help="onde ficam os dados prontos (--only train os lê)")  # fmt: skip
-    parser.add_argument("--format", choices=("all", *formatos.FORMATS), default="all",
-                        help="só este formato")  # fmt: skip
-    group = parser.add_argument_group("a fonte")
-    group.add_argument("--input", default=str(RAW), metavar="ARQUIVO_OU_NOME",
-                       help="CSV, TSV, JSONL, Parquet ou nome no hub (dono/nome)")  # fmt: skip
-    for option, default, what in (
-        ("message", "message", "com o texto de quem pergunta"),
-        ("reply", "reply", "com a resposta"),
-        ("label", "intent", "com o rótulo"),
-        ("date", "date", "com a data"),
-        ("group", "group", "que diz a conversa (ou o cliente) de cada linha"),
-    ):
-        group.add_argument(f"--{option}-column", default=default, metavar="NOME",
-                           help=f"coluna {what}; {leitura.NONE} se não há ({default})")  # fmt: skip
-    group.add_argument("--encoding", default="utf-8", help="codificação de um CSV ou JSONL")
-    group.add_argument("--reserved", type=Path, metavar="JSONL",
-                       help="teste oficial, em formato chat: o que é dele sai daqui")  # fmt: skip
-    group = parser.add_argument_group("as decisões")
-    group.add_argument("--seed", type=int, default=6)
-    group.add_argument("--validation", type=float, default=0.1, help="fração da validação")
-    group.add_argument("--test", type=float, default=0.15, help="fração do teste")
-    group.add_argument("--max-held-out", type=int, default=5000, metavar="LINHAS",
-                       help="máximo de linhas de validação e de teste")  # fmt: skip
-    group.add_argument("--max-words", type=int, default=250, help="palavras por texto")
-    group.add_argument("--labels", default="", metavar="A,B,C",
-                       help="os rótulos certos (padrão: os que 1%% das linhas usam)")  # fmt: skip
-    group.add_argument("--language", default="pt", choices=("pt", "es", "en", "it", "fr"))
-    group.add_argument("--own-domains", default="aroeira.example", metavar="A,B",
-                       help="domínios da empresa, cujos e-mails não se mascaram")  # fmt: skip
-    group.add_argument("--keep-emoji", action="store_true", help="conta os emojis e os deixa")
-    group.add_argument("--boilerplate", type=Path, metavar="ARQUIVO",
-                       help="mais rodapés a tirar: uma expressão regular por linha")  # fmt: skip
-    group.add_argument("--near", type=float, default=0.5,
-                       help="Jaccard a partir do qual é o mesmo pedido")  # fmt: skip
-    group.add_argument("--related", type=float, default=0.3,
-                       help="Jaccard a partir do qual ficam na mesma parte")  # fmt: skip
-    args = parser.parse_args()
-    check(args, parser)
-    return args
-
-
-def check(args, parser) -> None:
-    """Recusa valores impossíveis antes de começar."""
-    if min(args.validation, args.test) <= 0 or args.validation + args.test >= 1:
-        parser.error("--validation e --test são frações positivas, e juntas menos que 1")
-    if not 0 < args.related <= args.near <= 1:
-        parser.error("é preciso 0 < --related <= --near <= 1")
-    if args.max_held_out < 1 or args.max_words < 1:
-        parser.error("--max-held-out e --max-words são inteiros positivos")
-
-
-# --- preparo --------------------------------------------------------------------------------------
-
-
-def prepare(args) -> None:
-    """Passos 1 a 3: ler, consertar, dividir, conferir, gravar."""
-    utils.banner(1, f"O arquivo: {args.input}")
-    options = options_of(args)
-    show_source(options)
-    wanted = list(formatos.FORMATS) if args.format == "all" else [args.format]
-    formats = formatos.usable(options.columns, wanted)
-    tokenizer = utils.load_tokenizer(args.model)
-
-    utils.banner(2, "Consertar, julgar, achar parentes")
-    started = time.perf_counter()
-    numbers = entrega.build(options, args.output, formats, tokenizer)
-    minutes = (time.perf_counter() - started) / 60
-    show_dirt(numbers)
-    # Os exemplos mostram textos como vieram, com dados pessoais: ficam na tela.
-    del numbers["exemplos"], numbers["recusadas"]
-
-    utils.banner(3, "Dividir e conferir")
-    show_splits(numbers)
-    print(f"\nDados, ficha, manifesto e figuras: {args.output}")
-    path = utils.save_result(
-        "dia6_dados" + ("_quick" if args.quick else ""),
-        {"semente": args.seed, "minutos": minutes, "entrada": Path(args.input).name, **numbers},
-    )
-    print(f"Resultados: {path}")
-
-
-def options_of(args) -> Options:
-    reserved = args.reserved
-    if reserved is None and Path(args.input).resolve() == RAW:
-        reserved = OFFICIAL_TEST
-    return Options(
-        source=args.input, columns=leitura.columns_of(args), encoding=args.encoding,
-        seed=args.seed, shares=divisao.Shares(args.validation, args.test, args.max_held_out),
-        max_words=args.max_words, language=args.language, labels=names(args.labels),
-        own_domains=names(args.own_domains), keep_emoji=args.keep_emoji,
-        boilerplate=args.boilerplate, reserved=reserved, near=args.near, related=args.related,
-    )  # fmt: skip
+RAW, OFFICIAL = DATA_DIR / "atendimento_bruto.csv", DATA_DIR / "atendimento_teste.jsonl"
+FORMATS = {"chat": "reply", "generation": "reply", "classification": "label"}  # o que cada um pede
+COLUMNS = {name: name for name in ("message", "reply", "date", "group")} | {"label": "intent"}
 
 
 def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def show_source(options: Options) -> None:
-    print("As primeiras linhas, como vieram:\n")
-    rows = leitura.read(options.source, options.columns, options.encoding)
-    for row, _ in zip(rows, range(4), strict=False):
-        print(f"  {row.line:>4}: {row.problem or ' | '.join(row.values.values())[:150]}")
-
-
-def show_dirt(numbers: dict) -> None:
-    """O que se achou, com um antes e depois de cada conserto, e o que ficou de fora."""
-    print(f"\n{numbers['lidas']} linhas lidas, {numbers['aceitas']} aceitas\n")
-    print(f"{'sujeira achada':<32} {'linhas':>6} {'fora':>6}")
-    for kind, count in numbers["sujeira"].items():
-        print(f"{ficha.KINDS[kind]:<32} {count:>6} {numbers['fora'].get(kind, 0) or '':>6}")
-    print("\nUma linha pode ter mais de um defeito; sai pelo primeiro que a condena. As de rótulo "
-          "desconhecido\nsó saem da classificação; de cada par em conflito, a segunda sai de "
-          "tudo.\n")  # fmt: skip
-    for kind, (before, after) in numbers["exemplos"].items():
-        print(f"{ficha.KINDS[kind]}:\n  antes:  {before!r}\n  depois: {after!r}")
-
-    print("\nUma recusada de cada motivo, e a resposta dela (ou a linha que ficou no lugar):")
-    for kind, (message, other) in numbers["recusadas"].items():
-        print(f"{ficha.KINDS[kind]}:\n  {message!r}\n  {other!r}")
-
-
-def show_splits(numbers: dict) -> None:
-    print(f"{'formato':<16}" + "".join(f"{name:>12}" for name in ficha.PART_NAMES.values()))
-    for name, counts in numbers["formatos"].items():
-        print(f"{name:<16}" + "".join(f"{counts[split]:>12}" for split in divisao.SPLITS))
-    naive = numbers["vazamentos_sem_grupos"]
-    print(f"\nvazamentos nos arquivos gravados: 0 (mais que isso e nada teria sido gravado)\n"
-          f"com um sorteio simples das linhas brutas: {naive['vazamentos']} das "
-          f"{naive['reservadas']} reservadas estariam no treino")  # fmt: skip
-    for split, name in ficha.PART_NAMES.items():
-        if split in numbers["tokens"]:
-            q = numbers["tokens"][split]
-            print(f"tokens por linha, {name}: de {q['minimo']} a {q['maximo']}, mediana "
-                  f"{q['mediana']}, 95% até {q['p95']}")  # fmt: skip
-    coverage = numbers["cobertura_do_vocabulario"]
-    if coverage is not None:
-        print(f"palavras do teste que o treino já mostrou: {ficha.percent(coverage)}")
-
-
-# --- medidas --------------------------------------------------------------------------------------
-
-
-def measure(args) -> None:
-    """Passo 4: cada medida num exemplo de lápis e papel, ao lado da biblioteca."""
-    utils.banner(4, "Medidas: à mão, depois pela biblioteca")
-    found = metricas_a_mao.checks()
-    print(metricas_a_mao.table(found))
-    metricas_a_mao.require_agreement(found)
-    default, kept = metricas_a_mao.accent_trap()
-    print("\nROUGE-1 de “é a avó” contra “é o avô”: "
-          f"{default:.2f} com o tokenizador da biblioteca, que apaga as letras com acento, e "
-          f"{kept:.2f} com o nosso.".replace("0.", "0,"))  # fmt: skip
-    path = utils.save_result(
-        "dia6_metricas" + ("_quick" if args.quick else ""),
-        {"conferencias": {check.name: {"nossa": float(check.ours),
-                                       "biblioteca": float(check.library)} for check in found}},
-    )  # fmt: skip
-    print(f"Resultados: {path}")
-
-
-# --- antes e depois -------------------------------------------------------------------------------
-
-
-def train(args) -> None:
-    """Passos 5 e 6: um ajuste curto em cada formato, ao lado de soluções mais baratas."""
-    plan = Plan(args.model, **(QUICK if args.quick else {}))
-    wanted = list(formatos.FORMATS) if args.format == "all" else [args.format]
-    ready = [name for name in wanted if (args.output / name).is_dir()]
-    if not ready:
-        raise utils.UserError(f"{args.output} não tem dados prontos. Prepare-os: --only prep.")
-    started = time.perf_counter()
-    found: dict[str, dict] = {}
-
-    def save() -> Path:
-        # A cada formato: interrompida, a lição guarda o que já mediu.
-        return utils.save_result(
-            "dia6_treino" + ("_quick" if args.quick else ""),
-            {"modelo": args.model, "semente": plan.seed, "configuracao": asdict(plan),
-             "minutos": (time.perf_counter() - started) / 60, "formatos": found},
-        )  # fmt: skip
-
-    texts = [name for name in ready if name != "classification"]
-    if texts:
-        utils.banner(5, "Antes e depois: " + " e ".join(texts))
-    for name in texts:
-        found[name] = antes_depois.compare(args.output, name, plan)
-        antes_depois.show(name, found[name])
-        save()
-    if "classification" in ready:
-        utils.banner(6, "Classificar: um modelo de linguagem vale a pena?")
-        found["classification"] = classificadores.compare(args.output, plan)
-        classificadores.show(found["classification"])
-    print(f"\nResultados: {save()}")
+def arguments(argv: list[str] | None = None):
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--only", choices=("prep", "metrics", "train"), help="só esta parte da lição")
+    add("--quick", action="store_true", help="o caminho inteiro, com poucos dados")
+    add("--model", default=str(DEFAULT_MODEL), help="pasta ou nome no hub")
+    add("--output", type=Path, default=RESULTS_DIR / "dia6_dados", help="os dados prontos")
+    add("--format", choices=("all", *FORMATS), default="all", help="só este formato")
+    add("--input", default=str(RAW), help="CSV, TSV, JSONL, Parquet ou nome no hub (dono/nome)")
+    for name, default in COLUMNS.items():
+        add(f"--{name}-column", default=default, help=f"({default}); none se não há")
+    add("--encoding", default="auto", help="a de um CSV ou JSONL (padrão: reconhecê-la)")
+    add("--reserved", type=Path, help="teste oficial, em formato chat: o que é dele sai daqui")
+    add("--seed", type=int, default=6)
+    add("--validation", type=float, default=0.1, help="fração da validação")
+    add("--test", type=float, default=0.15, help="fração do teste")
+    add("--max-held-out", type=int, default=5000, help="máximo de linhas de validação e de teste")
+    add("--max-words", type=int, default=250, help="palavras por texto")
+    add("--labels", type=names, default=(), help="os certos, com vírgulas (padrão: os frequentes)")
+    add("--language", default="pt", choices=("pt", "es", "en", "it", "fr"))
+    add("--own-domains", type=names, default=("aroeira.example",), help="e-mails que ficam")
+    add("--keep-emoji", action="store_true", help="conta os emojis e os deixa")
+    add("--boilerplate", type=Path, help="mais rodapés a tirar: uma expressão regular por linha")
+    add("--near", type=float, default=0.5, help="Jaccard a partir do qual é o mesmo pedido")
+    add("--related", type=float, default=0.3, help="Jaccard a partir do qual ficam na mesma parte")
+    args = parser.parse_args(argv)
+    if min(args.validation, args.test) <= 0 or args.validation + args.test >= 1:
+        parser.error("--validation e --test são frações positivas, e juntas menos que 1")
+    if not 0 < args.related <= args.near <= 1:
+        parser.error("é preciso 0 < --related <= --near <= 1")
+    if min(args.max_held_out, args.max_words) < 1:
+        parser.error("--max-held-out e --max-words são inteiros positivos")
+    if args.reserved is None and Path(args.input).resolve() == RAW:
+        args.reserved = OFFICIAL
+    return args
 
 
 if __name__ == "__main__":
-    utils.run_main(main)
+    ARGS = arguments()  # antes dos imports pesados: --help responde na hora
+
+import math
+import random
+import time
+from collections import Counter, defaultdict
+from itertools import chain, count, islice
+from types import SimpleNamespace
+
+from comum import models, training
+from comum.labels import SPLITS
+from comum.results import BeforeAfter, Day6Metrics, Day6Training, MetricCheck
+from comum.scoring import answer_scores
+from comum.terminal import progress
+
+import datasets
+import numpy
+import torch
+import utils
+from dia6 import dataset, measures, texts
+from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
+from transformers import get_cosine_schedule_with_warmup
+
+
+def main(args) -> None:
+    datasets.disable_progress_bars()
+    for part, work in {"prep": prepare, "metrics": measure, "train": train}.items():
+        if args.only in (None, part):
+            work(args)
+
+
+# --- preparar -----------------------------------------------------------------------------------
+
+
+def prepare(args) -> None:
+    """Do arquivo bruto à pasta pronta, que só toma o lugar da antiga depois de conferida."""
+    started = time.perf_counter()
+    named = {ours: getattr(args, f"{ours}_column") for ours in COLUMNS}
+    columns = {ours: theirs for ours, theirs in named.items() if theirs != "none"}
+    wanted = [name for name in FORMATS if args.format in ("all", name)]
+    formats = [name for name in wanted if FORMATS[name] in columns]
+    if not formats:
+        raise UserError(f"para {', '.join(wanted)} é preciso a coluna {FORMATS[wanted[0]]}.")
+    with dataset.building(args.output) as folder:
+        banner(1, f"O arquivo: {args.input}")
+        rows = dataset.load(args.input, columns, args.encoding, folder.parent)
+        banner(2, "Consertar e julgar")
+        rows = dataset.judge(clean(rows, columns, args), columns, args)
+        banner(3, "Achar as quase iguais")
+        rows, relatives = drop_duplicates(rows, args)
+        banner(4, "Dividir por grupos")
+        rows = split(rows, relatives, args)
+        banner(5, "Gravar os formatos, conferir e descrever")
+        written = {name: write(rows, folder / name, name) for name in formats}
+        check_leaks(folder / formats[0])  # antes de a pasta nova tomar o lugar da antiga
+        tokenizer = models.load_tokenizer(args.model)
+        result = dataset.report(rows, folder, args, written, naive_leaks(rows, args), tokenizer)
+    result.minutes = (time.perf_counter() - started) / 60
+    print(f"\nDados, ficha, manifesto e figuras: {args.output}")
+    utils.save_result(result, "dia6_dados" + "_quick" * args.quick)
+
+
+def clean(rows: datasets.Dataset, columns: dict[str, str], args) -> datasets.Dataset:
+    """Conserta os textos de cada linha e diz por que ela, sozinha, não serve (`reason`)."""
+    options = texts.boilerplate(args.boilerplate), args.own_domains, args.keep_emoji
+
+    def change(row: dict) -> dict:
+        message, kinds = texts.repair(row["message"], *options)
+        reply, more = texts.repair(row["reply"], *options)
+        said = [message, reply] if "reply" in columns else [message]
+        reason = texts.fault(said, args.language, args.max_words)
+        reason = "unreadable" if row["problem"] else reason
+        kinds = [*kinds, *more, *texts.date_faults(row["date"]), *reason.split()]
+        # O texto antigo fica ao lado: um conserto que não se pode rever não é de confiança.
+        found = {
+            "before": f"{row['message']}\n{row['reply']}",
+            "kinds": " ".join(dict.fromkeys(kinds)),
+        }
+        normal = "" if reason else texts.normal(message)
+        return found | {"message": message, "reply": reply, "reason": reason, "normal": normal}
+
+    # É o `map` do datasets: lê e grava Arrow em disco, e o milhão de linhas não passa pela memória.
+    return dataset.step(rows, change, "Consertando")
+
+
+# --- achar as quase iguais ----------------------------------------------------------------------
+
+ALL_PAIRS = 2000  # até aqui comparam-se todas com todas, em segundos; um milhão levaria semanas
+
+
+def drop_duplicates(rows: datasets.Dataset, args) -> tuple[datasets.Dataset, list]:
+    """Tira as repetidas e as que são do teste oficial; devolve também os pares de parentes."""
+    alive = dataset.alive(rows)
+    exact = dataset.repeated(rows, alive)  # linha -> a primeira igual a ela em tudo
+    removed = {row: ("duplicate_exact", first) for row, first in exact.items()}
+    unfit, relatives, replaced = set(), [], set()
+    official = [texts.normal(message) for message in dataset.reserved(args.reserved)]
+    pool = [datasets.Dataset.from_dict({"normal": official}), rows.select(alive)]
+    pool = datasets.concatenate_datasets([part.select_columns("normal") for part in pool])
+    row_of = numpy.concatenate([numpy.arange(-len(official), 0), alive])  # negativas: o oficial
+    for first, second, likeness in near_pairs(pool, args.related):
+        first, second = int(row_of[first]), int(row_of[second])
+        if first >= 0:
+            relatives.append((first, second))
+        # Só a primeira de cada grupo fica: quem parece com uma que já saiu não sai por causa dela.
+        if second < 0 or likeness < args.near or replaced & {first, second}:
+            continue
+        kind = "test_leak" if first < 0 else "duplicate_near"
+        if kind == "duplicate_near" and second in exact:
+            continue
+        if first >= 0 and likeness == 1 and texts.conflicting(rows[first], rows[second]):
+            # Um dos dois rótulos está errado, e não se sabe qual: nenhum serve para classificar.
+            kind = "conflict"
+            unfit.add(first)
+        removed[second] = (kind, first)  # sai, e diz por causa de quem
+        replaced.add(second)
+    return dataset.mark(rows, removed, exact, unfit), relatives
+
+
+def near_pairs(pool: datasets.Dataset, least: float):
+    """Os pares (antes, depois, Jaccard) de mensagens ao menos `least` parecidas, em ordem."""
+    if len(pool) > ALL_PAIRS:
+        # O MinHash só compara de verdade quem coincide numa faixa da assinatura: acha quase todos
+        # os pares com um tempo que cresce com as linhas, e não com o quadrado delas.
+        return dataset.minhash_pairs(pool, least)
+    started = time.perf_counter()
+    grams = [texts.shingles(text) for text in pool["normal"]]
+    found = []
+    for second, right in enumerate(grams):
+        for first, left in enumerate(grams[:second]):
+            # O Jaccard, com uma operação de conjuntos e não duas: são 305 mil pares.
+            shared = len(left & right)
+            likeness = shared / (len(left) + len(right) - shared)
+            if likeness >= least:
+                found.append((first, second, likeness))
+    # Preveja quantos destes o MinHash acharia; a conferência está na tabela.
+    dataset.predict_minhash(pool, found, time.perf_counter() - started)
+    return found
+
+
+# --- dividir ------------------------------------------------------------------------------------
+
+NGRAM, MAX_OVERLAP = 4, 0.6  # de uma mensagem reservada, quanto pode estar numa só do treino
+ROUNDS = 8  # divisões tentadas até que nenhum parente fique separado
+
+
+def split(rows: datasets.Dataset, relatives: list, args) -> datasets.Dataset:
+    """Parentes e conversas inteiras vão para a mesma parte: treino, validação ou teste."""
+    alive, normal = dataset.alive(rows), rows.select_columns("normal")
+    together = [dataset.same_conversation(rows), numpy.array(relatives, int).reshape(-1, 2)]
+    for _ in range(ROUNDS):
+        groups = dataset.connected(numpy.concatenate(together), len(rows))[
+            alive
+        ]  # parente de parente
+        parts = dataset.draw(rows.select(alive), groups, args)
+        held = numpy.flatnonzero(parts)  # as de validação e de teste
+        found = leaks(normal.select(alive[held])["normal"], normal.select(alive)["normal"])
+        # O MinHash não acha todos os parentes distantes: o que a conferência ainda acha é juntado,
+        # e a divisão, refeita.
+        apart = [(held[i], j) for i, j in found if parts[held[i]] != parts[j]]
+        if not apart:
+            break
+        together.append(alive[numpy.array(apart)])
+    else:
+        raise UserError(
+            f"depois de {ROUNDS} divisões ainda há {len(apart)} pares de mensagens parecidas em "
+            "partes diferentes. Aumente --max-held-out ou mude --related."
+        )
+    part_of = numpy.full(len(rows), -1)  # -1: a linha não está em parte nenhuma
+    part_of[alive] = parts
+    known = [*SPLITS, ""]
+    return dataset.step(rows, lambda row: {"split": known[part_of[row["number"]]]}, "Dividindo")
+
+
+def leaks(held_out, others) -> list[tuple[int, int]]:
+    """As reservadas que outra mensagem contém em boa parte: (reservada, outra)."""
+    where, sizes, found = defaultdict(list), [], []
+    for number, text in enumerate(held_out):
+        sizes.append(len(grams := word_ngrams(text)))
+        for gram in grams:
+            where[gram].append(number)
+    for other, text in enumerate(others):
+        # Um índice das sequências reservadas: cada mensagem custa o seu tamanho, e não o do teste.
+        shared = Counter(number for gram in word_ngrams(text) for number in where.get(gram, ()))
+        found += [(n, other) for n, hits in shared.items() if hits >= MAX_OVERLAP * sizes[n]]
+    return found
+
+
+def word_ngrams(text: str) -> set[str]:
+    """As sequências de `NGRAM` palavras; um texto mais curto é uma só."""
+    words = text.split()
+    return {" ".join(words[i : i + NGRAM]) for i in range(max(1, len(words) - NGRAM + 1))}
+
+
+def check_leaks(folder: Path) -> None:
+    """Confere o que se gravou, e não o que se acha que se gravou.
+
+    Raises:
+        UserError: há vazamento; mostra os primeiros.
+    """
+    for held_out, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        held, rest = list(dataset.messages(folder, held_out)), dataset.messages(folder, other)
+        if leaked := sorted(
+            {n for n, _ in leaks(map(texts.normal, held), map(texts.normal, rest))}
+        ):
+            worst = "; ".join(f"{held[number][:60]!r}" for number in leaked[:3])
+            raise UserError(
+                f"vazamento: {len(leaked)} mensagens de {SPLITS[held_out]} estão em "
+                f"{SPLITS[other]} ({worst}). Nada foi gravado. Diminua --related."
+            )
+
+
+def naive_leaks(rows: datasets.Dataset, args) -> tuple[int, int]:
+    """O que vazaria num sorteio simples das linhas brutas: (vazadas, reservadas)."""
+    said = [text for text in rows.select(range(min(5000, len(rows))))["message"] if len(text) > 1]
+    random.Random(args.seed).shuffle(said)  # o erro comum: sortear linhas, e não grupos
+    size, said = round(args.test * len(said)), [texts.normal(text) for text in said]
+    return len({number for number, _ in leaks(said[:size], said[size:])}), size
+
+
+# --- os formatos --------------------------------------------------------------------------------
+
+
+def write(rows: datasets.Dataset, folder: Path, name: str) -> dict[str, int]:
+    """Grava um formato, em JSONL e em Arrow; devolve as linhas de cada parte."""
+
+    def formatted(row: dict) -> dict:
+        message, reply = row["message"], row["reply"]
+        if name == "classification":
+            return {"text": message, "label": row["intent"]}
+        if name == "generation":
+            # O espaço é da resposta: o tokenizador o junta à primeira palavra dela.
+            return {"prompt": dataset.PROMPT.format(message), "completion": f" {reply}"}
+        turns = (("user", message), ("assistant", reply))
+        return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+    parts = {}
+    for part in SPLITS:
+        ready = rows.filter(lambda split, part=part: split == part, input_columns="split")
+        if name == "classification":
+            # As sem rótulo certo servem para conversar, não para classificar.
+            ready = ready.filter(lambda unfit: not unfit, input_columns="unfit")
+        # O nome no lugar do hash que o datasets calcularia: os mesmos bytes em toda máquina.
+        options = {"remove_columns": rows.column_names, "new_fingerprint": f"{name}-{part}"}
+        ready = ready.map(formatted, **options)
+        parts[part] = ready.select_columns([*formatted(rows[0])]) if len(ready) else ready
+    dataset.save(parts, folder)
+    return {part: len(ready) for part, ready in parts.items()}
+
+
+# --- medir --------------------------------------------------------------------------------------
+
+
+def measure(args) -> None:
+    """Cada medida à mão, ao lado da biblioteca; para se alguma discorda."""
+    banner(6, "Medidas: à mão, depois pela biblioteca")
+    found = measures.checks()
+    # Discordar da biblioteca não é um detalhe: uma medida errada decide errado por nós.
+    wrong = [c.name for c in found if not math.isclose(c.ours, c.library, rel_tol=1e-6)]
+    measures.show_checks(found, wrong)
+    if wrong:
+        raise UserError(f"medida diferente da biblioteca: {', '.join(wrong)}.")
+    measures.accent_trap()
+    saved = {c.name: MetricCheck(ours=c.ours, library=c.library) for c in found}
+    utils.save_result(Day6Metrics(checks=saved), "dia6_metricas" + "_quick" * args.quick)
+
+
+# --- antes e depois -----------------------------------------------------------------------------
+
+# Os learning_rate e os lotes foram escolhidos na validação; o teste só serviu para as tabelas. Com
+# 1e-3 em vez de 4e-3, a perplexidade de validação era 17 em vez de 13.
+TEXTS = {"train": 160, "test": 40, "new_tokens": 60, "epochs": 1.0, "learning_rate": 4e-3}
+LABELS = {"labelled": None, "label_epochs": 2.0, "label_learning_rate": 2e-3, "head_epochs": 2.0}
+HEAD = {"adapter_learning_rate": 2e-4, "head_learning_rate": 2e-2}
+PLAN = {**TEXTS, **LABELS, **HEAD, "batch_size": 8, "r": 16, "seed": 6}
+FEW = {"train": 16, "test": 8, "new_tokens": 16, "labelled": 48}
+QUICK = {**PLAN, **FEW, "label_epochs": 1.0, "head_epochs": 1.0}
+# Sem papéis nem marcas: o prompt, a resposta e o fim dela.
+PLAIN = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def train(args) -> None:
+    """Um ajuste curto em cada formato, ao lado de soluções mais baratas."""
+    plan = SimpleNamespace(model=args.model, **(QUICK if args.quick else PLAN))
+    ready = [name for name in FORMATS if (args.output / name).is_dir()]
+    if not ready:
+        raise UserError(f"{args.output} não tem dados prontos. Prepare-os: --only prep.")
+    started = time.perf_counter()
+    settings = {"model": args.model, "seed": plan.seed, "settings": vars(plan)}
+    result = Day6Training(**settings, minutes=0, texts={})
+    for number, name in enumerate(ready, 7):
+        if args.format not in ("all", name):
+            continue
+        banner(number, f"Antes e depois: {name}")
+        if name == "classification":
+            # A pergunta do dia: o modelo vale o que custa diante de uma contagem de palavras?
+            result.classification = measures.classify(args.output / name, plan, lora, fit)
+        else:
+            result.texts[name] = before_after(args.output / name, name, plan)
+        result.minutes = (time.perf_counter() - started) / 60
+        # A cada formato: interrompida, a lição guarda o que já mediu.
+        utils.save_result(result, "dia6_treino" + "_quick" * args.quick)
+
+
+def before_after(folder: Path, name: str, plan: SimpleNamespace) -> BeforeAfter:
+    """Um formato é só um template: o mesmo laço, as mesmas medidas; muda o texto em volta."""
+    tokenizer = models.load_tokenizer(plan.model)
+    if name == "generation":
+        tokenizer.chat_template = PLAIN  # a mesma linha, sem papéis
+    taught = dataset.conversations(folder, "train", plan.train)
+    asked = dataset.conversations(folder, "test", plan.test)
+    prompts = [utils.prompt_of(tokenizer, messages) for messages in asked]
+    right = [messages[-1]["content"] for messages in asked]
+    rows = [utils.encode(tokenizer, messages) for messages in asked]
+    model, found, seconds = lora(plan), {}, 0.0
+    for when in ("before", "after"):
+        if when == "after":
+            taught_rows = [utils.encode(tokenizer, messages) for messages in taught]
+            seconds = fit(model, taught_rows, {"": plan.learning_rate}, plan.epochs, plan)
+        # Duas perguntas diferentes: quanto o modelo espera a resposta certa, e o que ele diz.
+        scores = answer_scores(model, tokenizer, rows, right)
+        answers = utils.greedy_answers(model, tokenizer, prompts, plan.new_tokens)
+        found[when] = scores | measures.similarity(answers, right), answers
+    return measures.before_after(asked, found, len(taught), seconds)
+
+
+def lora(plan: SimpleNamespace):
+    """O modelo congelado, com um adaptador de posto r em toda camada linear."""
+    models.fix_seeds(plan.seed)  # antes do adaptador: a matriz A nasce sorteada
+    model = models.load_model(plan.model, models.compute_dtype())
+    shape = {"r": plan.r, "lora_alpha": 2 * plan.r, "target_modules": "all-linear"}
+    return get_peft_model(model, LoraConfig(**shape, task_type="CAUSAL_LM"))
+
+
+def fit(model, rows: list[dict], rates: dict, epochs: float, plan, loss_of=None) -> float:
+    """O laço de treino; devolve os segundos.
+
+    Args:
+        rates: o learning_rate de cada trecho do nome de um parâmetro ("" para os outros).
+        loss_of: a perda de uma lista de linhas; sem ela, a dos tokens da resposta.
+    """
+    mixed, steps = models.gains_from_bf16(), math.ceil(len(rows) / plan.batch_size * epochs)
+
+    def answer_loss(some: list[dict]) -> torch.Tensor:
+        batch = training.pad(some, 0)  # a máscara de atenção esconde o preenchimento
+        batch = {key: tensor.to(model.device) for key, tensor in batch.items()}
+        return training.answer_loss(model, batch, mixed)
+
+    groups = {key: {"params": [], "lr": rate} for key, rate in rates.items()}
+    for name, weights in model.named_parameters():
+        if weights.requires_grad:
+            groups[next(key for key in rates if key in name)]["params"].append(weights)
+    optimizer = torch.optim.AdamW(groups.values(), weight_decay=0.0)  # poucos pesos, e já regulados
+    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
+    # Cada passada sorteia os lotes de novo; num lote, linhas de comprimento parecido.
+    rng, lengths = random.Random(plan.seed), [len(row["input_ids"]) for row in rows]
+    passes = (training.similar_lengths(lengths, plan.batch_size, rng) for _ in count())
+    started = time.perf_counter()
+    model.train()
+    for chosen in progress(islice(chain.from_iterable(passes), steps), "Treinando", "passo", steps):
+        # O autocast já põe o adaptador na precisão das contas; a cópia que o peft faria sobra.
+        with disable_input_dtype_casting(model, active=mixed):
+            loss = (loss_of or answer_loss)([rows[place] for place in chosen])
+        loss.backward()  # só o adaptador recebe gradiente; a base está congelada
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # um lote não desfaz os outros
+        optimizer.step()
+        schedule.step()  # sobe em 5% dos passos, desce em cosseno
+        optimizer.zero_grad()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, ARGS))

@@ -1,157 +1,26 @@
-"""O que as lições têm em comum e que não é o assunto de nenhuma: modelo, dados, resultados, erros.
+"""O que as lições dividem sem ser o assunto de nenhuma: conversas, respostas, resultados."""
 
-Importe este módulo antes do torch: ele ajusta as threads do processo.
-"""
-
-import os
-
-# Dois núcleos disputados por threads que giram em falso ficam muito mais lentos.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
-
-import ctypes
 import json
-import logging
-import platform
-import subprocess
-import sys
-from collections.abc import Callable
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
+from comum.files import lines
+from comum.paths import MODELS_DIR, RECORD_COMMAND, RESULTS_DIR
+from comum.results import Result, Score
+from comum.terminal import UserError, progress
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "ferramentas"))
-from argumentos import Parser as Parser
-
-# O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-WEEK_DIR = Path(__file__).resolve().parents[1]
 DATA_DIR = Path(__file__).resolve().parent / "dados"
-RESULTS_DIR = WEEK_DIR / "resultados"
-DEFAULT_MODEL = WEEK_DIR / "modelos" / "smollm2-135m-instruct"
-PREPARE_COMMAND = "python semana06-fine-tuning/ferramentas/preparar_modelo.py"
-RECORD_COMMAND = "python semana06-fine-tuning/ferramentas/registrar_experimentos.py"
-RELEASE_EVERY = 5  # passos de treino entre duas chamadas de release_memory
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
-# Para modelos sem template de chat (GPT-2, por exemplo): uma mensagem por linha, fim explícito.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
-    "{% else %}{{ message['content'] + '\\n' }}{% endif %}"
-    "{% endfor %}"
-)
+SYSTEM = "Você atende os clientes da Loja Aroeira."
+# As perguntas feitas a todo modelo, antes e depois, para comparar a olho nu.
+PROMPTS = [
+    "Comprei uma jaqueta e ficou apertada. Tenho quanto tempo pra trocar?",
+    "moro em recife, a partir de quanto o frete sai de graça?",
+    "paguei no pix e me arrependi, quando o dinheiro volta?",
+]
+
+Messages = list[dict[str, str]]
 
 
-_saved: list[Path] = []  # os resultados que este processo gravou
-
-
-class UserError(Exception):
-    """Algo que quem usa pode corrigir; a mensagem diz o quê, onde e como."""
-
-
-def run_main(main: Callable[[], None]) -> None:
-    """Executa a lição; um erro do usuário vira uma frase e código 2, Ctrl-C vira 130."""
-    transformers_logging.disable_progress_bar()
-    # O Trainer avisa que falta lm_head nos checkpoints de todo modelo que a divide com a entrada.
-    transformers_logging.set_verbosity_error()
-    try:
-        main()
-        if _saved:
-            print(f"Para levar os números ao caderno: make experimentos (ou {RECORD_COMMAND})")
-    except UserError as error:
-        print(f"Erro: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        print("\nInterrompido.", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def banner(number: int, title: str) -> None:
-    """Anuncia um passo da lição."""
-    print(f"\n{'=' * 78}\n{number}. {title}\n{'=' * 78}", flush=True)
-
-
-def device() -> torch.device:
-    """CUDA ou MPS quando há; senão, CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def release_memory() -> None:
-    """Devolve ao sistema a memória que o malloc da glibc guardou sem usar; nos outros, nada faz.
-
-    Lotes de tamanhos variados fragmentam o que ele guarda: num treino de 100 passos, o processo
-    chega ao dobro do que os tensores ocupam.
-    """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def gains_from_bf16() -> bool:
-    """Diz se contas em bf16 são mais rápidas aqui: um processador sem as instruções as emula."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Tokenizador com template de chat e com um pad que não é o fim da resposta.
-
-    Com pad igual ao fim, quem mascara o preenchimento mascara também o fim, e o modelo nunca
-    aprende a parar.
-    """
-    tokenizer = _load(AutoTokenizer, name)
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_TEMPLATE
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        # Qualquer token serve de preenchimento: a máscara de atenção o esconde.
-        first = tokenizer.convert_ids_to_tokens(0)
-        spare = tokenizer.convert_ids_to_tokens(1) if first == tokenizer.eos_token else first
-        tokenizer.pad_token = spare
-    # Alguns modelos trazem "left", que só serve para gerar.
-    tokenizer.padding_side = "right"
-    return tokenizer
-
-
-def load_model(name: str, **options) -> PreTrainedModel:
-    """Modelo causal em float32 (ou no `dtype` pedido), no aparelho desta máquina."""
-    options = {"dtype": torch.float32, **options}
-    return _load(AutoModelForCausalLM, name, **options).to(device())
-
-
-def _load(factory, name: str, **options):
-    if name == str(DEFAULT_MODEL) and not DEFAULT_MODEL.is_dir():
-        raise UserError(
-            f"o modelo padrão ainda não foi preparado. Rode {PREPARE_COMMAND} ou indique outro "
-            "com --model (uma pasta ou um nome no hub)."
-        )
-    try:
-        return factory.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ["sem detalhes"])[0]
-        raise UserError(
-            f"não consegui carregar o modelo `{name}` ({reason}). Se é uma pasta, confira o "
-            "caminho; se é um nome no hub, confira o nome e a conexão. Sem internet, use o modelo "
-            f"padrão: {PREPARE_COMMAND}"
-        ) from error
-
-
-def read_conversations(path: Path, limit: int | None = None) -> list[list[dict[str, str]]]:
+def read_conversations(path: Path, limit: int | None = None) -> list[Messages]:
     """Lê um JSONL de conversas (`messages` com papéis user e assistant, a resposta por último).
 
     Raises:
@@ -160,7 +29,7 @@ def read_conversations(path: Path, limit: int | None = None) -> list[list[dict[s
     if not path.is_file():
         raise UserError(f"o arquivo de dados {path} não existe.")
     conversations = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines(path), 1):
         try:
             messages = json.loads(line)["messages"]
             valid = messages[-1]["role"] == "assistant" and all(
@@ -179,63 +48,59 @@ def read_conversations(path: Path, limit: int | None = None) -> list[list[dict[s
     return conversations[:limit]
 
 
-def decimal(value: float, places: int = 0) -> str:
-    """O número com vírgula decimal."""
-    return f"{value:.{places}f}".replace(".", ",")
+def model_folder(day: int, quick: bool, output: Path | None, name: str | None = None) -> Path:
+    """Onde o dia salva o modelo; o curto não apaga o inteiro, que o dia 5 quantiza."""
+    return output or MODELS_DIR / (f"dia{day}" + "-curto" * quick + (f"-{name}" if name else ""))
 
 
-def thousands(value: float) -> str:
-    """Inteiro com ponto de milhar: 4.884.480."""
-    return f"{value:,.0f}".replace(",", ".")
+def result_name(stem: str, quick: bool, name: str | None = None) -> str:
+    """O nome do JSON e da figura: cada `--name` guarda os seus."""
+    return stem + "_quick" * quick + (f"_{name}" if name else "")
 
 
-def library_versions() -> dict[str, str]:
-    """Versão de cada biblioteca da semana; "ausente" para a que falta."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "ausente"
-    return found
+def greedy_answers(
+    model, tokenizer, prompts: list[str], max_new_tokens: int, batch_size: int = 90
+) -> list[str]:
+    """A resposta gulosa a cada prompt já escrito pelo template, na ordem deles."""
+    from comum.decoding import generate
+
+    model.eval()
+    answers = [""] * len(prompts)
+    with progress(None, "Respondendo", "conversa", len(prompts)) as bar:
+        for batch in generate(model, tokenizer, prompts, max_new_tokens, batch_size):
+            for index, text in batch:
+                answers[index] = text
+            bar.update(len(batch))
+    return answers
 
 
-def machine() -> dict[str, str | int]:
-    """O que identifica a máquina num resultado."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = []
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]
-    cpu = names[0] if names else platform.processor() or platform.machine()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "nenhuma"
-    return {"sistema": platform.platform(), "processador": cpu, "threads": torch.get_num_threads(),
-            "gpu": gpu}  # fmt: skip
+def prompt_of(tokenizer, messages: Messages, system: str = SYSTEM) -> str:
+    """O texto que o modelo recebe: sistema, conversa e a marca de que é a vez dele."""
+    turns = [{"role": "system", "content": system}, *messages[:-1]]
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
-def save_result(name: str, payload: dict) -> Path:
-    """Grava `resultados/NOME.json`, de uma vez só, com data, comando, commit e versões."""
-    RESULTS_DIR.mkdir(parents=True, exist_ok=True)
-    record = {
-        "script": Path(sys.argv[0]).name,
-        "quando": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "comando": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
-        "maquina": machine(),
-        "versoes": library_versions(),
-        **payload,
-    }
-    path = RESULTS_DIR / f"{name}.json"
-    write_json(path, record)
-    _saved.append(path)
+def encode(tokenizer, messages: Messages, system: str = SYSTEM) -> dict[str, list[int]]:
+    """A conversa em tokens, com -100 no que não entra na perda (a lição do dia 3 o faz à mão).
+
+    Raises:
+        UserError: o template do modelo não marca o fim da resposta: ele não aprenderia a parar.
+    """
+    from comum.training import encode_pair, masked
+
+    turns = [{"role": "system", "content": system}, *messages[:-1]]
+    prompt, answer = encode_pair(tokenizer, turns, messages[-1]["content"])
+    if answer[-1] != tokenizer.eos_token_id:
+        raise UserError("o template de chat deste modelo não termina a resposta com o eos.")
+    return masked(prompt, answer)
+
+
+def save_result(result: Result, name: str) -> Path:
+    """Grava o resultado e diz onde está e como levá-lo ao caderno."""
+    path = result.save(name)
+    print(f"\nResultados: {path}")
+    print(f"Para levar os números ao caderno: make experimentos (ou {RECORD_COMMAND})")
     return path
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Grava `content` em `path`, de uma vez só: quem lê nunca vê um arquivo pela metade."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def save_figure(figure, name: str) -> Path:
@@ -250,9 +115,14 @@ def save_figure(figure, name: str) -> Path:
     return path
 
 
-def _commit() -> str | None:
-    command = ["git", "-C", str(WEEK_DIR), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def scores_table(columns: dict[str, dict[str, Score]], keys: list[str]) -> None:
+    """Imprime as notas pedidas, uma coluna por modelo, com os intervalos de 95%."""
+    from comum import tables
+    from comum.labels import SCORES
+    from comum.numbers import interval
+
+    rows = []
+    for key in keys:
+        label, places, scale = SCORES[key]
+        rows.append([label, *(interval(found[key], places, scale) for found in columns.values())])
+    tables.show(["(intervalos de 95%)", *columns], rows)

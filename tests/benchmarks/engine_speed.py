@@ -1,6 +1,6 @@
 """Compara os motores do mini-projeto numa pergunta por vez, em rodadas intercaladas.
 
-    python tests/benchmarks/engine_speed.py                              # o modelo completo
+    python tests/benchmarks/engine_speed.py                              # o modelo longo
     python tests/benchmarks/engine_speed.py --config configs/rapido.yaml --forms fp32,q8_0
 
 A velocidade de uma máquina dividida varia de um minuto a outro: em cada rodada todos os motores
@@ -12,80 +12,121 @@ do nome, sem eles). Precisa do modelo treinado; de 5 a 10 minutos.
 """
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
 import sys
+import time
 from pathlib import Path
 
-PROJECT = (
-    Path(__file__).resolve().parents[2]
-    / "semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado"
-)
-sys.path.insert(0, str(PROJECT))
-
-import comum  # noqa: F401  (antes do torch)
-
-from data_prep import load_split  # noqa: E402
-from evaluate import in_own_process, latency, one_by_one, spread  # noqa: E402
-from loja_sql.config import Config, as_trained, load_config  # noqa: E402
-from loja_sql.model import engines  # noqa: E402
-from loja_sql.model.engines import Engine, TransformersEngine, open_form  # noqa: E402
-from loja_sql.prompt import render  # noqa: E402
-from train import read_schema  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2] / "semana06-fine-tuning"
+PROJECT = ROOT / "mini-projeto" / "mini_projeto_fine_tuning_especializado"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--forms", default="fp32,bf16,q8_0,q4_k_m")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=20)
-    args = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", help="ajustes sobre configs/base.yaml")
+    parser.add_argument("--forms", default="fp32,bf16,q8_0,q4_k_m", help="com vírgulas")
+    parser.add_argument("--rounds", type=int, default=3, help="rodadas")
+    parser.add_argument("--questions", type=int, default=20, help="perguntas por rodada")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="chave=valor", help="ajustes avulsos")
+    args = parser.parse_intermixed_args()
+    if args.measure:
+        found = measure(args.config, args.overrides, args.measure, args.questions)
+        print("RESULTADO " + json.dumps(found))
+        return
     forms = args.forms.split(",")
-    found: dict[str, list[dict]] = {form: [] for form in forms}
+    rounds: dict[str, list[dict]] = {form: [] for form in forms}
     for _ in range(args.rounds):
         for form in forms:
-            found[form].append(in_own_process(measure, args.config, form, args.questions))
-    base = found[forms[0]]
-    print(f"{'motor':<10}{'p50 (s)':>9}{'p95 (s)':>9}{'tokens/s':>10}{'respostas/s':>13}"
-          f"   vezes o {forms[0]} (menor; maior)")  # fmt: skip
-    for form, rounds in found.items():
-        speeds = [r["respostas_por_segundo"] for r in rounds]
-        ratios = [speed / b["respostas_por_segundo"]
-                  for speed, b in zip(speeds, base, strict=True)]  # fmt: skip
-        middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
-        print(f"{form:<10}{middle['p50_s']:>9.2f}{middle['p95_s']:>9.2f}"
-              f"{middle['tokens_por_segundo']:>10.1f}{middle['respostas_por_segundo']:>13.2f}   "
-              f"{statistics.median(ratios):.1f} ({min(ratios):.1f}; "
-              f"{max(ratios):.1f})")  # fmt: skip
+            rounds[form].append(measured_apart(form))
+    show(rounds, forms[0])
 
 
-def measure(path: Path | None, form: str, questions: int) -> dict[str, float]:
-    """Abre um motor e responde; p50 e p95 em segundos, tokens e respostas por segundo."""
-    config = load_config(path)
+def measured_apart(form: str) -> dict[str, float]:
+    """`measure` num processo só dele, com os mesmos argumentos deste."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--measure", form]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTADO ")]
+    if not lines:
+        sys.exit(f"{form} falhou: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(lines[0].removeprefix("RESULTADO "))
+
+
+def measure(path: str | None, overrides: list[str], form: str, questions: int) -> dict[str, float]:
+    """Abre um motor e responde, uma a uma, perguntas do teste espaçadas por igual."""
+    from loja_sql.config import as_trained, load_config
+    from loja_sql.prompt import render
+    from loja_sql.questions.splits import load_split
+    from loja_sql.sql.database import Database
+
+    config = load_config(path and Path(path), overrides)
     config = as_trained(config, config.output_dir)
-    rows = spread(load_split(config, "teste"), questions)
+    rows = load_split(config, "test")
+    rows = rows[:: max(1, len(rows) // questions)][:questions]
+    with Database(config.databases[0]) as bank:
+        schema = bank.schema
     engine = open_engine(config, form)
-    found = answer_all(engine, config, rows)
+    prompts = [render(engine.tokenizer, config, row["question"], schema) for row in rows]
+    list(engine.stream(prompts[0], config.generation.max_new_tokens))  # aquece
+    seconds, tokens = [], 0
+    for prompt in prompts:
+        start = time.perf_counter()
+        for text in engine.stream(prompt, config.generation.max_new_tokens):
+            answer = text
+        seconds.append(time.perf_counter() - start)
+        tokens += len(engine.tokenizer(answer, add_special_tokens=False).input_ids)
     engine.close()
-    return found
+    return {
+        "p50_s": statistics.median(seconds),
+        "p95_s": statistics.quantiles(seconds, n=20, method="inclusive")[-1],
+        "tokens_per_second": tokens / sum(seconds),
+        "answers_per_second": len(seconds) / sum(seconds),
+    }
 
 
-def open_engine(config: Config, form: str) -> Engine:
+def open_engine(config, form: str):
+    """O motor de `form`; `-puro` no fim, sem os rascunhos."""
+    from loja_sql.model import engines
+
     if form.endswith("-puro"):
         engines.drafts_ready = lambda folder: False
     if form != "fp32":
-        return open_form(config, config.output_dir, form.removesuffix("-puro"))
-    full = config.model_copy(deep=True)
-    full.training.precision = "fp32"
-    return TransformersEngine(full, config.output_dir)
+        return engines.open_form(config, config.output_dir, form.removesuffix("-puro"))
+    config.training.precision = "fp32"
+    return engines.TransformersEngine(config, config.output_dir)
 
 
-def answer_all(engine: Engine, config: Config, rows: list[dict]) -> dict[str, float]:
-    """Responde uma a uma, como evaluate.py, e acrescenta as respostas por segundo."""
-    schema = read_schema(config)
-    prompts = [render(engine.tokenizer, config, row["question"], schema) for row in rows]
-    seconds, tokens = one_by_one(engine, prompts, config.generation.max_new_tokens, engine.name)
-    return latency(seconds, tokens) | {"respostas_por_segundo": len(seconds) / sum(seconds)}
+def show(rounds: dict[str, list[dict]], base: str) -> None:
+    """Uma tabela com a mediana das rodadas, e quantas vezes cada motor é mais rápido que `base`."""
+    from comum import tables
+    from comum.numbers import decimal
+
+    header = ("motor", "p50 (s)", "p95 (s)", "tokens/s", "respostas/s", f"vezes o {base}")
+    rows = []
+    for form, found in rounds.items():
+        ratios = [
+            one["answers_per_second"] / other["answers_per_second"]
+            for one, other in zip(found, rounds[base], strict=True)
+        ]
+        middle = {key: statistics.median(one[key] for one in found) for key in found[0]}
+        low, high = decimal(min(ratios), 1), decimal(max(ratios), 1)
+        rows.append(
+            (
+                form,
+                decimal(middle["p50_s"], 2),
+                decimal(middle["p95_s"], 2),
+                decimal(middle["tokens_per_second"], 1),
+                decimal(middle["answers_per_second"], 2),
+                f"{decimal(statistics.median(ratios), 1)} ({low}; {high})",
+            )
+        )
+    tables.show(header, rows)
 
 
 if __name__ == "__main__":

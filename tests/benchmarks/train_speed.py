@@ -1,10 +1,12 @@
 """Compara a velocidade de treino: os padrões da TRL e cada mudança que adotamos, em cascata.
 
-    python tests/benchmarks/train_speed.py [--examples 80]
+    python tests/benchmarks/train_speed.py [--examples 80] [data.output_dir=…]
 
 Mesmos exemplos, mesmo número de passos, mesma máquina, um processo por linha. Mostra tokens reais
 (sem preenchimento) por segundo, sem contar o primeiro passo, e a perda de validação no fim. Precisa
 dos dados de data_prep.py e do modelo padrão. Leva de 5 a 15 minutos.
+
+A perda em blocos da TRL já não é uma linha: desde a 1.16 é a que ela usa sem que se peça.
 """
 
 import argparse
@@ -12,21 +14,19 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-PROJECT = (
-    Path(__file__).resolve().parents[2]
-    / "semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado"
-)
-# Cada linha soma uma mudança às anteriores.
+ROOT = Path(__file__).resolve().parents[2] / "semana06-fine-tuning"
+PROJECT = ROOT / "mini-projeto" / "mini_projeto_fine_tuning_especializado"
+# Cada linha soma uma mudança às anteriores. As duas últimas trocas estão em loja_sql/model/trainer.
 ROWS = {
     "padrões da TRL": {},
     "+ sem recálculo de ativações": {"gradient_checkpointing": False},
     "+ precisão que rende neste processador": {"precision": "auto"},
-    "+ perda em blocos da TRL (chunked_nll)": {"loss_type": "chunked_nll"},
-    "+ lotes de mesmo comprimento": {"group_by_length": True},
-    "+ camadas e perda de speed.py": {"fused": True},
+    "+ lotes de comprimento parecido": {"group_by_length": True},
+    "+ camadas e perda de fused.py": {"fused": True},
     "+ espera ativa curta (GOMP_SPINCOUNT)": {"spin": True},
 }
 
@@ -41,55 +41,88 @@ def settings_of(row: str) -> dict:
     raise ValueError(row)
 
 
-def measure(row: str, examples: int) -> dict:
+def measure(row: str, examples: int, output: str, overrides: list[str]) -> dict:
     """Roda uma linha neste processo."""
-    import train
+    from comum.models import load_tokenizer
+
     from loja_sql.config import load_config
-    from loja_sql.model.loading import device, load_model, load_tokenizer, uses_bf16
+    from loja_sql.model.callbacks import Progress
+    from loja_sql.model.examples import tokenized
+    from loja_sql.model.trainer import build_trainer
+    from loja_sql.questions.splits import load_split, training_rows
+    from loja_sql.sql.database import Database
+
+    settings = settings_of(row)
+    precision = settings.get("precision", "fp32")
+    chosen = {"output_dir": output, "epochs": 1.0, "eval_steps": 1000, "precision": precision}
+    chosen = [f"training.{key}={value}" for key, value in chosen.items()]
+    config = load_config(None, [*overrides, *chosen])
+    tokenizer = load_tokenizer(config.model_path)
+    with Database(config.databases[0]) as bank:
+        schema = bank.schema
+    sets = [
+        tokenized(config, tokenizer, rows, schema)
+        for rows in (training_rows(config)[:examples], load_split(config, "validation")[:16])
+    ]
+    if settings.get("fused"):
+        trainer = build_trainer(config, tokenizer, *sets)
+        trainer.remove_callback(Progress)
+    else:
+        trainer = plain_trainer(config, tokenizer, *sets, settings)
+    timings = timed_steps(trainer)
+    trainer.train()
+    tokens, seconds = (sum(column) for column in zip(*timings[1:], strict=True))
+    return {"tokens_per_second": tokens / seconds, "eval_loss": trainer.evaluate()["eval_loss"]}
+
+
+def plain_trainer(config, tokenizer, train_set, validation_set, settings):
+    """O SFTTrainer sem as nossas camadas, com as opções que a TRL traz e as de `settings`."""
+    from comum.models import device, fix_seeds
+
+    from loja_sql.model.loading import load_model, uses_bf16
+    from loja_sql.model.trainer import AnswerTrainer
     from peft import LoraConfig
     from trl import SFTConfig
 
-    settings = settings_of(row)
-    output = "/tmp/bench_train_speed"
-    precision = settings.pop("precision", "fp32")
-    overrides = [f"training.output_dir={output}", "training.epochs=1.0",
-                 "training.eval_steps=1000", f"training.precision={precision}"]  # fmt: skip
-    config = load_config(None, overrides)
-    tokenizer = load_tokenizer(config)
-    schema = train.read_schema(config)
-    train_set = train.tokenized(config, tokenizer, train.training_rows(config)[:examples], schema)
-    held_out = train.load_split(config, "validacao")[:16]
-    validation = train.tokenized(config, tokenizer, held_out, schema)
-    settings.pop("spin", None)
-    if settings.pop("fused", False):
-        trainer = train.build_trainer(config, tokenizer, train_set, validation)
-        trainer.remove_callback(train.Progress)
-    else:
-        training, lora = config.training, config.lora
-        train.set_seed(training.seed)
-        group_by_length = settings.pop("group_by_length", False)
-        # A base em float32 treina com autocast bf16 (o padrão da TRL) até a linha da precisão.
-        if precision == "auto":
-            settings["bf16"] = uses_bf16(config)
-        trainer = train.AnswerTrainer(
-            model=load_model(config),
-            args=SFTConfig(
-                output_dir=output, num_train_epochs=1, learning_rate=training.learning_rate,
-                lr_scheduler_type=training.lr_scheduler_type, warmup_steps=1,
-                per_device_train_batch_size=training.batch_size, report_to="none",
-                save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
-                dataloader_pin_memory=False, use_cpu=device().type == "cpu",
-                data_seed=training.seed,
-                dataset_kwargs={"skip_prepare_dataset": True}, **settings,
-            ),
-            train_dataset=train_set,
-            eval_dataset=validation,
-            processing_class=tokenizer,
-            data_collator=train.Collator(tokenizer.pad_token_id),
-            peft_config=LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules="all-linear",
-                                   task_type="CAUSAL_LM"),
-        )  # fmt: skip
-        trainer.group_by_length = group_by_length
+    training = config.training
+    fix_seeds(training.seed)
+    options = {k: settings[k] for k in ("gradient_checkpointing",) if k in settings}
+    if "precision" in settings:  # o padrão da TRL é o autocast em bf16, também onde ele é emulado
+        options["bf16"] = uses_bf16(config)
+    trainer = AnswerTrainer(
+        model=load_model(config),
+        args=SFTConfig(
+            output_dir=training.output_dir,
+            num_train_epochs=1,
+            learning_rate=training.learning_rate,
+            lr_scheduler_type=training.lr_scheduler_type,
+            warmup_steps=1,
+            per_device_train_batch_size=training.batch_size,
+            max_length=None,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            use_cpu=device().type == "cpu",
+            data_seed=training.seed,
+            **options,
+        ),
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=config.lora.r,
+            lora_alpha=config.lora.alpha,
+            target_modules=config.lora.target_modules,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    trainer.group_by_length = settings.get("group_by_length", False)
+    return trainer
+
+
+def timed_steps(trainer) -> list[tuple[int, float]]:
+    """Uma lista que se enche, passo a passo, de (tokens reais, segundos)."""
     timings: list[tuple[int, float]] = []
     original = trainer.training_step
 
@@ -101,37 +134,38 @@ def measure(row: str, examples: int) -> dict:
         return loss
 
     trainer.training_step = timed
-    trainer.train()
-    counted = timings[1:]
-    speed = sum(n for n, _ in counted) / sum(s for _, s in counted)
-    return {"tokens_por_segundo": speed, "perda_de_validacao": trainer.evaluate()["eval_loss"]}
+    return timings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Velocidade de treino, mudança por mudança.")
     parser.add_argument("--examples", type=int, default=80, help="exemplos de treino por linha")
     parser.add_argument("--row", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", metavar="chave=valor", help="ajustes avulsos")
+    args = parser.parse_intermixed_args()
     if args.row:
-        print("RESULTADO " + json.dumps(measure(args.row, args.examples)))
+        with tempfile.TemporaryDirectory() as output:
+            print(
+                "RESULTADO " + json.dumps(measure(args.row, args.examples, output, args.overrides))
+            )
         return
     first = None
     print("| configuração | tokens/s | vezes | perda de validação |\n|---|---|---|---|")
     for row in ROWS:
         command = [sys.executable, __file__, "--row", row, "--examples", str(args.examples)]
-        environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_WAIT_POLICY": "PASSIVE"}
-        environment["GOMP_SPINCOUNT"] = "20000" if settings_of(row).get("spin") else "0"
+        command += args.overrides
+        spin = "20000" if settings_of(row).get("spin") else "0"
+        environment = os.environ | {"PYTHONPATH": str(PROJECT), "GOMP_SPINCOUNT": spin}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        lines = [x for x in done.stdout.splitlines() if x.startswith("RESULTADO ")]
+        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTADO ")]
         if not lines:
             print(f"| {row} | falhou: {done.stderr.strip().splitlines()[-1]} | | |")
             continue
         result = json.loads(lines[0].removeprefix("RESULTADO "))
-        speed = result["tokens_por_segundo"]
+        speed = result["tokens_per_second"]
         first = first or speed
-        loss = result["perda_de_validacao"]
-        numbers = f"{speed:.0f} | {speed / first:.1f}x | {loss:.3f}".replace(".", ",")
-        print(f"| {row} | {numbers} |", flush=True)
+        numbers = f"{speed:.0f} | {speed / first:.1f}x | {result['eval_loss']:.3f}"
+        print(f"| {row} | {numbers.replace('.', ',')} |", flush=True)
 
 
 if __name__ == "__main__":

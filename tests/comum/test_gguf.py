@@ -1,34 +1,28 @@
-"""escrever_gguf.py: o que se lê de volta, no transformers e no llama.cpp, é o modelo da pasta."""
+"""O GGUF escrito: o que se lê de volta, no transformers e no llama.cpp, é o modelo da pasta."""
 
-import importlib.util
 import json
 import shutil
 
-import escrever_gguf as tool
+from comum import gguf as ours
+from comum import llama_cpp
+from comum.gguf import write
+from comum.paths import DEFAULT_MODEL
+from comum.terminal import UserError
+
+import escrever_gguf as program
 import gguf
 import numpy
-import preparar_modelo as prepare
 import pytest
 import torch
-import utils  # noqa: F401  (antes do torch)
 from gguf import GGMLQuantizationType as Kind
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 needs_llama_cpp = pytest.mark.skipif(
-    importlib.util.find_spec(tool.LLAMA_CPP_PACKAGE) is None,
-    reason="pede o pacote xllamacpp (extra [cpu])",
+    llama_cpp.missing() is not None, reason="pede o pacote do llama.cpp"
 )
 ready = pytest.mark.skipif(
-    not prepare.is_ready(prepare.DEFAULT_OUTPUT), reason="modelo não preparado: rode `make setup`"
+    not DEFAULT_MODEL.is_dir(), reason="modelo não preparado: rode `make setup`"
 )
-
-
-def run(folder, output, file_type):
-    return tool.main(["--model", str(folder), "--output", str(output), "--type", file_type])
-
-
-def kinds(path):
-    return {t.name: t.tensor_type for t in gguf.GGUFReader(path).tensors}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +30,7 @@ def kinds(path):
 )
 def test_transformers_reads_back_the_same_weights(tiny_llama, tmp_path, file_type, tolerance):
     """O leitor do transformers é de outros autores: desfaz a troca das linhas de q e k sozinho."""
-    assert run(tiny_llama, tmp_path / "m.gguf", file_type) == 0
+    write(tiny_llama, tmp_path / "m.gguf", file_type)
     found = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf").state_dict()
     expected = AutoModelForCausalLM.from_pretrained(tiny_llama).state_dict()
     assert found.keys() == expected.keys()
@@ -50,7 +44,7 @@ def test_transformers_reads_back_the_same_weights(tiny_llama, tmp_path, file_typ
 
 
 def test_the_chat_template_goes_along(tiny_llama, tmp_path):
-    run(tiny_llama, tmp_path / "m.gguf", "f16")
+    write(tiny_llama, tmp_path / "m.gguf", "f16")
     fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
     template = AutoTokenizer.from_pretrained(tiny_llama).chat_template
     assert fields["tokenizer.chat_template"].contents() == template
@@ -59,14 +53,19 @@ def test_the_chat_template_goes_along(tiny_llama, tmp_path):
 
 def test_the_llama_cpp_recipe():
     """SmolLM2 (largura 576) e um modelo de largura 512: blocos de 256 só onde cabem."""
-    names = ["token_embd.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight",
-             "blk.4.ffn_down.weight", "blk.0.attn_norm.weight"]  # fmt: skip
+    names = [
+        "token_embd.weight",
+        "blk.0.attn_q.weight",
+        "blk.0.ffn_down.weight",
+        "blk.4.ffn_down.weight",
+        "blk.0.attn_norm.weight",
+    ]
     config = {"num_hidden_layers": 30}
 
     def recipe(width, inner, file_type):
         shapes = [(100, width), (width, width), (width, inner), (width, inner), (width,)]
-        tensors = {n: (s, None) for n, s in zip(names, shapes, strict=True)}
-        return [tool.kind_of(n, tensors, file_type, config) for n in names]
+        found = dict(zip(names, shapes, strict=True))
+        return [ours.kind_of(name, found, file_type, config) for name in names]
 
     assert recipe(576, 1536, "q4_k_m") == [Kind.Q8_0, Kind.Q5_0, Kind.Q6_K, Kind.Q4_K, Kind.F32]
     assert recipe(512, 1024, "q4_k_m") == [Kind.Q6_K, Kind.Q4_K, Kind.Q6_K, Kind.Q4_K, Kind.F32]
@@ -77,27 +76,43 @@ def test_the_llama_cpp_recipe():
 @needs_llama_cpp
 def test_llama_cpp_and_gguf_quantize_alike():
     """A função tirada da biblioteca é chamada certo: nos tipos que os dois têm, bytes iguais."""
-    quantize = tool.llama_cpp_quantizer()
+
+    def quantize(kind):
+        shape = gguf.quant_shape_to_byte_shape(weight.shape, kind)
+        return llama_cpp.quantize(weight, kind, shape)
+
     weight = numpy.random.default_rng(0).normal(size=(6, 512)).astype(numpy.float32)
     for kind in (Kind.Q8_0, Kind.Q4_0, Kind.Q5_0):
-        assert numpy.array_equal(quantize(weight, kind), gguf.quants.quantize(weight, kind)), kind
+        assert numpy.array_equal(quantize(kind), gguf.quants.quantize(weight, kind)), kind
     for kind, tolerance in ((Kind.Q4_K, 0.09), (Kind.Q6_K, 0.02)):
-        back = gguf.quants.dequantize(quantize(weight, kind), kind)
+        back = gguf.quants.dequantize(quantize(kind), kind)
         assert numpy.linalg.norm(back - weight) < tolerance * numpy.linalg.norm(weight), kind
 
 
+@pytest.fixture(scope="module")
+def llama_256(tiny_llama, tmp_path_factory):
+    """Largura 256: a que os blocos do Q4_K_M pedem."""
+    folder = tmp_path_factory.mktemp("largura-256")
+    config = AutoConfig.from_pretrained(
+        tiny_llama, hidden_size=256, intermediate_size=256, num_hidden_layers=1, head_dim=64
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
+    return folder
+
+
 @needs_llama_cpp
-def test_q4_k_m_is_written(tiny_llama, tmp_path):
-    assert run(tiny_llama, tmp_path / "m.gguf", "q4_k_m") == 0
-    assert set(kinds(tmp_path / "m.gguf").values()) == {Kind.F32, Kind.Q5_0, Kind.Q8_0}
+def test_q4_k_m_is_written(llama_256, tmp_path):
+    write(llama_256, tmp_path / "m.gguf", "q4_k_m")
+    kinds = {t.tensor_type for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    assert kinds == {Kind.F32, Kind.Q4_K, Kind.Q6_K}
+    llama_cpp.LlamaCpp(tmp_path / "m.gguf").close()
 
 
-def test_without_llama_cpp_the_message_says_how_to_get_it(
-    tiny_llama, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(tool, "LLAMA_CPP_PACKAGE", "pacote_que_nao_existe")
-    assert run(tiny_llama, tmp_path / "m.gguf", "q4_k_m") == 2
-    assert "pip install" in capsys.readouterr().err
+def test_without_llama_cpp_the_message_says_how_to_get_it(llama_256, tmp_path, monkeypatch):
+    monkeypatch.setattr(llama_cpp, "PACKAGE", "pacote_que_nao_existe")
+    with pytest.raises(UserError, match="pip install"):
+        write(llama_256, tmp_path / "m.gguf", "q4_k_m")
     assert not list(tmp_path.iterdir())
 
 
@@ -111,7 +126,7 @@ def change_config(folder, **changes):
     [
         (lambda f: (f / "config.json").unlink(), "falta config.json"),
         (lambda f: (f / "tokenizer.json").unlink(), "falta tokenizer.json"),
-        (lambda f: (f / "config.json").write_text("{"), "não é um JSON"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x"), "estragado"),
         (lambda f: (f / "model.safetensors").unlink(), "0 tensores"),
         (lambda f: change_config(f, model_type="gpt2"), "a arquitetura é gpt2"),
@@ -119,37 +134,78 @@ def change_config(folder, **changes):
         (lambda f: change_config(f, rope_parameters={"rope_type": "llama3"}), "escalado"),
     ],
 )
-def test_a_folder_it_cannot_write_is_refused(tiny_llama, tmp_path, capsys, change, message):
+def test_a_folder_it_cannot_write_is_refused(tiny_llama, tmp_path, change, message):
     folder, output = tmp_path / "modelo", tmp_path / "saida"
     shutil.copytree(tiny_llama, folder)
     output.mkdir()
     change(folder)
-    assert run(folder, output / "m.gguf", "q8_0") == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    with pytest.raises(UserError, match=message):
+        write(folder, output / "m.gguf", "q8_0")
     assert not list(output.iterdir())
 
 
-def test_a_missing_output_folder_is_refused(tiny_llama, tmp_path, capsys):
-    assert run(tiny_llama, tmp_path / "nada" / "m.gguf", "f16") == 2
-    assert "não existe" in capsys.readouterr().err
+def test_a_missing_output_folder_is_refused(tiny_llama, tmp_path):
+    with pytest.raises(UserError, match="não existe"):
+        write(tiny_llama, tmp_path / "nada" / "m.gguf", "f16")
+
+
+def test_the_program_says_what_it_wrote(tiny_llama, tmp_path, capsys):
+    output = tmp_path / "m.gguf"
+    arguments = ["--model", str(tiny_llama), "--output", str(output), "--type", "q8_0"]
+    assert program.main(arguments) == 0
+    assert "em Q8_0" in capsys.readouterr().out and output.is_file()
+    assert list(program.TYPES) == list(ours.FILE_TYPES)
+
+
+@needs_llama_cpp
+def test_llama_cpp_gives_the_logits_of_transformers(wide_llama, tmp_path):
+    """f16 no llama.cpp contra float32 no transformers: tokens, distribuições e resposta gulosa."""
+    write(wide_llama, tmp_path / "m.gguf", "f16")
+    engine = llama_cpp.LlamaCpp(tmp_path / "m.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(wide_llama)
+    text = "<|im_start|>user\nquanto custa o frete em 2024?<|im_end|>\n"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert engine.tokenize(text) == ids
+    model = AutoModelForCausalLM.from_pretrained(wide_llama).eval()
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([ids])).logits.log_softmax(-1)
+    found = engine(input_ids=torch.tensor([ids])).logits.log_softmax(-1)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    greedy = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, len(ids) :]
+    stop = tokenizer.eos_token_id
+    assert engine.greedy(ids, 6, stop) == [t for t in greedy.tolist() if t != stop]
+    # Num lote, cada sequência só vê a si mesma, e um token a mais continua o que já foi lido.
+    engine.resize(2, 64)
+    both = torch.tensor([ids, ids[::-1]]).numpy()
+    engine.decode(both[:, :-1], 0, last_only=True)
+    last = engine.decode(both[:, -1:], len(ids) - 1, last_only=True)[0, -1].log_softmax(-1)
+    torch.testing.assert_close(last, expected[0, -1], atol=2e-3, rtol=0)
+    engine.close()
+
+
+@needs_llama_cpp
+def test_a_broken_gguf_is_refused(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF estragado")
+    with pytest.raises(UserError, match="não conseguiu abrir"):
+        llama_cpp.LlamaCpp(tmp_path / "m.gguf")
 
 
 @ready
 @pytest.mark.model
 def test_the_packaged_model_gets_the_tokenizer_of_its_own_gguf(tmp_path):
     """O tokenizador que se escreve da pasta é o do GGUF de que ela veio."""
-    assert run(prepare.DEFAULT_OUTPUT, tmp_path / "m.gguf", "q8_0") == 0
-    ours = gguf.GGUFReader(tmp_path / "m.gguf").fields
-    theirs = gguf.GGUFReader(prepare.find_gguf()).fields
-    for name in ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id"):
-        key = f"tokenizer.ggml.{name}"
-        assert ours[key].contents() == theirs[key].contents(), name
-    for name in ("rope.freq_base", "rope.dimension_count", "attention.head_count_kv"):
-        assert ours[f"llama.{name}"].contents() == theirs[f"llama.{name}"].contents(), name
-    shapes = {t.name: list(t.shape) for t in gguf.GGUFReader(prepare.find_gguf()).tensors}
-    written = {t.name: list(t.shape) for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
-    assert written == shapes
+    import preparar_modelo
+
+    write(DEFAULT_MODEL, tmp_path / "m.gguf", "q8_0")
+    found = gguf.GGUFReader(tmp_path / "m.gguf")
+    packaged = gguf.GGUFReader(preparar_modelo.find_gguf())
+    names = ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id")
+    keys = [f"tokenizer.ggml.{name}" for name in names]
+    keys += ["llama.rope.freq_base", "llama.rope.dimension_count", "llama.attention.head_count_kv"]
+    for key in keys:
+        assert found.fields[key].contents() == packaged.fields[key].contents(), key
+    shapes = [{t.name: list(t.shape) for t in reader.tensors} for reader in (found, packaged)]
+    assert shapes[0] == shapes[1]
 
 
 @needs_llama_cpp
@@ -157,23 +213,12 @@ def test_the_packaged_model_gets_the_tokenizer_of_its_own_gguf(tmp_path):
 @pytest.mark.model
 def test_llama_cpp_answers_as_transformers_does(tmp_path):
     """O GGUF f16 do modelo base, lido pelo llama.cpp, dá a resposta gulosa do transformers."""
-    import xllamacpp
-
-    run(prepare.DEFAULT_OUTPUT, tmp_path / "m.gguf", "f16")
-    tokenizer = AutoTokenizer.from_pretrained(prepare.DEFAULT_OUTPUT)
+    write(DEFAULT_MODEL, tmp_path / "m.gguf", "f16")
+    tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
     prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
-    model = AutoModelForCausalLM.from_pretrained(prepare.DEFAULT_OUTPUT, dtype=torch.float32)
-    expected = tokenizer.decode(
-        model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :],
-        skip_special_tokens=True,
-    )
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(tmp_path / "m.gguf")
-    parameters.n_ctx, parameters.verbosity, parameters.n_gpu_layers = 256, 0, 0
-    parameters.fit_params, parameters.warmup = False, False
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 2
-    server = xllamacpp.Server(parameters)
-    request = {"prompt": prompt, "max_tokens": 12, "temperature": 0}
-    answer = server.handle_completions(request)["choices"][0]["text"]
-    assert answer.strip() == expected.strip()
+    model = AutoModelForCausalLM.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
+    expected = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :].tolist()
+    stop = tokenizer.eos_token_id
+    answer = llama_cpp.LlamaCpp(tmp_path / "m.gguf").greedy(ids[0].tolist(), 12, stop)
+    assert answer == [token for token in expected if token != stop]

@@ -2,20 +2,26 @@
 
 import json
 import math
-import re
 import subprocess
 import sys
-import unicodedata
+
+from comum import tracking
+from comum.models import load_model, load_tokenizer
+from comum.paths import DEFAULT_MODEL
+from comum.results import Day3
+from comum.scoring import answer_scores
+from comum.statistics import bleu, ratio
+from comum.terminal import UserError, run_main
+from comum.text import jaccard, words
+from comum.training import IGNORED, answer_loss, pad
 
 import exemplo_01_fine_tuning_basico as lesson
-import medidas
 import numpy
-import plano_memoria
 import pytest
 import torch
-import utils  # noqa: F401  (antes do torch)
+import utils
+from dia4 import memory_plan
 from torch.nn import functional
-from transformers import DataCollatorForSeq2Seq
 
 CONVERSATION = [
     {"role": "user", "content": "Qual o prazo de troca?"},
@@ -24,101 +30,87 @@ CONVERSATION = [
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(results, tmp_path):
     """Roda a lição com os argumentos dados; devolve o resultado gravado."""
 
-    def run_lesson(model, *extra):
-        monkeypatch.setattr(utils, "RESULTS_DIR", tmp_path / "resultados")
-        command = ["exemplo_01.py", "--quick", "--model", str(model),
-                   "--output", str(tmp_path / "modelo"), *map(str, extra)]  # fmt: skip
-        monkeypatch.setattr(sys, "argv", command)
-        lesson.main()
-        return json.loads((tmp_path / "resultados" / "dia3_full_quick.json").read_text("utf-8"))
+    def run_lesson(model, *extra, name="dia3_full_quick") -> Day3:
+        command = ["--quick", "--model", str(model), "--output", str(tmp_path / "modelo"), *extra]
+        lesson.main(lesson.arguments(command))
+        return Day3.load(results / f"{name}.json")
 
     return run_lesson
 
 
-def test_the_whole_lesson_on_a_tiny_llama(run, tiny_llama, tmp_path, capsys):
+@pytest.fixture
+def tiny(tiny_llama):
+    """O modelo minúsculo, o tokenizador e 24 conversas em tokens."""
+    tokenizer, model = load_tokenizer(str(tiny_llama)), load_model(str(tiny_llama))
+    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 24)
+    return model, tokenizer, [lesson.mask(tokenizer, messages) for messages in texts]
+
+
+def training(*extra):
+    """As opções de um treino chamado direto."""
+    return lesson.arguments(["--batch-size", "4", "--learning-rate", "1e-2", *extra])
+
+
+def test_the_whole_lesson_on_a_tiny_llama(run, results, tiny_llama, tmp_path, capsys):
     result = run(tiny_llama, "--learning-rate", "1e-2")
     shown = capsys.readouterr().out
-    before, after = result["metricas"]["antes"], result["metricas"]["depois"]
-    assert after["perplexidade_token"]["valor"] < before["perplexidade_token"]["valor"]
-    for scores in (before, after):
+    assert result.after["perplexity_token"].value < result.before["perplexity_token"].value
+    assert list(result.after) == list(lesson.SCORES)
+    for scores in (result.before, result.after):
         for name, score in scores.items():
-            low, high = score["ic95"]
-            assert low <= score["valor"] + 1e-9 and score["valor"] <= high + 1e-9, name
-    assert "fora da perda" in shown and "respostas iguais depois de recarregar: sim" in shown
+            assert score.ci95[0] <= score.value + 1e-9 and score.value <= score.ci95[1] + 1e-9, name
+    for piece in ("fora da perda: ", "respostas iguais depois de recarregar: sim", "make experi"):
+        assert piece in shown
+    assert shown.count("  antes:  ") == shown.count("  depois: ") == len(utils.PROMPTS)
+    assert "perda de validação" in shown and "[por escrever]" in shown
     assert (tmp_path / "modelo" / "model.safetensors").is_file()
-    assert (tmp_path / "resultados" / "dia3_full_quick.png").stat().st_size > 0
-    memory = result["memoria_mib"]
-    for part in ("pesos", "gradientes", "otimizador"):
-        assert memory["medido"][part] == pytest.approx(memory["previsto"][part], rel=0.02)
+    assert (results / "dia3_full_quick.png").stat().st_size > 0
+    for part in ("weights", "gradients", "optimizer"):
+        predicted = getattr(result.memory_predicted, part)
+        assert getattr(result.memory_measured, part) == pytest.approx(predicted, rel=0.02)
 
 
-def test_the_script_in_its_own_process(lesson_process, tiny_llama, tmp_path):
-    done = lesson_process(lesson.__file__, "--quick", "--model", tiny_llama,
-                          "--output", tmp_path / "modelo")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "respostas iguais depois de recarregar: sim" in done.stdout
-    assert (tmp_path / "resultados" / "dia3_full_quick.json").is_file()
-    assert "make experimentos" in done.stdout.splitlines()[-1]
-    assert "perda de validação" in done.stdout and "'loss'" not in done.stdout
-
-
-def test_a_gpt2_without_template_or_pad_takes_the_same_path(run, tiny_gpt2, capsys):
-    result = run(tiny_gpt2)
-    assert result["metricas"]["depois"]["perplexidade_token"]["n"] == lesson.QUICK["test"]
+def test_a_gpt2_without_template_or_pad_takes_the_same_path_and_keeps_apart(run, tiny_gpt2, capsys):
+    result = run(tiny_gpt2, "--name", "outra", name="dia3_full_quick_outra")
+    assert result.after["perplexity_token"].n == lesson.QUICK["test"]
     assert "preenchimento: '<|endoftext|>'" not in capsys.readouterr().out, "pad não pode ser eos"
+
+
+def test_each_name_has_its_folder():
+    folders = [lesson.arguments(a).output.name for a in ([], ["--quick"], ["--name", "lr_alto"])]
+    assert folders == ["dia3", "dia3-curto", "dia3-lr_alto"]
 
 
 @pytest.mark.parametrize("fixture", ["tiny_llama", "tiny_gpt2"])
 def test_the_loss_covers_the_answer_and_its_end_only(fixture, request):
-    tokenizer = utils.load_tokenizer(str(request.getfixturevalue(fixture)))
-    row = medidas.encode(tokenizer, CONVERSATION)
-    learned = [t for t in row["labels"] if t != medidas.IGNORED]
+    tokenizer = load_tokenizer(str(request.getfixturevalue(fixture)))
+    row = lesson.mask(tokenizer, CONVERSATION)
+    learned = [token for token in row["labels"] if token != IGNORED]
     assert learned[-1] == tokenizer.eos_token_id != tokenizer.pad_token_id
     assert tokenizer.decode(learned[:-1]) == CONVERSATION[-1]["content"]
     assert len(row["labels"]) == len(row["input_ids"]) == len(row["attention_mask"])
 
 
-def test_scores_equal_one_conversation_at_a_time(tiny_llama):
-    """O lote com preenchimento dá as notas de uma conta simples, sem lote."""
-    tokenizer, model = utils.load_tokenizer(str(tiny_llama)), utils.load_model(str(tiny_llama))
-    conversations = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 7)
-    found = medidas.answer_scores(model, tokenizer, conversations, batch_size=3)
-    nats = tokens = sizes = hits = 0
-    for messages in conversations:
-        row = medidas.encode(tokenizer, messages)
-        logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
-        labels = torch.tensor(row["labels"])[1:]
-        nats += functional.cross_entropy(logits, labels, reduction="sum").item()
-        tokens += int((labels >= 0).sum())
-        hits += int((logits.argmax(-1) == labels).sum())
-        sizes += len(messages[-1]["content"].encode())
-    assert found["perplexidade_token"]["valor"] == pytest.approx(math.exp(nats / tokens), rel=1e-4)
-    assert found["perplexidade_byte"]["valor"] == pytest.approx(math.exp(nats / sizes), rel=1e-4)
-    assert found["acuracia_proximo_token"]["valor"] == pytest.approx(hits / tokens)
-
-
-def test_greedy_answers_do_not_depend_on_the_batch(tiny_llama):
-    tokenizer, model = utils.load_tokenizer(str(tiny_llama)), utils.load_model(str(tiny_llama))
-    conversations = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 5)
-    alone = medidas.greedy_answers(model, tokenizer, conversations, 12, batch_size=1)
-    assert medidas.greedy_answers(model, tokenizer, conversations, 12, batch_size=5) == alone
+def test_a_mask_unlike_the_shared_one_stops_the_lesson(tiny_llama, monkeypatch):
+    """Uma conferência que não pode falhar não confere nada."""
+    monkeypatch.setattr(lesson, "IGNORED", 0)
+    with pytest.raises(UserError, match="a máscara escrita à mão difere"):
+        lesson.mask(load_tokenizer(str(tiny_llama)), CONVERSATION)
 
 
 @pytest.mark.parametrize("fixture", ["tiny_llama", "tiny_gpt2"])
 def test_the_answer_loss_is_the_loss_of_the_library(fixture, request):
     """Pular os logits do prompt não muda a perda nem os gradientes."""
     name = str(request.getfixturevalue(fixture))
-    tokenizer = utils.load_tokenizer(name)
-    conversations = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 5)
-    rows = [medidas.encode(tokenizer, messages) for messages in conversations]
-    batch = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=medidas.IGNORED)(rows)
+    tokenizer = load_tokenizer(name)
+    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 5)
+    batch = pad([lesson.mask(tokenizer, messages) for messages in texts], tokenizer.pad_token_id)
     found = []
-    for loss_of in (lambda model: model(**batch).loss, lambda m: medidas.answer_loss(m, batch)):
-        model = utils.load_model(name).eval()
+    for loss_of in (lambda model: model(**batch).loss, lambda model: answer_loss(model, batch)):
+        model = load_model(name)
         loss = loss_of(model)
         loss.backward()
         found.append((loss.item(), model.get_input_embeddings().weight.grad))
@@ -126,36 +118,110 @@ def test_the_answer_loss_is_the_loss_of_the_library(fixture, request):
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-6)
 
 
+def test_scores_equal_one_conversation_at_a_time(tiny):
+    """O lote com preenchimento dá as notas de uma conta simples, sem lote."""
+    model, tokenizer, _ = tiny
+    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 7)
+    rows, answers = [lesson.mask(tokenizer, m) for m in texts], [m[-1]["content"] for m in texts]
+    found = answer_scores(model, tokenizer, rows, answers, batch_size=3)
+    nats = tokens = hits = 0
+    for row in rows:
+        logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        labels = torch.tensor(row["labels"])[1:]
+        nats += functional.cross_entropy(logits, labels, reduction="sum").item()
+        tokens += int((labels != IGNORED).sum())
+        hits += int((logits.argmax(-1) == labels).sum())
+    sizes = sum(len(answer.encode()) for answer in answers)
+    assert found["perplexity_token"].value == pytest.approx(math.exp(nats / tokens), rel=1e-4)
+    assert found["perplexity_byte"].value == pytest.approx(math.exp(nats / sizes), rel=1e-4)
+    assert found["next_token_accuracy"].value == pytest.approx(hits / tokens)
+
+
+def test_training_learns_and_the_same_seed_repeats_it(tiny_llama, tiny):
+    _, tokenizer, rows = tiny
+    curves = []
+    for _ in range(2):
+        model = load_model(str(tiny_llama))
+        curves.append(lesson.fine_tune(model, tokenizer, rows, rows[:4], training())[0])
+    losses = [point.eval_loss for point in curves[0] if point.eval_loss]
+    assert curves[0] == curves[1] and losses[-1] < math.log(600)
+
+
+def test_ctrl_c_stops_the_training_and_keeps_what_was_learnt(tiny, monkeypatch, capsys):
+    model, tokenizer, rows = tiny
+    before = model.get_input_embeddings().weight.clone()
+    calls = iter(range(100))
+
+    def loss(*args):
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return answer_loss(*args)
+
+    monkeypatch.setattr(lesson, "answer_loss", loss)
+    lesson.fine_tune(model, tokenizer, rows, rows[:4], training())
+    assert "Treino encerrado no passo 4; sigo com o aprendido." in capsys.readouterr().out
+    assert not torch.equal(before, model.get_input_embeddings().weight)
+
+
+def test_training_stops_when_validation_worsens_and_returns_to_the_best(tiny, monkeypatch, capsys):
+    model, tokenizer, rows = tiny
+    losses, seen = iter([3.0, 2.0, 2.5, 2.4, 1.0]), []
+
+    def validation_loss(model, *args):
+        seen.append(model.get_input_embeddings().weight.clone())
+        return next(losses)
+
+    monkeypatch.setattr(lesson, "validation_loss", validation_loss)
+    monkeypatch.setattr(lesson, "EVAL_EVERY", 1)
+    curve, _ = lesson.fine_tune(model, tokenizer, rows, rows[:4], training("--epochs", "3"))
+    assert [point.eval_loss for point in curve] == [3.0, 2.0, 2.5, 2.4]
+    assert torch.equal(model.get_input_embeddings().weight, seen[1])
+    assert "2 avaliações sem melhora" in capsys.readouterr().out
+
+
+def test_the_exercise_knows_the_right_answer_from_the_plain_mean(tiny, monkeypatch):
+    model, tokenizer, rows = tiny
+
+    def right(losses, answers):
+        return sum(a * b for a, b in zip(losses, answers, strict=True)) / sum(answers)
+
+    monkeypatch.setattr(lesson, "your_accumulated_loss", right)
+    assert lesson.check_exercise(model, tokenizer, rows[:8]) == "[certo]"
+    monkeypatch.setattr(lesson, "your_accumulated_loss", lambda losses, answers: sum(losses))
+    assert lesson.check_exercise(model, tokenizer, rows[:8]).startswith("[ainda não]")
+
+
 def test_bleu_is_the_score_of_the_command_line_of_sacrebleu(tmp_path):
-    answers = ["O prazo de troca é de 30 dias corridos.", "O frete sai grátis acima de R$ 199.",
-               "Não sei dizer, desculpe."]  # fmt: skip
-    references = ["O prazo para troca é de 30 dias corridos, com etiqueta.",
-                  "O frete é grátis a partir de R$ 199.",
-                  "A garantia cobre defeito de fábrica."]  # fmt: skip
+    answers = [
+        "O prazo de troca é de 30 dias corridos.",
+        "O frete sai grátis acima de R$ 199.",
+        "Não sei dizer, desculpe.",
+    ]
+    references = [
+        "O prazo para troca é de 30 dias corridos, com etiqueta.",
+        "O frete é grátis a partir de R$ 199.",
+        "A garantia cobre defeito de fábrica.",
+    ]
     for name, lines in (("saida", answers), ("referencia", references)):
         (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "sacrebleu", tmp_path / "referencia", "-i", tmp_path / "saida"]
     done = subprocess.run([*command, "-m", "bleu", "-w", "6"], capture_output=True, text=True)
     shown = json.loads(done.stdout)
-    found = medidas.bleu(answers, references)
-    assert found["valor"] == pytest.approx(shown["score"], abs=1e-5) and shown["score"] > 10
+    found = bleu(answers, references)
+    assert found.value == pytest.approx(shown["score"], abs=1e-5) and shown["score"] > 10
     # A nossa assinatura só acrescenta o bootstrap (bs e seed).
-    assert set(shown["signature"].split("|")) <= set(found["assinatura"].split("|"))
+    assert set(shown["signature"].split("|")) <= set(found.signature.split("|"))
 
 
-def test_batches_of_similar_length_lose_nothing_and_keep_no_order():
-    rng = numpy.random.default_rng(0)
-    rows = [{"input_ids": [0] * int(n)} for n in rng.integers(5, 200, 100)]
-    batches = medidas.SimilarLengths(rows, 4, seed=1)
-    first, second = list(batches), list(batches)
-    assert len(first) == len(batches) == 25 and first != second
-    assert sorted(i for batch in first for i in batch) == list(range(100))
-    spread = [max(batch) - min(batch) for batch in
-              ([len(rows[i]["input_ids"]) for i in batch] for batch in first)]  # fmt: skip
-    assert numpy.mean(spread) < 40, "ao acaso, a diferença média passaria de 100"
-    means = [numpy.mean([len(rows[i]["input_ids"]) for i in batch]) for batch in first]
+def test_batches_of_similar_length_keep_no_order():
+    lengths = numpy.random.default_rng(0).integers(5, 200, 100)
+    rows = [{"input_ids": [0] * int(n)} for n in lengths]
+    stream = lesson.endless_batches(rows, 4)
+    first, second = ([next(stream) for _ in range(25)] for _ in range(2))
+    assert first != second and sorted(sum(first, [])) == list(range(100))
+    assert numpy.mean([numpy.ptp(lengths[batch]) for batch in first]) < 40, "ao acaso, mais de 100"
+    means = [lengths[batch].mean() for batch in first]
     assert abs(numpy.corrcoef(means, range(25))[0, 1]) < 0.5
-    assert list(medidas.SimilarLengths(rows, 4, seed=1)) == first
 
 
 def test_bootstrap_interval_covers_the_true_mean():
@@ -163,44 +229,58 @@ def test_bootstrap_interval_covers_the_true_mean():
     rng = numpy.random.default_rng(1)
     covered = 0
     for seed in range(200):
-        low, high = medidas.ratio(rng.exponential(2, 80), numpy.ones(80), seed=seed)["ic95"]
+        low, high = ratio(rng.exponential(2, 80), numpy.ones(80), seed=seed).ci95
         covered += low <= 2 <= high
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_activation_memory_grows_with_the_batch_as_predicted(tiny_llama):
-    model = utils.load_model(str(tiny_llama))
-    model.config._attn_implementation = "sdpa"
+def test_activation_memory_grows_with_the_batch_as_predicted(tiny):
+    model = tiny[0]
     for examples, length in ((4, 64), (8, 64), (8, 128)):
         ids = torch.randint(3, 500, (examples, length))
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-        measured = plano_memoria.measure(model, batch)
+        measured = memory_plan.measure(model, batch)
         answers = examples * (length - 1)  # o primeiro token ninguém prevê
-        predicted = plano_memoria.predict(model.config, "completo float32", ids.numel(), answers)
-        assert measured["ativações"] == pytest.approx(predicted["ativações"], rel=0.35)
-        assert measured["gradientes"] == pytest.approx(predicted["gradientes"], rel=1e-3)
+        predicted = memory_plan.predict(model.config, "full float32", ids.numel(), answers)
+        assert measured.activations == pytest.approx(predicted.activations, rel=0.35)
+        assert measured.gradients == pytest.approx(predicted.gradients, rel=1e-3)
 
 
-def test_measuring_memory_leaves_the_model_as_it_was(tiny_llama):
-    model = utils.load_model(str(tiny_llama))
+def test_measuring_memory_leaves_the_model_as_it_was(tiny):
+    model, tokenizer, rows = tiny
     before = {name: p.clone() for name, p in model.named_parameters()}
-    ids = torch.randint(3, 500, (2, 16))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-    plano_memoria.measure(model, batch)
+    memory_plan.measure(model, lesson.batch_of(rows[:2], tokenizer, model))
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.model
+def test_the_memory_of_the_default_model_is_predicted_within_a_tenth():
+    tokenizer, model = load_tokenizer(str(DEFAULT_MODEL)), load_model(str(DEFAULT_MODEL))
+    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 2)
+    batch = lesson.batch_of([lesson.mask(tokenizer, m) for m in texts], tokenizer, model)
+    predicted, measured = lesson.check_memory(model, batch)
+    for part, value in predicted:
+        assert getattr(measured, part) == pytest.approx(value, rel=0.1), part
+
+
 @pytest.mark.parametrize(
     "line",
-    ["não é JSON", "{}", '{"messages": []}', '{"messages": [{"role": "user", "content": "oi"}]}',
-     '{"messages": [{"role": "assistant", "content": " "}]}', '{"messages": 3}', "[]"],
-)  # fmt: skip
+    [
+        "não é JSON",
+        "{}",
+        '{"messages": []}',
+        '{"messages": [{"role": "user", "content": "oi"}]}',
+        '{"messages": [{"role": "assistant", "content": " "}]}',
+        '{"messages": 3}',
+        "[]",
+    ],
+)
 def test_a_bad_line_is_named(tmp_path, line):
     path = tmp_path / "conversas.jsonl"
     good = json.dumps({"messages": CONVERSATION}, ensure_ascii=False)
     path.write_text(f"{good}\n{line}\n", encoding="utf-8")
-    with pytest.raises(utils.UserError, match="linha 2"):
+    with pytest.raises(UserError, match="linha 2"):
         utils.read_conversations(path)
 
 
@@ -209,34 +289,44 @@ def test_a_bad_line_is_named(tmp_path, line):
     [
         (["--modelo", "x"], "argumento desconhecido"),
         (["--epochs", "muitas"], "--epochs: "),
-        (["--model", "pasta/que/nao/existe"], "não consegui carregar o modelo"),
-        (["--data", "pasta/que/nao/existe"], "não existe"),
+        (["--batch-size", "0"], "maior que zero"),
+        (["--learning-rate", "nan"], "maior que zero"),
+        (["--name", "../fora"], "--name: use só letras"),
+        (["--tracking", "excel"], "valor inválido"),
     ],
 )
-def test_bad_input_is_one_sentence(monkeypatch, capsys, tiny_llama, arguments, sentence):
-    if "--model" not in arguments:
-        arguments = ["--model", str(tiny_llama), *arguments]
-    monkeypatch.setattr(sys, "argv", ["exemplo_01.py", "--quick", *arguments])
+def test_a_bad_option_is_one_sentence(capsys, arguments, sentence):
     with pytest.raises(SystemExit) as caught:
-        utils.run_main(lesson.main)
+        lesson.arguments(arguments)
+    assert caught.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [("--model", "não consegui carregar o modelo"), ("--data", "não existe")],
+)
+def test_a_missing_folder_is_one_sentence(capsys, tiny_llama, option, sentence):
+    arguments = ["--quick", "--model", str(tiny_llama), option, "pasta/que/nao/existe"]
+    assert run_main(lesson.main, lesson.arguments(arguments)) == 2
     error = capsys.readouterr().err
-    assert caught.value.code == 2 and sentence in error and "Traceback" not in error
+    assert sentence in error and "Traceback" not in error
+
+
+def test_a_missing_tracking_library_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    for kind in tracking.TRACKERS[1:]:
+        with pytest.raises(UserError, match=f"pip install {kind}"):
+            tracking.tracker(kind, "treino")
 
 
 def test_reserved_messages_have_no_near_twin_in_training():
     """Nenhuma mensagem reservada divide metade das palavras com uma do treino."""
-    words = {
-        name: [set(words_of(m[0]["content"])) for m in utils.read_conversations(
-            utils.DATA_DIR / f"atendimento_{name}.jsonl")]
-        for name in ("treino", "validacao", "teste")
-    }  # fmt: skip
-    assert [len(part) for part in words.values()] == [410, 50, 90]
+    found = {}
+    for name in ("treino", "validacao", "teste"):
+        texts = utils.read_conversations(utils.DATA_DIR / f"atendimento_{name}.jsonl")
+        found[name] = [set(words(messages[0]["content"])) for messages in texts]
+    assert [len(part) for part in found.values()] == [410, 50, 90]
     for name, others in (("validacao", ["treino"]), ("teste", ["treino", "validacao"])):
-        for message in words[name]:
-            for other in (o for part in others for o in words[part]):
-                assert len(message & other) < 0.5 * len(message | other), (message, other)
-
-
-def words_of(text: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", text.lower()).encode("ascii", "ignore").decode()
-    return re.findall(r"[a-z0-9]+", plain)
+        for message in found[name]:
+            for other in (o for part in others for o in found[part]):
+                assert jaccard(message, other) < 0.5, (message, other)

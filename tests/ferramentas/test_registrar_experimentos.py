@@ -6,11 +6,12 @@ import re
 import stat
 import sys
 
-import ficha
+from comum.labels import MEMORY, SCORES
+from comum.terminal import run_main
+
 import pytest
 import registrar_experimentos as recorder
 import tabelas_experimentos as tables
-import utils  # noqa: F401  (antes do torch)
 
 BOOK = """# Meu caderno
 
@@ -40,22 +41,32 @@ Fim.
 MARKED = re.compile(r"(<!-- tabela: \w+)( soma: [0-9a-f]{8})? -->.*?(<!-- /tabela: \w+ -->)", re.S)
 
 
-def measured(value, low, high, **more):
-    return {"valor": value, "ic95": [low, high], "n": 90, **more}
+def measured(value, low, high):
+    return {"value": value, "ci95": [low, high], "n": 90}
 
 
-def day3(after=6.5574):
-    before = {key: measured(10.0, 9.0, 11.0) for key in tables.SCORES}
+def day3(after=6.5574, **more):
+    before = {key: measured(10.0, 9.0, 11.0) for key in list(SCORES)[:6]}
     return {
-        "comando": "python exemplo_01_fine_tuning_basico.py", "quando": "2026-11-25T07:34:59+00:00",
-        "commit": "1716689", "maquina": {"processador": "Um CPU", "threads": 2, "gpu": "nenhuma"},
-        "versoes": {"torch": "2.13.0"}, "modelo": "x", "parametros": 134_515_008,
-        "metricas": {"antes": before,
-                     "depois": before | {"perplexidade_token": measured(after, 6.1, 7.1)}},
-        "memoria_mib": dict.fromkeys(
-            ("previsto", "medido"),
-            dict.fromkeys(("pesos", "gradientes", "otimizador", "ativações"), 100)),
-    }  # fmt: skip
+        "when": "2026-11-25T07:34:59+00:00",
+        "command": "python exemplo_01_fine_tuning_basico.py",
+        "commit": "1716689",
+        "machine": {"system": "Linux", "processor": "Um CPU", "threads": 2},
+        "versions": {"torch": "2.13.0"},
+        "model": "x",
+        "seed": 6,
+        "epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 2e-4,
+        "parameters": 134_515_008,
+        "train_minutes": 2.7,
+        "before": before,
+        "after": before | {"perplexity_token": measured(after, 6.1, 7.1)},
+        "memory_tokens": 1552,
+        "memory_predicted": dict.fromkeys(MEMORY, 100),
+        "memory_measured": dict.fromkeys(MEMORY, 100),
+        "curve": [{"step": 5, "loss": 3.5}, {"step": 52, "eval_loss": 1.976}],
+    } | more
 
 
 @pytest.fixture
@@ -78,8 +89,8 @@ def desk(tmp_path):
 
         def run(self, *options: str, documents=None) -> int:
             paths = [str(p) for p in documents or [self.book]]
-            return recorder.main([*paths, "--results", str(self.results),
-                                  "--reference", str(self.reference), *options])  # fmt: skip
+            folders = ["--results", str(self.results), "--reference", str(self.reference)]
+            return run_main(recorder.main, [*paths, *folders, *options])
 
         def outside(self, text: str) -> str:
             """O que não é nosso: tudo fora das tabelas, com as marcas sem a soma."""
@@ -102,7 +113,8 @@ def test_fills_tables_and_says_which_command_is_missing(desk, capsys):
     row = "| perplexidade por token | 10,00 [9,00; 11,00] | 6,56 [6,10; 7,10] | −34,4% | sim |"
     assert row in text
     assert "**Sua medida**: `python exemplo_01_fine_tuning_basico.py`, 25/11/2026, Um CPU" in text
-    assert f"*ainda não medido; rode* `{tables.DAY4}`" in text
+    command = tables.SOURCES["day4"].command
+    assert f"| *ainda não medido; rode* `{command}` | | | |" in text
     assert "dia3_notas (preenchida)" in capsys.readouterr().out
 
 
@@ -133,7 +145,11 @@ def test_the_backup_is_what_there_was(desk):
     desk.run()
     assert (desk.book.parent / "experimentos.md.bak").read_bytes() == old
     assert sorted(p.name for p in desk.book.parent.iterdir()) == [
-        "experimentos.md", "experimentos.md.bak", "referencia", "resultados"]  # fmt: skip
+        "experimentos.md",
+        "experimentos.md.bak",
+        "referencia",
+        "resultados",
+    ]
 
 
 def test_check_writes_nothing(desk):
@@ -163,10 +179,11 @@ def test_the_reference_alone_when_mine_is_the_same_or_missing(desk):
 
 def test_the_reference_has_no_paths_of_this_machine(desk):
     model = str(recorder.WEEK_DIR / "modelos" / "dia3")
-    desk.result("dia3_full", day3() | {"modelo": model})
+    desk.result("dia3_full", day3(model=model))
     desk.run("--save-reference")
     saved = json.loads((desk.reference / "dia3_full.json").read_text("utf-8"))
-    assert saved["modelo"] == "modelos/dia3"
+    assert saved["model"] == "modelos/dia3"
+    assert desk.run() == 0 and "**Sua medida**" not in desk.book.read_text("utf-8")
 
 
 def test_the_short_run_stands_in_for_the_full_one_but_is_no_reference(desk):
@@ -175,29 +192,23 @@ def test_the_short_run_stands_in_for_the_full_one_but_is_no_reference(desk):
     assert "6,56 [6,10; 7,10]" in desk.book.read_text("utf-8")
     desk.run("--save-reference")
     assert list(desk.reference.iterdir()) == []
-    names = {name for table in tables.TABLES.values() for p in table.parts for name in p.names}
-    assert names > tables.SHORT_RUNS
 
 
-def test_a_missing_key_becomes_a_dash_with_its_reason(desk):
-    data = day3()
-    del data["metricas"]["depois"]["bleu"]
-    desk.result("dia3_full", data)
+def test_what_a_run_did_not_measure_becomes_a_dash_with_its_reason(desk):
+    desk.write("<!-- tabela: dia3_treino -->\n<!-- /tabela: dia3_treino -->\n")
+    desk.result("dia3_full", day3(curve=[]))
     desk.run()
     text = desk.book.read_text("utf-8")
-    assert "| BLEU | 10,0 [9,0; 11,0] | – | – | – |" in text
-    assert "– : `dia3_full.json` não traz `metricas.depois.bleu`." in text
+    assert "| x | 134.515.008 | 1 | 8 | 0,0002 | 2,7 | – | – |" in text
+    assert "– : `dia3_full.json` não traz esta medida." in text
 
 
 def test_text_from_a_result_cannot_break_the_table(desk):
     desk.write("<!-- tabela: dia2_conferencias -->\n<!-- /tabela: dia2_conferencias -->\n")
-    desk.result("dia4_lora", {"conferencias": {"a | b\n<!-- /tabela: dia3_notas -->": True}})
+    checks = {"a | b\n<!-- /tabela: dia3_notas -->": True}
+    desk.result("dia4_lora", {"model": "x", "seed": 6, "checks": checks, "runs": {}})
     assert desk.run() == 0 and desk.run() == 0
     assert "a \\| b &lt;!-- /tabela: dia3_notas --&gt; | certo |" in desk.book.read_text("utf-8")
-
-
-def test_the_defects_are_the_ones_day_6_looks_for():
-    assert tables.DEFECTS.keys() == ficha.KINDS.keys()
 
 
 def test_permissions_and_links_are_kept(desk, tmp_path):
@@ -222,8 +233,12 @@ def turned(text: str) -> str:
 
 def aligned(text: str) -> str:
     """As tabelas como um formatador as deixaria: colunas alinhadas, traços compridos."""
-    return re.sub(r"^\|.*\|$", lambda m: m[0].replace("---", " ------- ").replace(" | ", "   |  "),
-                  text, flags=re.M)  # fmt: skip
+    return re.sub(
+        r"^\|.*\|$",
+        lambda m: m[0].replace("---", " ------- ").replace(" | ", "   |  "),
+        text,
+        flags=re.M,
+    )
 
 
 EDITED = {
@@ -339,7 +354,7 @@ INSIDE = {
     "a note above": lambda t: t.replace("**Sua medida**", "Olhei.\n\n**Sua medida**", 1),
     "the checksum changed": lambda t: re.sub(r"(dia3_notas soma: )\w+", r"\g<1>00000000", t),
     "the checksum removed": lambda t: re.sub(r"dia3_notas soma: \w+", "dia3_notas", t),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", INSIDE)
@@ -355,10 +370,13 @@ def test_text_written_inside_a_table_is_never_overwritten(desk, capsys, kind):
 
 @pytest.mark.parametrize(
     ("content", "line"),
-    [(BOOK.encode("latin-1", "replace"), 3), (BOOK.encode("utf-16"), 1),
-     (BOOK.encode() + b"\n\xff\n", BOOK.count("\n") + 2)],
+    [
+        (BOOK.encode("latin-1", "replace"), 3),
+        (BOOK.encode("utf-16"), 1),
+        (BOOK.encode() + b"\n\xff\n", BOOK.count("\n") + 2),
+    ],
     ids=["latin-1", "utf-16", "one stray byte"],
-)  # fmt: skip
+)
 def test_a_book_that_is_not_utf8_is_refused(desk, capsys, content, line):
     desk.write(content)
     assert desk.run() == 2
@@ -374,17 +392,27 @@ def test_one_damaged_document_keeps_all_of_them_untouched(desk, tmp_path):
     assert desk.book.read_bytes() == old
 
 
-@pytest.mark.parametrize("text", ['{"metricas": {"antes"', "[]", '{"metricas": {"antes": 3}}',
-                                  '{"metricas": {"antes": {"bleu": {"valor": 1}}}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ['{"before": {"bleu"', "[]", '{"metricas": {"antes": 3}}', json.dumps(day3(extra=1))],
+    ids=["cut", "no object", "an older shape", "an unknown key"],
+)
 def test_an_unreadable_result_is_refused_by_name(desk, capsys, text):
     (desk.results / "dia3_full.json").write_text(text, "utf-8")
     old = desk.book.read_bytes()
-    status = desk.run()
+    assert desk.run() == 2
+    assert desk.book.read_bytes() == old
     message = capsys.readouterr().err
-    if status == 2:
-        assert desk.book.read_bytes() == old and "dia3_full.json" in message
-    else:  # um objeto legível em que faltam chaves: traços, com o motivo
-        assert "dia3_full.json` não traz" in desk.book.read_text("utf-8")
+    assert "dia3_full.json" in message and tables.SOURCES["day3"].command in message
+
+
+def test_a_result_with_names_of_another_version_is_refused_by_name(desk, capsys):
+    desk.write("<!-- tabela: dia6_defeitos -->\n<!-- /tabela: dia6_defeitos -->\n")
+    path = recorder.REFERENCE_DIR / "dia6_dados.json"
+    data = json.loads(path.read_text("utf-8"))
+    desk.result("dia6_dados", data | {"dirt": {"defeito de outrora": 3}})
+    assert desk.run() == 2
+    assert "dia6_dados.json" in capsys.readouterr().err
 
 
 def test_a_book_saved_meanwhile_is_not_overwritten(desk, monkeypatch, capsys):

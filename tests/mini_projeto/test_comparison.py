@@ -1,9 +1,9 @@
-"""execution.py: quando duas consultas valem o mesmo, e quando uma não serve de referência."""
+"""comparison.py: quando duas consultas valem o mesmo, e quando uma não serve de referência."""
 
 import sqlite3
 
 import pytest
-from loja_sql.sql.comparison import is_ordered, judge, reference_problem, same_rows
+from loja_sql.sql.comparison import judge, reference_problem, same_rows
 from loja_sql.sql.database import Database, Result
 
 PRODUCTS = [  # (nome, categoria, preço, nota): categorias com 3, 2, 2 e 1 produtos
@@ -20,8 +20,10 @@ PRODUCTS = [  # (nome, categoria, preço, nota): categorias com 3, 2, 2 e 1 prod
 
 def create_bank(path, products):
     with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE produtos (id INTEGER PRIMARY KEY, nome TEXT, "
-                           "categoria TEXT, preco REAL, nota INTEGER)")  # fmt: skip
+        connection.execute(
+            "CREATE TABLE produtos (id INTEGER PRIMARY KEY, nome TEXT, "
+            "categoria TEXT, preco REAL, nota INTEGER)"
+        )
         connection.executemany(
             "INSERT INTO produtos (nome, categoria, preco, nota) VALUES (?, ?, ?, ?)", products
         )
@@ -44,9 +46,11 @@ def banks(tmp_path):
         bank.close()
 
 
-def same(gold, predicted, ordered=False, columns=None):
-    names = columns or [f"c{i}" for i in range(len(gold[0]) if gold else 1)]
-    return same_rows(Result(names, gold), Result(names, predicted), ordered)
+def same(gold, predicted, ordered=False):
+    """`ordered`: cada linha é um bloco, e a sequência conta."""
+    names = [f"c{i}" for i in range(len(gold[0]) if gold else 1)]
+    cuts = list(range(1, len(gold))) if ordered else []
+    return same_rows(Result(names, gold), Result(names, predicted), cuts)
 
 
 # --- igualdade de resultados ---------------------------------------------------------------
@@ -76,27 +80,28 @@ def test_with_order_rows_are_a_list():
         ("SELECT nome FROM produtos", False),
         ("SELECT nome FROM (SELECT nome FROM produtos ORDER BY preco)", False),
         ("WITH t AS (SELECT nome FROM produtos ORDER BY preco) SELECT nome FROM t", False),
-        ("SELECT nome, ROW_NUMBER() OVER (ORDER BY preco) FROM produtos", False),
-        ("SELECT GROUP_CONCAT(nome ORDER BY nome) FROM produtos", False),
+        ("SELECT nome, ROW_NUMBER() OVER (ORDER BY nome) FROM produtos", False),
     ],
 )
-def test_only_the_outermost_order_by_counts(sql, expected):
+def test_only_the_outermost_order_by_counts(banks, sql, expected):
     """ORDER BY em CTE, subconsulta ou janela não obriga a ordem do resultado."""
-    assert is_ordered(sql) is expected
+    backwards = f"SELECT * FROM ({sql}) ORDER BY 1 DESC"
+    right, _ = judge(sql, backwards, banks)
+    assert right is not expected
 
 
 def test_columns_are_compared_by_position_not_by_name():
     """Trocar a ordem das colunas erra; trocar só o nome delas não."""
     gold = Result(["uf", "total"], [("SP", 3), ("MG", 2)])
-    assert same_rows(gold, Result(["estado", "n"], [("MG", 2), ("SP", 3)]), ordered=False)
-    assert not same_rows(gold, Result(["total", "uf"], [(3, "SP"), (2, "MG")]), ordered=False)
-    assert not same_rows(gold, Result(["uf"], [("SP",), ("MG",)]), ordered=False)
+    assert same_rows(gold, Result(["estado", "n"], [("MG", 2), ("SP", 3)]))
+    assert not same_rows(gold, Result(["total", "uf"], [(3, "SP"), (2, "MG")]))
+    assert not same_rows(gold, Result(["uf"], [("SP",), ("MG",)]))
 
 
 def test_empty_results_need_the_same_number_of_columns():
     """Dois resultados vazios só são iguais se têm o mesmo número de colunas."""
-    assert same_rows(Result(["a"], []), Result(["b"], []), ordered=False)
-    assert not same_rows(Result(["a"], []), Result(["a", "b"], []), ordered=False)
+    assert same_rows(Result(["a"], []), Result(["b"], []))
+    assert not same_rows(Result(["a"], []), Result(["a", "b"], []))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,7 @@ def test_empty_results_need_the_same_number_of_columns():
         (-250.0, 250.0, False),
         (0.1 + 0.2, 0.3, True),
         (3, 3.0, True),
+        (1_000_000, 1_000_000.9, True),
         (0, 1e-12, True),
         (0, 1e-6, False),
         (12.34, 12.3, False),
@@ -119,6 +125,17 @@ def test_numbers_have_a_relative_tolerance(left, right, expected, ordered):
     assert same([(left,)], [(right,)], ordered) is expected
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_integers_are_exact(ordered):
+    """A tolerância é dos reais: dois CPFs vizinhos são pessoas diferentes."""
+    assert not same([(52998224725,)], [(52998224726,)], ordered)
+    assert not same([(1_000_000,)], [(1_000_001,)], ordered)
+    assert same([(52998224725,)], [(52998224725,)], ordered)
+    neighbours = [(52998224725, "a"), (52998224726, "a")]
+    assert same(neighbours, neighbours[::-1])
+    assert not same(neighbours, [neighbours[0]] * 2)
+
+
 def test_rounding_noise_does_not_misalign_the_multiset():
     """Duas linhas que só diferem no ruído do ponto flutuante se alinham pelo resto da linha."""
     assert same([(0.1 + 0.2, "b"), (0.3, "a")], [(0.3, "b"), (0.1 + 0.2, "a")])
@@ -126,9 +143,18 @@ def test_rounding_noise_does_not_misalign_the_multiset():
 
 @pytest.mark.parametrize(
     ("left", "right"),
-    [("2024", 2024), ("3.0", 3.0), (None, 0), (None, ""), (None, "None"), ("SP", "sp"),
-     ("São Paulo", "Sao Paulo"), ("SP", "SP "), (b"SP", "SP")],
-)  # fmt: skip
+    [
+        ("2024", 2024),
+        ("3.0", 3.0),
+        (None, 0),
+        (None, ""),
+        (None, "None"),
+        ("SP", "sp"),
+        ("São Paulo", "Sao Paulo"),
+        ("SP", "SP "),
+        (b"SP", "SP"),
+    ],
+)
 @pytest.mark.parametrize("ordered", [True, False])
 def test_text_null_and_number_never_mix(left, right, ordered):
     """Texto é comparado exatamente, e nunca com número, NULL ou blob."""
@@ -146,7 +172,7 @@ def test_null_equals_null_and_sorts_with_any_type():
 def test_truncated_result_is_not_equal_to_a_complete_one():
     """Bater só na parte que o limite de linhas deixou ler não é acertar."""
     rows = [(1,), (2,)]
-    assert not same_rows(Result(["a"], rows), Result(["a"], rows, truncated=True), ordered=False)
+    assert not same_rows(Result(["a"], rows), Result(["a"], rows, truncated=True))
 
 
 # --- julgamento em vários bancos -----------------------------------------------------------
@@ -176,6 +202,53 @@ def test_judge_requires_order_only_when_the_reference_has_it(banks):
     backwards = "SELECT nome FROM produtos ORDER BY nome DESC"
     assert judge(ordered, backwards, banks) == (False, None)
     assert judge("SELECT nome FROM produtos", backwards, banks) == (True, None)
+
+
+CUT = "limite no fim de um empate"
+TIES = {  # uma ordem com empates, e como pedir os empatados ao contrário
+    "coluna do resultado": ("SELECT nome, categoria FROM produtos ORDER BY categoria", "nome DESC"),
+    "posição": ("SELECT nome, categoria FROM produtos ORDER BY 2", "nome DESC"),
+    "coluna fora do resultado": ("SELECT nome FROM produtos ORDER BY categoria", "nome DESC"),
+    "expressão": ("SELECT nome FROM produtos ORDER BY preco > 50", "nome DESC"),
+    "nulos": ("SELECT nome FROM produtos ORDER BY nota DESC", "nome DESC"),
+    "agregado": (
+        "SELECT categoria FROM produtos GROUP BY categoria ORDER BY COUNT(*)",
+        "categoria DESC",
+    ),
+    "apelido numa conta": (
+        "SELECT categoria, COUNT(*) AS n FROM produtos GROUP BY categoria ORDER BY n * 10",
+        "categoria DESC",
+    ),
+    "duas chaves": ("SELECT nome FROM produtos ORDER BY categoria, nota > 3 DESC", "nome"),
+    CUT: ("SELECT nome FROM produtos ORDER BY categoria LIMIT 4", "nome DESC"),
+    "constante": ("SELECT nome FROM produtos ORDER BY 1.5", "nome DESC"),
+}
+
+
+@pytest.mark.parametrize("form", TIES)
+def test_tied_rows_may_come_in_any_order(banks, form):
+    """Só conta a ordem que a chave fixa: empatadas se trocam, as outras não."""
+    gold, reverse = TIES[form]
+    start, limit, number = gold.partition(" LIMIT ")
+    other = f"{start}, {reverse}{limit}{number}"
+    assert banks[0].run(gold).rows != banks[0].run(other).rows, "o teste precisa de uma troca"
+    assert judge(gold, other, banks) == (True, None)
+    assert judge(other, gold, banks) == (False, None), "com o desempate, a ordem é uma só"
+
+
+@pytest.mark.parametrize("form", [x for x in TIES if x not in ("constante", CUT)])
+def test_the_order_between_ties_still_counts(banks, form):
+    """Quem ordena só pelo desempate erra, ainda que as linhas sejam as mesmas."""
+    gold, reverse = TIES[form]
+    other = f"{gold.partition(' ORDER BY ')[0]} ORDER BY {reverse}"
+    assert judge(gold, other, banks) == (False, None)
+
+
+def test_an_order_that_cannot_be_checked_is_strict(banks):
+    """O DISTINCT que as chaves desfazem: sem saber os empates, vale a sequência da referência."""
+    gold = "SELECT DISTINCT categoria FROM produtos ORDER BY preco"
+    assert judge(gold, gold, banks) == (True, None)
+    assert judge(gold, "SELECT DISTINCT categoria FROM produtos", banks) == (False, None)
 
 
 @pytest.mark.parametrize(
@@ -216,13 +289,68 @@ def test_extra_rows_beyond_the_row_limit_are_wrong(tmp_path):
         ("SELECT nome FROM", "SQL que o analisador não entende"),
         ("DELETE FROM produtos", "não é uma consulta SELECT"),
         ("SELECT apelido FROM produtos", "SQL inválido: no such column: apelido"),
-        ("SELECT a.id FROM produtos a, produtos b, produtos c, produtos d, produtos e",
-         "resultado com linhas demais"),
+        (
+            "SELECT a.id FROM produtos a, produtos b, produtos c, produtos d, produtos e",
+            "resultado com linhas demais",
+        ),
     ],
-)  # fmt: skip
+)
 def test_useless_references_are_named(banks, sql, reason):
     """Cada tipo de referência inútil sai com o seu motivo."""
     assert reference_problem(sql, banks) == reason
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT random()",
+        "SELECT nome FROM produtos ORDER BY random()",
+        "SELECT nome FROM produtos WHERE id > abs(random()) % 2",
+        "SELECT date('now')",
+        "SELECT date('NOW', '-1 day')",
+        "SELECT date(), COUNT(*) FROM produtos",
+        "SELECT datetime('now', '-1 month')",
+        "SELECT strftime('%Y', 'now') - 2020",
+        "SELECT strftime('%Y')",
+        "SELECT julianday('now') - julianday('2024-01-01')",
+        "SELECT time(), unixepoch()",
+        "SELECT CURRENT_DATE",
+        "SELECT nome, current_timestamp FROM produtos",
+        "SELECT (SELECT CURRENT_TIME), nome FROM produtos",
+    ],
+)
+def test_a_reference_may_not_depend_on_the_clock_or_on_chance(banks, sql):
+    """A resposta certa de hoje estaria errada amanhã."""
+    assert reference_problem(sql, banks) == "depende do relógio ou do acaso"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT date('2024-02-29', '+1 year'), strftime('%Y', '2024-01-01')",
+        "SELECT nome FROM produtos WHERE nome <> 'now' ORDER BY id",
+        "SELECT nome FROM produtos WHERE lower(nome) NOT IN ('now', 'random()')",
+    ],
+)
+def test_fixed_dates_and_the_word_now_are_fine(banks, sql):
+    assert reference_problem(sql, banks) is None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT nome FROM produtos ORDER BY 1.5 LIMIT 2",
+        "SELECT nome FROM produtos ORDER BY 'x' LIMIT 2",
+        "SELECT nome FROM produtos ORDER BY nome LIMIT '2.0'",
+        "SELECT nome FROM produtos ORDER BY nome LIMIT 9223372036854775807",
+        "SELECT upper(nome) FROM produtos UNION SELECT 'x' ORDER BY upper(nome) LIMIT 2",
+        "SELECT " + "(" * 900 + "1" + ")" * 900,
+        "SELECT nome FROM produtos ORDER BY " + "-" * 400 + "1 LIMIT 1",
+    ],
+)
+def test_odd_references_get_an_answer_not_a_traceback(banks, sql):
+    """O que se escreve na página volta pelo mesmo crivo: uma frase, ou nada."""
+    assert reference_problem(sql, banks) is None or reference_problem(sql, banks).strip()
 
 
 def test_a_null_among_other_values_is_a_fine_reference(banks):
@@ -247,18 +375,18 @@ CASES = {
     "posição": "SELECT categoria, COUNT(*) {g} ORDER BY 2 DESC LIMIT {n}",
     "conta com apelido": "SELECT categoria, COUNT(*) AS n {g} ORDER BY n * 10 DESC LIMIT {n}",
     "apelido no GROUP BY": "SELECT upper(categoria) AS c, COUNT(*) AS n FROM produtos GROUP BY c "
-                           "HAVING n > 0 ORDER BY n DESC LIMIT {n}",
+    "HAVING n > 0 ORDER BY n DESC LIMIT {n}",
     "posição no GROUP BY": "SELECT categoria, COUNT(*) FROM produtos GROUP BY 1 "
-                           "ORDER BY COUNT(*) DESC LIMIT {n}",
+    "ORDER BY COUNT(*) DESC LIMIT {n}",
     "CTE": "WITH t AS (SELECT categoria, COUNT(*) AS n {g}) "
-           "SELECT categoria FROM t ORDER BY n DESC LIMIT {n}",
+    "SELECT categoria FROM t ORDER BY n DESC LIMIT {n}",
     "DISTINCT": "SELECT DISTINCT categoria, COUNT(*) OVER (PARTITION BY categoria) AS n "
-                "FROM produtos ORDER BY n DESC LIMIT {n}",
+    "FROM produtos ORDER BY n DESC LIMIT {n}",
     "UNION": "SELECT categoria, COUNT(*) AS n {g} UNION SELECT categoria, COUNT(*) {g} "
-             "ORDER BY n DESC LIMIT {n}",
+    "ORDER BY n DESC LIMIT {n}",
     "asterisco": "SELECT * FROM (SELECT categoria, COUNT(*) AS n {g}) ORDER BY n DESC LIMIT {n}",
     "limite calculado": "SELECT categoria {g} ORDER BY COUNT(*) DESC LIMIT {n} + 0",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", CASES)

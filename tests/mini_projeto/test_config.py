@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from comum.terminal import Parser, UserError, run_main
+
 import pytest
 import yaml
 from loja_sql.config import (
@@ -10,17 +12,14 @@ from loja_sql.config import (
     EFFECTIVE_NAME,
     PROJECT_DIR,
     Config,
-    UserError,
     add_config_arguments,
-    argument_parser,
     config_from_args,
     load_config,
     load_effective,
     resolve,
-    run_main,
     save_effective,
     shipped_configs,
-    write_atomic,
+    untrained,
 )
 
 CONFIGS = shipped_configs()
@@ -89,20 +88,40 @@ def test_all_problems_come_in_one_message(tmp_path):
     lines = message.splitlines()
     assert lines[0] == "configuração inválida:"
     assert len(lines) == 7
-    expected = ["training.epoch`", "training.batch_size`", "lora.r`", "training.precision`",
-                "`semigual`", "generation.max_new_tokens`"]  # fmt: skip
+    expected = [
+        "training.epoch`",
+        "training.batch_size`",
+        "lora.r`",
+        "training.precision`",
+        "`semigual`",
+        "generation.max_new_tokens`",
+    ]
     for part in expected:
         assert sum(part in line for line in lines[1:]) == 1, (part, message)
     assert f"({path})" in message, "a origem da chave errada"
     assert "'fp32' ou 'bf16'" in message
 
 
-def test_number_without_a_dot_is_explained():
-    """O PyYAML lê 2e-4 como texto; a mensagem diz como escrever."""
-    message = error_of(None, "training.learning_rate=2e-4")
-    assert "training.learning_rate" in message
-    assert "2.0e-4" in message
-    assert load_config(None, ["training.learning_rate=2.0e-4"]).training.learning_rate == 2e-4
+@pytest.mark.parametrize("text", ["2e-4", "2E-4", "2.0e-4", "0.0002", "+2e-4", "20e-5"])
+def test_a_number_is_read_however_it_is_written(tmp_path, text):
+    """O YAML 1.1 leria 2e-4 como texto; aqui, é um número na linha de comando e no arquivo."""
+    path = yaml_file(tmp_path, f"training: {{learning_rate: {text}}}\n")
+    assert load_config(path).training.learning_rate == 2e-4
+    assert load_config(None, [f"training.learning_rate={text}"]).training.learning_rate == 2e-4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "training: {seed: 1}\ntraining: {seed: 2}\n",
+        "training:\n  seed: 1\n  epochs: 1.0\n  seed: 2\n",
+    ],
+)
+def test_a_repeated_key_is_refused(tmp_path, text):
+    """O PyYAML ficaria com a última, em silêncio."""
+    message = error_of(yaml_file(tmp_path, text))
+    assert "aparece mais de uma vez" in message
+    assert "ajustes.yaml" in message and "linha" in message
 
 
 @pytest.mark.parametrize(
@@ -131,6 +150,12 @@ def test_number_without_a_dot_is_explained():
         ("database.seeds=11", "uma lista"),
         ("database.seeds=[11, onze]", "número inteiro"),
         ("training.lr_scheduler_type=cossine", "'cosine'"),
+        ("training.epochs=.inf", "número finito"),
+        ("training.epochs=.nan", "número finito"),
+        ("training.learning_rate=1e999", "número finito"),
+        ("database.time_limit_s=-.inf", "número finito"),
+        ("training.tracking=mlflow", "'trackio'"),
+        ("training.learning_rate=2e-4x", "esperava um número"),
         ("training=3", "esperava uma seção"),
         ("training.seed=[1", "não é YAML válido"),
         ("training.seed", "esperava chave=valor"),
@@ -224,7 +249,7 @@ def test_custom_database_replaces_the_shops(tmp_path):
         [],
         ["training.learning_rate=2.0e-4", "training.max_steps=10", "lora.target_modules=[q_proj]"],
         ["database.custom=a.sqlite", "data.custom='ação: é.csv'", "lora.alpha=8"],
-        ['prompt.system="Só SQL: \'aspas\', \\n quebra e #cerquilha"', "evaluation.limit=3"],
+        ["prompt.system=\"Só SQL: 'aspas', \\n quebra e #cerquilha\"", "evaluation.limit=3"],
     ],
 )
 def test_effective_config_is_written_and_read_back_equal(tmp_path, overrides):
@@ -241,7 +266,7 @@ def test_effective_config_is_written_and_read_back_equal(tmp_path, overrides):
 
 def test_effective_config_missing_is_explained(tmp_path):
     """Uma pasta que não é saída de train.py é um erro do usuário."""
-    with pytest.raises(UserError, match="não tem config_efetiva.yaml"):
+    with pytest.raises(UserError, match="não tem effective_config.yaml"):
         load_effective(tmp_path)
 
 
@@ -257,13 +282,13 @@ def test_damaged_effective_config_is_a_user_error(tmp_path, text):
     assert not any(english in str(caught.value) for english in ("required", "Input", "Extra"))
 
 
-def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path):
-    """Se a gravação falha no meio, o arquivo antigo continua inteiro."""
-    path = tmp_path / "a.txt"
-    write_atomic(path, "antigo")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomic(path, "novo \ud800")
-    assert path.read_text(encoding="utf-8") == "antigo"
+def test_the_untrained_model_has_one_prompt_and_one_limit():
+    """Instruções em inglês, o esquema e o limite de tokens dela; a de origem não muda."""
+    config = load_config(None, ["evaluation.base_max_new_tokens=77"])
+    copied = untrained(config)
+    assert copied.prompt.schema_in_prompt and "SQLite" in copied.prompt.system
+    assert copied.generation.max_new_tokens == 77
+    assert config == load_config(None, ["evaluation.base_max_new_tokens=77"])
 
 
 def test_resolve_prefers_the_current_folder_then_the_project(tmp_path, monkeypatch):
@@ -324,7 +349,7 @@ def test_run_main_does_not_hide_bugs():
     ],
 )
 def test_command_line_speaks_portuguese(capsys, argument, sentence):
-    parser = argument_parser("Um script qualquer.")
+    parser = Parser("Um script qualquer.")
     add_config_arguments(parser)
     parser.add_argument("--cor", choices=["verde", "roxa"])
     parser.add_argument("--vezes", type=int)

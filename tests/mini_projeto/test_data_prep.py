@@ -7,23 +7,35 @@ import os
 import sqlite3
 from collections import Counter
 
-import data_prep
+from comum.files import read_json, read_jsonl, write_jsonl
+from comum.terminal import UserError
+
 import pytest
 import sqlglot
-from data_prep import load_split, main, read_questions
-from loja_sql.config import UserError, load_config, load_effective
-from loja_sql.page import feedback
+from data_prep import main
+from loja_sql.config import load_config, load_effective
+from loja_sql.questions import splits
+from loja_sql.questions.reading import read_questions
 from loja_sql.questions.slots import mask, plain
+from loja_sql.questions.splits import SPLITS, load_split, training_rows
 from loja_sql.sql.features import KINDS, skeleton
 
 OPINION_SQL = "SELECT COUNT(DISTINCT genero) FROM livros"
-SPLITS = ("treino", "validacao", "teste")
-FUNCTIONS = {"o menor valor": "MIN({c})", "a soma": "SUM({c})", "o maior valor": "MAX({c})",
-             "a média": "AVG({c})", "a amplitude": "MAX({c}) - MIN({c})",
-             "a contagem sem repetição": "COUNT(DISTINCT {c})"}  # fmt: skip
-CONDITIONS = {"": "", " dos romances": " WHERE genero = 'romance'",
-              " dos emprestados": " WHERE emprestado = 1",
-              " por gênero": " GROUP BY genero"}  # fmt: skip
+OWN_SPLITS = ("train", "validation", "test")
+FUNCTIONS = {
+    "o menor valor": "MIN({c})",
+    "a soma": "SUM({c})",
+    "o maior valor": "MAX({c})",
+    "a média": "AVG({c})",
+    "a amplitude": "MAX({c}) - MIN({c})",
+    "a contagem sem repetição": "COUNT(DISTINCT {c})",
+}
+CONDITIONS = {
+    "": "",
+    " dos romances": " WHERE genero = 'romance'",
+    " dos emprestados": " WHERE emprestado = 1",
+    " por gênero": " GROUP BY genero",
+}
 COLUMNS = {"páginas": "paginas", "exemplares": "exemplares"}
 
 
@@ -35,22 +47,28 @@ def good_records():
             for which, condition in CONDITIONS.items():
                 expression = function.format(c=column)
                 sql = f"SELECT {expression} FROM livros{condition}"
-                for question in (f"qual é {words} de {what}{which}?",
-                                 f"me informe {words} no campo {what}{which}"):  # fmt: skip
+                for question in (
+                    f"qual é {words} de {what}{which}?",
+                    f"me informe {words} no campo {what}{which}",
+                ):
                     records.append({"question": question, "sql": sql})
     return records
 
 
 def create_library(path):
     with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE livros (id INTEGER PRIMARY KEY, titulo TEXT, genero TEXT,"
-                           " paginas INTEGER, exemplares INTEGER, emprestado INTEGER)")  # fmt: skip
+        connection.execute(
+            "CREATE TABLE livros (id INTEGER PRIMARY KEY, titulo TEXT, genero TEXT,"
+            " paginas INTEGER, exemplares INTEGER, emprestado INTEGER)"
+        )
         connection.executemany(
             "INSERT INTO livros (titulo, genero, paginas, exemplares, emprestado) "
             "VALUES (?, ?, ?, ?, ?)",
-            [(f"Livro {i}", ["romance", "poesia", "conto"][i % 3], 90 + 7 * i, 1 + i % 4, i % 2)
-             for i in range(30)],
-        )  # fmt: skip
+            [
+                (f"Livro {i}", ["romance", "poesia", "conto"][i % 3], 90 + 7 * i, 1 + i % 4, i % 2)
+                for i in range(30)
+            ],
+        )
     connection.close()
     return path
 
@@ -59,7 +77,7 @@ def jsonl(records):
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
 
 
-class Project:
+class Library:
     """O banco e as perguntas de um usuário, numa pasta temporária."""
 
     def __init__(self, folder):
@@ -73,8 +91,12 @@ class Project:
         return self
 
     def overrides(self):
-        return [f"database.custom={self.database}", f"data.custom={self.questions}",
-                f"data.output_dir={self.output}", "model.name=nenhum"]  # fmt: skip
+        return [
+            f"database.custom={self.database}",
+            f"data.custom={self.questions}",
+            f"data.output_dir={self.output}",
+            "model.name=nenhum",
+        ]
 
     def prepare(self, *extra):
         assert main([*self.overrides(), *extra]) == 0
@@ -84,11 +106,10 @@ class Project:
         return load_split(load_config(None, self.overrides()), name)
 
     def accepted(self):
-        return [row for name in SPLITS for row in self.split(name)]
+        return [row for name in OWN_SPLITS for row in self.split(name)]
 
     def rejected(self):
-        text = (self.output / "rejeitados.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return read_jsonl(self.output / "rejected.jsonl")
 
     def state(self):
         return {
@@ -97,8 +118,8 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path):
-    return Project(tmp_path)
+def library(tmp_path):
+    return Library(tmp_path)
 
 
 # --- linhas malformadas --------------------------------------------------------------------
@@ -126,13 +147,13 @@ BAD_LINES = {  # nome: (linha do JSONL, parte do motivo)
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
-def test_bad_line_is_reported_with_its_number(project, name):
+def test_bad_line_is_reported_with_its_number(library, name):
     """Uma linha ruim no meio do arquivo é recusada com o seu número; as outras se aproveitam."""
     line, reason = BAD_LINES[name]
     good = jsonl(good_records()).splitlines(keepends=True)
-    project.write(b"".join([*good[:4], b"\n", line + b"\n", *good[4:]])).prepare()
-    assert len(project.accepted()) == len(good)
-    (rejected,) = project.rejected()
+    library.write(b"".join([*good[:4], b"\n", line + b"\n", *good[4:]])).prepare()
+    assert len(library.accepted()) == len(good)
+    (rejected,) = library.rejected()
     assert rejected["where"] == "perguntas.jsonl:6", "quatro boas, uma vazia e a ruim"
     assert reason in rejected["reason"]
 
@@ -145,28 +166,32 @@ BAD_SQL = {
     "vazio": ("SELECT titulo FROM livros WHERE id < 0", "resultado vazio"),
     "só NULL": ("SELECT MAX(paginas) FROM livros WHERE id < 0", "só NULL"),
     "empate": ("SELECT titulo FROM livros ORDER BY exemplares DESC LIMIT 1", "empate no LIMIT"),
-    "empate por apelido": ("SELECT genero, COUNT(*) AS n FROM livros GROUP BY 1 ORDER BY n LIMIT 1",
-                           "empate no LIMIT"),
-    "não acaba": ("WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) "
-                  "SELECT COUNT(*) FROM r", "limite de 0.3 s"),
+    "empate por apelido": (
+        "SELECT genero, COUNT(*) AS n FROM livros GROUP BY 1 ORDER BY n LIMIT 1",
+        "empate no LIMIT",
+    ),
+    "não acaba": (
+        "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r",
+        "limite de 0.3 s",
+    ),
     "catálogo": ("SELECT name FROM sqlite_master", "não faz parte do banco"),
     "parênteses demais": ("SELECT " + "(" * 3000 + "1" + ")" * 3000, "não entende"),
     "longo demais": ("SELECT 1" + " + 1" * 2000, "passa de 5000 caracteres"),
-}  # fmt: skip
+}
 
 
-def test_unusable_sql_is_rejected_with_the_line_in_its_id(project):
+def test_unusable_sql_is_rejected_with_the_line_in_its_id(library):
     """Cada SQL que não serve de referência sai com o motivo e o id da linha; o banco fica igual."""
     bad = [{"question": f"pergunta {name}?", "sql": sql} for name, (sql, _) in BAD_SQL.items()]
-    project.write(jsonl([*good_records(), *bad]))
-    before = hashlib.sha256(project.database.read_bytes()).hexdigest()
-    project.prepare("database.time_limit_s=0.3")
-    assert hashlib.sha256(project.database.read_bytes()).hexdigest() == before
+    library.write(jsonl([*good_records(), *bad]))
+    before = hashlib.sha256(library.database.read_bytes()).hexdigest()
+    library.prepare("database.time_limit_s=0.3")
+    assert hashlib.sha256(library.database.read_bytes()).hexdigest() == before
     first = len(good_records()) + 1
-    found = {row["where"]: row["reason"] for row in project.rejected()}
+    found = {row["where"]: row["reason"] for row in library.rejected()}
     assert len(found) == len(BAD_SQL)
     for number, (name, (_, reason)) in enumerate(BAD_SQL.items(), first):
-        assert reason in found[f"propria-{number:05}"], name
+        assert reason in found[f"own-{number:05}"], name
 
 
 CSV_HEADER = "question,sql\n"
@@ -182,29 +207,29 @@ CSV_HEADER = "question,sql\n"
         ("quantos?," + "x" * 200_000, "não é CSV"),
     ],
 )
-def test_bad_csv_line_is_reported_with_its_number(project, line, reason):
+def test_bad_csv_line_is_reported_with_its_number(library, line, reason):
     """No CSV também: a linha ruim sai com o número, e as outras se aproveitam."""
     good = [f'"{r["question"]}","{r["sql"]}"\n' for r in good_records()]
     content = "".join([CSV_HEADER, *good[:4], line + "\n", *good[4:]])
-    project.write(content.encode(), "perguntas.csv")
-    project.prepare()
-    assert len(project.accepted()) == len(good)
-    (rejected,) = project.rejected()
+    library.write(content.encode(), "perguntas.csv")
+    library.prepare()
+    assert len(library.accepted()) == len(good)
+    (rejected,) = library.rejected()
     assert rejected["where"] == "perguntas.csv:6"
     assert reason in rejected["reason"]
 
 
 @pytest.mark.parametrize(("after", "words"), [(2, "das linhas 98 a 99"), (0, "não é CSV")])
-def test_unclosed_quotes_never_glue_two_lines(project, after, words):
+def test_unclosed_quotes_never_glue_two_lines(library, after, words):
     """Aspas sem par não viram uma pergunta com SQL dentro: a recusa diz que linhas se perderam."""
     good = [f'"{r["question"]}","{r["sql"]}"\n' for r in good_records()]
     extra = ['"um engolido","SELECT 1"\n', '"outro aproveitado","SELECT 1"\n'][:after]
     broken = '"quantos livros,SELECT 1\n'
-    project.write("".join([CSV_HEADER, *good, broken, *extra]).encode(), "perguntas.csv").prepare()
-    questions = {row["question"] for row in project.accepted()}
+    library.write("".join([CSV_HEADER, *good, broken, *extra]).encode(), "perguntas.csv").prepare()
+    questions = {row["question"] for row in library.accepted()}
     expected = {record["question"] for record in good_records()}
     assert questions == expected | ({"outro aproveitado"} if after else set())
-    (rejected,) = project.rejected()
+    (rejected,) = library.rejected()
     assert rejected["where"] == f"perguntas.csv:{len(good) + 2}"
     assert words in rejected["reason"]
 
@@ -223,186 +248,205 @@ def test_unclosed_quotes_never_glue_two_lines(project, after, words):
         ("planilha.xlsx", b"PK\x03\x04", "formato desconhecido"),
         ("sem_extensao", b"question,sql\n", "formato desconhecido"),
         ("so_uma.jsonl", jsonl(good_records()[:1]), "1 perguntas aproveitáveis"),
-        ("mesmo_sql.csv", b"question,sql\n" + b"".join(
-            f"pergunta {w},SELECT COUNT(*) FROM livros\n".encode()
-            for w in ["alfa", "beta", "gama", "delta"]), "ficou vazio"),
+        (
+            "mesmo_sql.csv",
+            b"question,sql\n"
+            + b"".join(
+                f"pergunta {w},SELECT COUNT(*) FROM livros\n".encode()
+                for w in ["alfa", "beta", "gama", "delta"]
+            ),
+            "ficou vazio",
+        ),
     ],
-)  # fmt: skip
-def test_unusable_file_is_a_user_error(project, name, content, words):
+)
+def test_unusable_file_is_a_user_error(library, name, content, words):
     """Arquivo errado: uma frase com o nome dele, e nenhuma divisão gravada."""
-    project.write(content, name)
+    library.write(content, name)
     with pytest.raises(UserError) as caught:
-        main(project.overrides())
+        main(library.overrides())
     assert words in str(caught.value)
     assert name in str(caught.value)
-    written = {path.name for path in project.output.glob("*")}
-    assert written <= {"rejeitados.jsonl"}
+    written = {path.name for path in library.output.glob("*")}
+    assert written <= {"rejected.jsonl"}
 
 
-def test_reasons_are_written_even_when_nothing_is_left(project):
+def test_reasons_are_written_even_when_nothing_is_left(library):
     """Se todas as linhas são ruins, o erro diz onde estão os motivos, e eles estão lá."""
-    project.write(b"1\n2\n3\n")
-    with pytest.raises(UserError, match="rejeitados.jsonl"):
-        main(project.overrides())
-    assert [row["where"] for row in project.rejected()] == [
+    library.write(b"1\n2\n3\n")
+    with pytest.raises(UserError, match="rejected.jsonl"):
+        main(library.overrides())
+    assert [row["where"] for row in library.rejected()] == [
         f"perguntas.jsonl:{line}" for line in (1, 2, 3)
     ]
 
 
-def test_missing_files_are_user_errors(project, tmp_path):
+def test_missing_files_are_user_errors(library, tmp_path):
     """Perguntas ou banco ausentes, ou um banco que não é SQLite."""
-    project.questions = tmp_path / "nada.jsonl"
+    library.questions = tmp_path / "nada.jsonl"
     with pytest.raises(UserError, match="perguntas não encontrado.*nada.jsonl"):
-        main(project.overrides())
-    project.write(jsonl(good_records()))
-    project.database = tmp_path / "nada.sqlite"
+        main(library.overrides())
+    library.write(jsonl(good_records()))
+    library.database = tmp_path / "nada.sqlite"
     with pytest.raises(UserError, match="banco de dados não encontrado.*nada.sqlite"):
-        main(project.overrides())
-    project.database = project.questions
+        main(library.overrides())
+    library.database = library.questions
     with pytest.raises(UserError, match="não é um banco SQLite"):
-        main(project.overrides())
+        main(library.overrides())
 
 
 # --- nada se perde -------------------------------------------------------------------------
 
 
-def test_read_equals_accepted_plus_rejected(project):
+def test_read_equals_accepted_plus_rejected(library):
     """Num arquivo com todo tipo de problema, cada linha termina numa divisão ou nas recusas."""
     records = good_records()
     lines = [json.dumps(record, ensure_ascii=False).encode() for record in records]
     lines += [line for line, _ in BAD_LINES.values()]
-    lines += [json.dumps({"question": f"p {n}", "sql": s}).encode()
-              for n, (s, _) in BAD_SQL.items()]  # fmt: skip
+    lines += [
+        json.dumps({"question": f"p {n}", "sql": s}).encode() for n, (s, _) in BAD_SQL.items()
+    ]
     lines += lines[:5]  # perguntas repetidas
     lines.append(json.dumps({"question": "QUAL É A SOMA DE PAGINAS", "sql": "SELECT 1"}).encode())
-    project.write(b"\n".join(lines) + b"\n").prepare("database.time_limit_s=0.3")
-    accepted, rejected = project.accepted(), project.rejected()
+    library.write(b"\n".join(lines) + b"\n").prepare("database.time_limit_s=0.3")
+    accepted, rejected = library.accepted(), library.rejected()
     assert len(lines) == len(accepted) + len(rejected)
     assert len(accepted) == len(records)
-    repeated = [row for row in rejected if row["reason"].startswith("mesmo molde de propria-")]
+    repeated = [row for row in rejected if row["reason"].startswith("mesmo molde de own-")]
     assert len(repeated) == 6
     ids = [row["id"] for row in accepted] + [row["where"] for row in rejected]
     assert max(Counter(ids).values()) == 1
     assert all(row["reason"] for row in rejected)
 
 
-def test_contents_survive_untouched(project):
+def test_contents_survive_untouched(library):
     """Acentos, aspas e quebras chegam às divisões como foram escritos; sai só o ; do fim."""
     records = good_records()
     records[0]["question"] = 'Qual é a "média"\nde páginas — à vista?  '
     records[0]["sql"] = "SELECT AVG(paginas) FROM livros WHERE titulo <> 'ação; é' ; "
-    path = project.folder / "perguntas.csv"
+    path = library.folder / "perguntas.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.DictWriter(file, ["id", "question", "sql"])
         writer.writeheader()
         writer.writerows({"id": i, **record} for i, record in enumerate(records))
-    project.questions = path
-    project.prepare()
-    found = {row["question"]: row["sql"] for row in project.accepted()}
+    library.questions = path
+    library.prepare()
+    found = {row["question"]: row["sql"] for row in library.accepted()}
     assert found['Qual é a "média"\nde páginas — à vista?'] == (
         "SELECT AVG(paginas) FROM livros WHERE titulo <> 'ação; é'"
     )
     assert len(found) == len(records)
 
 
-def test_windows_line_endings_and_bom(project):
+def test_windows_line_endings_and_bom(library):
     """BOM e CRLF, que o Excel e o Bloco de Notas escrevem, não atrapalham."""
     content = b"\xef\xbb\xbf" + jsonl(good_records()).replace(b"\n", b"\r\n")
-    project.write(content).prepare()
-    assert len(project.accepted()) == len(good_records())
-    assert project.rejected() == []
+    library.write(content).prepare()
+    assert len(library.accepted()) == len(good_records())
+    assert library.rejected() == []
+
+
+def test_only_a_newline_ends_a_line(library):
+    """U+2028, NEL e os outros que `splitlines` corta ficam dentro da pergunta, ida e volta."""
+    records = good_records()
+    odd = "a menor\u2028de\x85todas\x0bas\x1cpaginações?"
+    records[0]["question"] = odd
+    library.write(jsonl(records)).prepare()
+    config = load_config(None, library.overrides())
+    assert odd in {row["question"] for row in library.accepted()}
+    assert len(library.accepted()) == len(records)
+    assert len(training_rows(config)) == len(library.split("train"))
 
 
 # --- divisões ------------------------------------------------------------------------------
 
 
-def test_splits_share_no_sql_skeleton(project):
+def test_splits_share_no_sql_skeleton(library):
     """Validação e teste medem formas de consulta que o treino não viu."""
-    project.write(jsonl(good_records())).prepare()
-    found = {name: {skeleton(row["sql"]) for row in project.split(name)} for name in SPLITS}
+    library.write(jsonl(good_records())).prepare()
+    found = {name: {skeleton(row["sql"]) for row in library.split(name)} for name in OWN_SPLITS}
     assert all(found.values())
-    assert not found["treino"] & found["validacao"]
-    assert not found["treino"] & found["teste"]
-    assert not found["validacao"] & found["teste"]
+    assert not found["train"] & found["validation"]
+    assert not found["train"] & found["test"]
+    assert not found["validation"] & found["test"]
     total = len(good_records())
-    for name in ("validacao", "teste"):
-        assert 0.05 * total <= len(project.split(name)) <= 0.15 * total
+    for name in ("validation", "test"):
+        assert 0.05 * total <= len(library.split(name)) <= 0.15 * total
 
 
-def test_split_depends_on_the_seed_only(project, tmp_path):
+def test_split_depends_on_the_seed_only(library, tmp_path):
     """A mesma semente divide igual; outra divide diferente."""
-    project.write(jsonl(good_records())).prepare()
-    first = [project.split(name) for name in SPLITS]
-    project.output = tmp_path / "de novo"
-    project.prepare()
-    assert [project.split(name) for name in SPLITS] == first
-    project.output = tmp_path / "outra semente"
-    project.prepare("data.seed=99")
-    assert project.split("teste") != first[2]
+    library.write(jsonl(good_records())).prepare()
+    first = [library.split(name) for name in OWN_SPLITS]
+    library.output = tmp_path / "de novo"
+    library.prepare()
+    assert [library.split(name) for name in OWN_SPLITS] == first
+    library.output = tmp_path / "outra semente"
+    library.prepare("data.seed=99")
+    assert library.split("test") != first[2]
 
 
-def test_report_agrees_with_the_files(project):
+def test_report_agrees_with_the_files(library):
     """Contagens, hashes e sobreposições do relatório são os dos arquivos; a configuração relê."""
-    project.write(jsonl([*good_records(), good_records()[0]])).prepare()
-    report = json.loads((project.output / "relatorio.json").read_text(encoding="utf-8"))
-    for name in SPLITS:
-        content = (project.output / f"{name}.jsonl").read_bytes()
-        assert report["divisoes"][name]["sha256"] == hashlib.sha256(content).hexdigest()
-        assert report["divisoes"][name]["perguntas"] == len(project.split(name))
-    for overlap in report["sobreposicao"].values():
+    library.write(jsonl([*good_records(), good_records()[0]])).prepare()
+    report = read_json(library.output / "report.json")
+    for name in OWN_SPLITS:
+        content = (library.output / f"{name}.jsonl").read_bytes()
+        assert report["splits"][name]["sha256"] == hashlib.sha256(content).hexdigest()
+        assert report["splits"][name]["questions"] == len(library.split(name))
+    for overlap in report["overlap"].values():
         assert set(overlap.values()) == {0}
-    assert report["rejeitadas"] == {"mesmo molde de outra": 1}
-    assert load_effective(project.output) == load_config(None, project.overrides())
-    assert "| treino |" in (project.output / "relatorio.md").read_text(encoding="utf-8")
+    assert report["rejected"] == {"mesmo molde de outra": 1}
+    assert load_effective(library.output) == load_config(None, library.overrides())
+    assert "| treino |" in (library.output / "report.md").read_text(encoding="utf-8")
 
 
 # --- refazer ou não ------------------------------------------------------------------------
 
 
-def test_second_call_does_nothing(project, capsys):
+def test_second_call_does_nothing(library, capsys):
     """Sem mudança, a segunda chamada não toca em nenhum arquivo; com --force, refaz igual."""
-    project.write(jsonl(good_records())).prepare()
-    before = project.state()
-    contents = {p.name: p.read_bytes() for p in project.output.iterdir()}
+    library.write(jsonl(good_records())).prepare()
+    before = library.state()
+    contents = {p.name: p.read_bytes() for p in library.output.iterdir()}
     capsys.readouterr()
-    project.prepare()
-    assert project.state() == before
+    library.prepare()
+    assert library.state() == before
     assert "já estão prontos" in capsys.readouterr().out
-    project.prepare("--force")
-    assert project.state() != before
-    assert {p.name: p.read_bytes() for p in project.output.iterdir()} == contents
+    library.prepare("--force")
+    assert library.state() != before
+    assert {p.name: p.read_bytes() for p in library.output.iterdir()} == contents
 
 
-def _edit_questions(project):
-    project.questions.write_bytes(jsonl(good_records()[2:]))
+def _edit_questions(library):
+    library.questions.write_bytes(jsonl(good_records()[2:]))
 
 
-def _edit_database(project):
-    with sqlite3.connect(project.database) as connection:
+def _edit_database(library):
+    with sqlite3.connect(library.database) as connection:
         connection.execute("UPDATE livros SET paginas = paginas + 1")
     connection.close()
 
 
-def _lose_a_split(project):
-    os.remove(project.output / "treino.jsonl")
+def _lose_a_split(library):
+    os.remove(library.output / "train.jsonl")
 
 
 @pytest.mark.parametrize("change", [_edit_questions, _edit_database, _lose_a_split])
-def test_any_change_makes_it_work_again(project, capsys, change):
+def test_any_change_makes_it_work_again(library, capsys, change):
     """Perguntas ou banco alterados, ou uma divisão apagada: a chamada seguinte refaz."""
-    project.write(jsonl(good_records())).prepare()
-    change(project)
+    library.write(jsonl(good_records())).prepare()
+    change(library)
     capsys.readouterr()
-    project.prepare()
+    library.prepare()
     assert "já estão prontos" not in capsys.readouterr().out
-    assert len(project.split("treino")) > 0
+    assert len(library.split("train")) > 0
 
 
-def test_load_split_says_what_to_run(project):
+def test_load_split_says_what_to_run(library):
     """Antes de preparar, quem pede uma divisão recebe o comando que falta."""
-    project.write(jsonl(good_records()))
+    library.write(jsonl(good_records()))
     with pytest.raises(UserError, match="python data_prep.py"):
-        project.split("treino")
+        library.split("train")
 
 
 # --- as perguntas da loja ------------------------------------------------------------------
@@ -413,9 +457,9 @@ def written():
     """As perguntas escritas à mão, por arquivo, lidas sem nenhuma recusa."""
     rejected = []
     rows = {
-        "curada": read_questions(data_prep.CURATED, "curada", rejected),
-        "validacao": read_questions(data_prep.VALIDATION, "validacao", rejected),
-        "teste": read_questions(data_prep.TEST, "teste", rejected),
+        "written": read_questions(splits.WRITTEN, "written", rejected),
+        "validation": read_questions(splits.VALIDATION, "validation", rejected),
+        "test": read_questions(splits.TEST, "test", rejected),
     }
     assert rejected == []
     return rows
@@ -425,34 +469,37 @@ def written():
 def shop_splits(written, tmp_path_factory):
     """O caminho da loja, inteiro, com um só banco e uma amostra que inclui os moldes repetidos."""
     folder = tmp_path_factory.mktemp("loja")
-    reserved = {mask(row.question) for row in written["teste"] + written["validacao"]}
+    reserved = {mask(row.question) for row in written["test"] + written["validation"]}
     sample = [
         row
-        for number, row in enumerate(written["curada"])
+        for number, row in enumerate(written["written"])
         if number % 25 == 0 or mask(row.question) in reserved
     ]
-    extra = written["teste"][3]
+    extra = written["test"][3]
     leaked = {"question": f"por favor, {extra.question}".upper(), "sql": extra.sql}
     records = [{"question": row.question, "sql": row.sql} for row in sample]
     curated = folder / "curadas.jsonl"
     curated.write_bytes(jsonl([*records, leaked]))
-    overrides = [f"data.output_dir={folder}", "database.seeds=[41]", "data.generated=80",
-                 "model.name=nenhum"]  # fmt: skip
+    overrides = [
+        f"data.output_dir={folder}",
+        "database.seeds=[41]",
+        "data.generated=80",
+        "model.name=nenhum",
+    ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_prep, "CURATED", curated)
+        patch.setattr(splits, "WRITTEN", curated)
         assert main(overrides) == 0
     config = load_config(None, overrides)
-    names = ["treino", "validacao", "validacao_gerada", "teste", "teste_gerado"]
-    lines = (folder / "rejeitados.jsonl").read_text(encoding="utf-8").splitlines()
-    return {name: load_split(config, name) for name in names}, [json.loads(x) for x in lines]
+    found = {name: load_split(config, name) for name in SPLITS}
+    return found, read_jsonl(folder / "rejected.jsonl"), config
 
 
 def test_written_questions_are_enough(written):
     """Pelo menos 800 perguntas curadas e 200 de teste, todas distintas dentro do teste."""
-    assert len(written["curada"]) >= 800
-    assert len(written["teste"]) >= 200
-    assert len({mask(row.question) for row in written["teste"]}) == len(written["teste"])
-    assert len({plain(row.question) for row in written["curada"]}) >= 800
+    assert len(written["written"]) >= 800
+    assert len(written["test"]) >= 200
+    assert len({mask(row.question) for row in written["test"]}) == len(written["test"])
+    assert len({plain(row.question) for row in written["written"]}) >= 800
 
 
 def test_written_sql_is_one_tidy_select(written):
@@ -465,23 +512,23 @@ def test_written_sql_is_one_tidy_select(written):
 
 def test_test_questions_never_enter_the_training_set(shop_splits, written):
     """Nenhum molde do teste ou da validação está no treino, nem o que se plantou de propósito."""
-    splits, rejected = shop_splits
-    train = {mask(row["question"]) for row in splits["treino"]}
+    parts, rejected, _ = shop_splits
+    train = {mask(row["question"]) for row in parts["train"]}
     assert len(train) > 100
-    assert len(splits["teste"]) >= 200
-    for name in ("teste", "validacao", "teste_gerado", "validacao_gerada"):
-        assert not train & {mask(row["question"]) for row in splits[name]}, name
-    assert not train & {mask(row.question) for row in written["teste"]}
-    reasons = [row["reason"] for row in rejected if row["where"].startswith("curada-")]
-    assert any(reason.startswith("mesmo molde de teste-") for reason in reasons)
-    assert any(reason.startswith("quase igual a teste-") for reason in reasons)
+    assert len(parts["test"]) >= 200
+    for name in ("test", "validation", "generated_test", "generated_validation"):
+        assert not train & {mask(row["question"]) for row in parts[name]}, name
+    assert not train & {mask(row.question) for row in written["test"]}
+    reasons = [row["reason"] for row in rejected if row["where"].startswith("written-")]
+    assert any(reason.startswith("mesmo molde de test-") for reason in reasons)
+    assert any(reason.startswith("quase igual a test-") for reason in reasons)
 
 
 def test_no_training_question_is_almost_a_reserved_one(shop_splits):
     """Nenhuma pergunta do treino tem 80% ou mais das palavras do molde de uma reservada."""
-    splits, _ = shop_splits
-    reserved = [set(mask(r["question"]).split()) for r in splits["teste"] + splits["validacao"]]
-    for row in splits["treino"]:
+    parts, *_ = shop_splits
+    reserved = [set(mask(r["question"]).split()) for r in parts["test"] + parts["validation"]]
+    for row in parts["train"]:
         words = set(mask(row["question"]).split())
         closest = max(len(words & other) / len(words | other) for other in reserved)
         assert closest < 0.8, row
@@ -489,39 +536,99 @@ def test_no_training_question_is_almost_a_reserved_one(shop_splits):
 
 def test_generated_splits_share_no_skeleton_with_training(shop_splits):
     """As formas de consulta de teste_gerado e validacao_gerada não ocorrem no treino."""
-    splits, _ = shop_splits
-    train = {skeleton(row["sql"]) for row in splits["treino"]}
-    for name in ("teste_gerado", "validacao_gerada"):
-        assert splits[name], name
-        assert not train & {skeleton(row["sql"]) for row in splits[name]}, name
+    parts, *_ = shop_splits
+    train = {skeleton(row["sql"]) for row in parts["train"]}
+    for name in ("generated_test", "generated_validation"):
+        assert parts[name], name
+        assert not train & {skeleton(row["sql"]) for row in parts[name]}, name
 
 
 def test_shop_rows_are_described(shop_splits):
     """Toda linha das divisões tem fonte, redação, tipo e dificuldade."""
-    splits, _ = shop_splits
-    for name, rows in splits.items():
+    parts, *_ = shop_splits
+    for name, rows in parts.items():
         for row in rows:
             assert all(row[key] for key in ("id", "question", "sql", "source", "wording")), name
             assert row["kind"] in KINDS
             assert row["difficulty"] in ("fácil", "média", "difícil")
 
 
-def test_opinions_from_the_page_join_the_questions(project):
+def opinion(question, model_sql, sql, good):
+    """Uma linha de feedback.jsonl, como a página a grava."""
+    opinion = "good" if good else "bad"
+    return {"question": question, "model_sql": model_sql, "sql": sql, "opinion": opinion}
+
+
+def test_opinions_from_the_page_join_the_questions(library):
     """Aprovadas e corrigidas entram; a que repete uma pergunta e a sem correção dizem por quê."""
-    opinions = project.folder / "opinioes.jsonl"
-    feedback.record(opinions, "há quantos gêneros?", "SELECT 1", OPINION_SQL, good=False)
-    feedback.record(opinions, "qual o livro mais longo?", "SELECT 2", None, good=False)
     twin = good_records()[0]
-    feedback.record(opinions, twin["question"], twin["sql"], twin["sql"], good=True)
-    project.write(jsonl(good_records())).prepare(f"data.feedback={opinions}")
-    rows = [row for row in project.accepted() if row["source"] == "opiniao"]
+    path = library.folder / "feedback.jsonl"
+    opinions = [
+        opinion("há quantos gêneros?", "SELECT 1", OPINION_SQL, good=False),
+        opinion("qual o livro mais longo?", "SELECT 2", "", good=False),
+        opinion(twin["question"], twin["sql"], twin["sql"], good=True),
+    ]
+    write_jsonl(path, opinions)
+    library.write(jsonl(good_records())).prepare(f"data.feedback={path}")
+    rows = [row for row in library.accepted() if row["source"] == "feedback"]
     assert [(row["question"], row["sql"]) for row in rows] == [("há quantos gêneros?", OPINION_SQL)]
-    reasons = {row["question"]: row["reason"] for row in project.rejected()}
+    reasons = {row["question"]: row["reason"] for row in library.rejected()}
     assert "em branco" in reasons["qual o livro mais longo?"]
     assert "mesmo molde" in reasons[twin["question"]]
 
 
-def test_a_missing_file_of_opinions_is_a_user_error(project):
-    project.write(jsonl(good_records()))
+@pytest.mark.parametrize(
+    "sql", ["SELECT titulo FROM livros ORDER BY 1.5 LIMIT 2", "SELECT 1 LIMIT '1.0'"]
+)
+def test_a_poisonous_opinion_never_stops_the_preparation(library, sql):
+    """O que a página já executou volta aqui: aceito ou recusado, sem traceback."""
+    path = library.folder / "feedback.jsonl"
+    write_jsonl(path, [opinion("quais são dois livros?", sql, sql, good=True)])
+    library.write(jsonl(good_records())).prepare(f"data.feedback={path}")
+    assert len(library.accepted()) >= len(good_records())
+
+
+def test_a_missing_file_of_opinions_is_a_user_error(library):
+    library.write(jsonl(good_records()))
     with pytest.raises(UserError, match="não encontrado"):
-        main([*project.overrides(), "data.feedback=/nao/existe.jsonl"])
+        main([*library.overrides(), "data.feedback=/nao/existe.jsonl"])
+
+
+# --- o que o treino lê ---------------------------------------------------------------------
+
+
+def chosen(config, **data):
+    copied = config.model_copy(deep=True)
+    for key, value in data.items():
+        setattr(copied.data, key, value)
+    return training_rows(copied)
+
+
+def test_training_reads_written_variations_and_some_of_the_generated(shop_splits):
+    """`data.*_in_training` corta as geradas e as escritas, e as variações seguem as suas."""
+    parts, _, config = shop_splits
+    everything = chosen(config, generated_in_training=10**6)
+    assert sorted(row["id"] for row in everything) == sorted(row["id"] for row in parts["train"])
+    some = chosen(config, generated_in_training=7, curated_in_training=5)
+    sources = Counter(row["source"] for row in some)
+    assert sources["generated"] == 7 and sources["written"] == 5
+    originals = {row["id"] for row in some if row["source"] == "written"}
+    varied = {row["id"].rpartition("-v")[0] for row in some if row["source"] == "variation"}
+    assert varied == originals
+
+
+def test_the_order_of_training_depends_on_its_seed(shop_splits):
+    *_, config = shop_splits
+    assert training_rows(config) == training_rows(config)
+    other = config.model_copy(deep=True)
+    other.training.seed += 1
+    assert training_rows(other) != training_rows(config)
+
+
+def test_no_example_left_is_a_user_error(library):
+    """Sem as escritas e sem geradas, não há o que treinar."""
+    library.write(jsonl(good_records())).prepare()
+    config = load_config(None, library.overrides())
+    (library.output / "train.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="nenhum exemplo de treino"):
+        training_rows(config)

@@ -1,231 +1,129 @@
-"""evaluate.py, inference.py e metrics.py: notas, intervalos, terminal e arquivos."""
+"""evaluate.py: notas, intervalos, variantes, o que se junta e o que se recusa."""
 
 import json
-import math
-import os
 import shutil
+import sys
 from pathlib import Path
 
-import dashboard
+from comum import decoding, results
+from comum.paths import REFERENCE_DIR
+from comum.results import Evaluation, Latency
+from comum.terminal import run_main
+
 import evaluate
-import inference
 import pytest
-import train
-from loja_sql.config import UserError, load_config, run_main
-from loja_sql.model.memory import STATUS, MemoryGrowth
+from loja_sql.config import load_config
+from loja_sql.model.summary import read_summary
 from loja_sql.prompt import messages
 from loja_sql.questions.retrieval import Bm25
-from loja_sql.scores.metrics import bleu, mcnemar, perplexity, proportion, wilson
+from loja_sql.questions.splits import load_split
+from loja_sql.scores import latency, scoring, tables, variants
+from loja_sql.scores.variants import BASE, TUNED
 
 
 @pytest.fixture
-def trained(project, monkeypatch):
-    args, folder = project
-    train.main([*args, "training.max_steps=2"])
-    monkeypatch.setattr(evaluate, "RESULTS_DIR", folder / "resultados")
-    return args, folder
+def measure(tmp_path, monkeypatch):
+    """Roda evaluate.py e devolve (o resultado, as linhas).
+
+    A latência, que pede um processo por variante, tem o seu teste.
+    """
+    found = Latency(questions=2, p50_s=0.25, p95_s=0.5, tokens_per_second=40)
+    monkeypatch.setattr(results, "RESULTS_DIR", tmp_path)
+    monkeypatch.setattr(latency, "measure", lambda variant, prompts: (found, 10**7))
+
+    def run(args: list[str], *options: object, name: str = "lora_test"):
+        assert evaluate.main([*args, *map(str, options)]) == 0
+        path = tmp_path / f"mini_projeto_{name}.json"
+        lines = path.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+        return Evaluation.load(path), [json.loads(line) for line in lines]
+
+    return run
 
 
-def test_wilson_matches_published_values():
-    # Newcombe (1998), tabela I: 81 de 263 -> 0,2553 a 0,3662.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+def _copied(trained: tuple[list[str], Path], folder: Path, **changes: object) -> list[str]:
+    """Outro treino em `folder`, igual ao de `trained` menos no que o resumo dele diz."""
+    args, adapter = trained
+    shutil.copytree(adapter, folder, dirs_exist_ok=True)
+    summary = read_summary(folder).model_copy(update=changes)
+    (folder / "training.json").write_text(summary.model_dump_json(), encoding="utf-8")
+    return [*args, f"training.output_dir={folder}"]
 
 
-def test_mcnemar_counts_only_disagreements():
-    first = [True] * 5 + [True] + [False] * 9
-    second = [True] * 5 + [False] + [True] * 9
-    result = mcnemar(first, second)
-    assert (result["so_primeira"], result["so_segunda"]) == (1, 9)
-    assert result["p_valor"] == pytest.approx(22 / 1024)  # 2·(C(10,0)+C(10,1))/2^10
-    assert mcnemar([True], [True])["p_valor"] == 1.0
-
-
-def test_perplexity_weights_by_token():
-    result = perplexity([(math.log(2) * 3, 3), (math.log(8) * 1, 1)])
-    assert result["valor"] == pytest.approx(math.exp((3 * math.log(2) + math.log(8)) / 4))
-    assert result["ic95"][0] <= result["valor"] <= result["ic95"][1]
-
-
-def test_proportion_of_nothing_says_it_knows_nothing():
-    assert proportion([])["ic95"] == [0.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("answer", "sql"),
-    [("SELECT 1", "SELECT 1"), ("```sql\nSELECT 1;\n```\nExplanation", "SELECT 1"),
-     ("SELECT 1; DROP TABLE clientes", "SELECT 1"), ("```sqlite\nSELECT 2```", "SELECT 2"),
-     ("", "")],
-)  # fmt: skip
-def test_extract_sql(answer, sql):
-    assert evaluate.extract_sql(answer) == sql
-
-
-def test_evaluation_writes_scores_and_one_line_per_question(trained, capsys):
-    args, folder = trained
-    assert evaluate.main(args) == 0
-    summary = json.loads((folder / "resultados" / "mini_projeto_lora_teste.json").read_text())
-    text = (folder / "resultados" / "mini_projeto_lora_teste.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    assert set(summary["variantes"]) == {evaluate.BASE, evaluate.TUNED}
-    assert len(lines) == 2 * 6
-    for name, variant in summary["variantes"].items():
-        mine = [line for line in lines if line["variant"] == name]
-        accuracy = variant["acuracia_execucao"]
-        assert accuracy["acertos"] == sum(line["correct"] for line in mine)
-        assert accuracy["total"] == 6
-        assert variant["perplexidade_do_gabarito"]["valor"] > 1
-    assert "mcnemar_base_treinado" in summary
-    assert summary["configuracao"]["training"]["max_steps"] == 6
-    assert "acurácia de execução" in capsys.readouterr().out
-
-
-def test_latency_and_memory_are_measured_in_a_process_of_their_own(trained):
+def test_evaluation_writes_scores_and_one_line_per_question(trained, measure, capsys):
     args, _ = trained
-    assert evaluate.in_own_process(os.getpid) != os.getpid()
-    with pytest.raises(UserError, match="falta de memória"):
-        evaluate.in_own_process(os.abort)
-    with pytest.raises(UserError, match="bf16 não está exportada"):
-        evaluate.in_own_process(
-            evaluate.answer_alone, load_config(None, args), Path("nada"), "bf16", ["a"], 4, "x"
-        )
-    measured = [
-        evaluate.in_own_process(
-            evaluate.answer_alone, load_config(None, args), None, None, ["quantos?"] * 3, 4, "x"
-        )
-        for _ in range(2)
-    ]
-    for alone, memory in measured:
-        assert alone["perguntas"] == 3 and 0 < alone["p50_s"] <= alone["p95_s"]
-        assert memory is None or 0 < memory < 200e6, "o modelo minúsculo, sem as bibliotecas"
+    found, lines = measure(args)
+    assert list(found.variants) == [BASE, TUNED] and len(lines) == 2 * 6
+    for name, variant in found.variants.items():
+        mine = [line for line in lines if line["variant"] == name]
+        accuracy = variant.execution_accuracy
+        assert accuracy.n == 6 and accuracy.value * 6 == sum(line["correct"] for line in mine)
+        assert variant.gold_perplexity.value > 1
+        assert sum(variant.error_causes.values()) == sum(not line["correct"] for line in mine)
+    keys = {"id", "variant", "question", "gold", "predicted", "correct", "error", "exact", "kind"}
+    assert set(lines[0]) == keys | {"difficulty", "cause"}
+    assert found.base_against_trained and found.config["training"]["max_steps"] == 6
+    assert found.training.steps == 6 and found.command.startswith("python evaluate.py")
+    shown = capsys.readouterr().out
+    assert "acurácia de execução" in shown and "McNemar" in shown and "10 MB" in shown
 
 
-def test_gold_answers_score_one_hundred_percent(trained, monkeypatch):
+def test_latency_and_memory_are_measured_in_a_process_of_their_own(trained, capsys):
+    """O modelo minúsculo, sem as bibliotecas, cabe em 200 MB."""
+    config = load_config(None, trained[0])
+    alone, memory = latency.measure(variants.choose(config, ["untrained"])[0], ["quantos?"] * 3)
+    assert alone.questions == 3 and 0 < alone.p50_s <= alone.p95_s
+    assert memory is None or 0 < memory < 200e6
+    assert "Uma a uma" not in capsys.readouterr().out, "a barra é a do outro processo"
+
+
+def test_gold_answers_score_one_hundred_percent(trained, measure, monkeypatch):
     """A nota vem da execução: respostas iguais ao gabarito acertam tudo, e só elas."""
-    from loja_sql.model import loading as model
+    args, _ = trained
+    rows = load_split(load_config(None, args), "test")
 
-    args, folder = trained
-    text = (folder / "dados" / "teste.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
-
-    def oracle(loaded, tokenizer, prompts, *_):
+    def oracle(model, tokenizer, prompts, *_):
         yield [(i, row["sql"]) for i, row in enumerate(rows)]
 
-    monkeypatch.setattr(model, "generate", oracle)
-    summary = evaluate.evaluate(train.config_from_args(_namespace(args)))
-    assert summary["variantes"][evaluate.TUNED]["acuracia_execucao"]["acertos"] == 6
+    monkeypatch.setattr(decoding, "generate", oracle)
+    found, _ = measure(args, "--only", "trained")
+    assert found.variants[TUNED].execution_accuracy.value == 1
 
 
-def _namespace(args):
-    import argparse
-
-    return argparse.Namespace(config=None, model=None, overrides=args)
-
-
-def test_own_questions_are_scored_and_bad_rows_reported(trained, capsys):
-    args, folder = trained
-    path = folder / "minhas.jsonl"
+def test_own_questions_are_scored_and_bad_rows_reported(trained, measure, tmp_path, capsys):
+    args, _ = trained
+    path = tmp_path / "minhas.jsonl"
     path.write_text(
         '{"question": "quantos clientes?", "sql": "SELECT COUNT(*) FROM clientes"}\n'
         '{"question": "sem sql"}\nisto não é json\n'
         '{"question": "vazia", "sql": "SELECT nome FROM clientes WHERE uf = \'ZZ\'"}\n',
         encoding="utf-8",
     )
-    assert evaluate.main([*args, "--questions", str(path), "--only", "treinado"]) == 0
+    options = ("--questions", path, "--only", "trained")
+    found, _ = measure(args, *options, name="lora_minhas")
     errors = capsys.readouterr().err
     assert "minhas.jsonl:2" in errors and "minhas.jsonl:3" in errors
     assert "resultado vazio" in errors
-    summary = json.loads((folder / "resultados" / "mini_projeto_lora_minhas.json").read_text())
-    assert summary["variantes"][evaluate.TUNED]["acuracia_execucao"]["total"] == 1
-
-
-def test_asking_from_the_terminal(trained, capsys):
-    args, _ = trained
-    assert inference.main([*args, "quantos clientes temos?", "  "]) == 0
-    output = capsys.readouterr().out
-    assert "Pergunta: quantos clientes temos?" in output
-    # Um modelo aleatório ou escreve algum SQL, ou nada: os dois têm de ficar visíveis.
-    assert "SQL:" in output or "não escreveu nenhuma consulta" in output
-    assert "a pergunta está vazia" in output
-
-
-def test_file_of_questions_gives_one_json_line_each(trained):
-    args, folder = trained
-    source, target = folder / "perguntas.txt", folder / "saida" / "respostas.jsonl"
-    text = "quantos clientes?\n\n" + "x" * 600 + "\nliste os produtos\n"
-    source.write_text(text, encoding="utf-8")
-    assert inference.main([*args, "--input", str(source), "--output", str(target)]) == 0
-    records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
-    assert [r["question"][:5] for r in records] == ["quant", "xxxxx", "liste"]
-    assert all(set(r) == {"question", "sql", "columns", "rows", "error"} for r in records)
-    assert "500 caracteres" in records[1]["error"]
-
-
-def test_chat_loop_keeps_history_and_survives_hostile_sql(trained, monkeypatch, capsys):
-    args, _ = trained
-    typed = iter(["", ":ajuda", "quantos clientes?", ":sql DROP TABLE clientes",
-                  ":sql SELECT COUNT(*) FROM clientes", ":historico", ":xyz", ":sair"])  # fmt: skip
-    monkeypatch.setattr("builtins.input", lambda _: next(typed))
-    assert inference.main(args) == 0
-    output = capsys.readouterr().out
-    assert "só consultas SELECT são permitidas" in output
-    assert "600" in output and "1. quantos clientes?" in output
-    assert "Não conheço o comando :xyz" in output
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [(["--input", "nada.txt", "--output", "x"], "não encontrado"),
-     (["--input", "x"], "andam juntos"),
-     (["--adapter", "/nao/existe", "oi"], "não há modelo"), (["lora.rr=1", "oi"], "lora.r")],
-)  # fmt: skip
-def test_bad_arguments_end_with_code_two(project, extra, message, capsys):
-    args, _ = project
-    assert run_main(inference.main, [*args, *extra]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_base_flag_needs_no_adapter(project, capsys):
-    args, _ = project
-    inference.main([*args, "--base", "quantos clientes?"])
-    output = capsys.readouterr().out
-    assert "SQL:" in output or "não escreveu nenhuma consulta" in output
-
-
-def test_missing_database_is_explained(project):
-    args, folder = project
-    (folder / "dados" / "loja_11.sqlite").unlink()
-    with pytest.raises(UserError, match="banco de dados não encontrado"):
-        evaluate.main(args)
-
-
-def test_table_cells_cannot_control_the_terminal():
-    from loja_sql.sql.database import Result
-
-    text = inference.format_table(Result(["a"], [("\x1b[2Jx",), (None,), (1234.5,)]))
-    assert "\x1b" not in text and "NULL" in text and "1.234,50" in text
+    assert found.variants[TUNED].execution_accuracy.n == 1 and found.questions == str(path)
 
 
 def test_a_limited_evaluation_takes_questions_from_the_whole_file():
-    rows = [{"n": i} for i in range(340)]
-    chosen = [row["n"] for row in evaluate.spread(rows, 40)]
+    rows = list(range(340))
+    chosen = scoring.spread(rows, 40)
     assert len(set(chosen)) == 40 and chosen == sorted(chosen)
     assert chosen[0] == 0 and chosen[-1] > 330
-    assert evaluate.spread(rows, None) == evaluate.spread(rows, 999) == rows
+    assert scoring.spread(rows, None) == scoring.spread(rows, 999) == rows
 
 
-def test_examples_in_the_prompt_come_from_training_and_the_nearest_come_last(trained):
-    args, folder = trained
-    assert evaluate.main([*args, "--only", "base", "--only", "exemplos", "--few-shot", "2"]) == 0
-    summary = json.loads((folder / "resultados" / "mini_projeto_lora_teste.json").read_text())
-    plain, fixed, similar = summary["variantes"].values()
-    assert plain["tokens_no_prompt"] < min(fixed["tokens_no_prompt"], similar["tokens_no_prompt"])
-    lines = (folder / "dados" / "treino.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    config = train.config_from_args(_namespace(args))
-    variant = evaluate._with_examples(config, 2)[1]
-    shown = variant.examples(rows[3]["question"])
-    assert shown[-1] == (rows[3]["question"], rows[3]["sql"]) and len(shown) == 2
+def test_examples_in_the_prompt_come_from_training_and_the_nearest_come_last(trained, measure):
+    args, _ = trained
+    found, _ = measure(args, "--only", "untrained", "--only", "examples", "--few-shot", 2)
+    plain, fixed, similar = (part.prompt_tokens for part in found.variants.values())
+    assert plain < min(fixed, similar)
+    config = load_config(None, args)
+    row = load_split(config, "train")[3]
+    variant = variants.choose(config, ["examples"], few_shot=2)[1]
+    shown = variant.examples(row["question"])
+    assert shown[-1] == (row["question"], row["sql"]) and len(shown) == 2
     turns = messages(config, "e agora?", "", shown)
     assert [t["role"] for t in turns] == ["system", *["user", "assistant"] * 2, "user"]
 
@@ -237,101 +135,116 @@ def test_bm25_prefers_rare_words_in_common_and_ignores_accents():
     assert Bm25([]).nearest("nada", 3) == []
 
 
-def test_adding_a_variant_keeps_what_was_measured(trained, capsys):
-    args, folder = trained
-    evaluate.main([*args, "--only", "treinado"])
-    evaluate.main([*args, "--only", "base", "--add"])
-    path = folder / "resultados" / "mini_projeto_lora_teste.json"
-    summary = json.loads(path.read_text())
-    assert list(summary["variantes"]) == [evaluate.BASE, evaluate.TUNED]
-    assert "mcnemar_base_treinado" in summary
-    assert len(path.with_suffix(".jsonl").read_text().splitlines()) == 12
-    evaluate.main([*args, "--only", "base", "--add"])
-    assert len(path.with_suffix(".jsonl").read_text().splitlines()) == 12, "refeita, não repetida"
-    other = [*args, "--only", "base", "--add", "evaluation.limit=3"]
+def test_adding_a_variant_keeps_what_was_measured(trained, measure, capsys):
+    args, _ = trained
+    measure(args, "--only", "trained")
+    found, lines = measure(args, "--only", "untrained", "--add")
+    assert list(found.variants) == [BASE, TUNED] and len(lines) == 12
+    assert found.base_against_trained
+    first, second = found.command.split(" && ")
+    assert first.endswith("--add") and "--add" not in second
+    _, lines = measure(args, "--only", "untrained", "--add")
+    assert len(lines) == 12, "refeita, não repetida"
+    other = [*args, "--only", "untrained", "--add", "evaluation.limit=3"]
     assert run_main(evaluate.main, other) == 2
     assert "outras perguntas" in capsys.readouterr().err
 
 
-def test_after_another_training_only_the_untrained_measures_stay(trained, capsys):
-    args, folder = trained
-    evaluate.main(args)
-    train.main([*args, "training.max_steps=1"])
-    evaluate.main([*args, "--only", "treinado", "--add"])
+def test_after_another_training_only_the_untrained_measures_stay(
+    trained, measure, tmp_path, capsys
+):
+    args = _copied(trained, tmp_path / "outro")
+    measure(args, name="outro_test")
+    _copied(trained, tmp_path / "outro", steps=1)
+    found, _ = measure(args, "--only", "trained", "--add", name="outro_test")
     assert "só as medidas do modelo sem treino" in capsys.readouterr().out
-    path = folder / "resultados" / "mini_projeto_lora_teste.json"
-    summary = json.loads(path.read_text())
-    assert summary["treino"]["passos"] == 1
-    assert list(summary["variantes"]) == [evaluate.BASE, evaluate.TUNED]
-    assert summary["variantes"][evaluate.TUNED]["treino"]["passos"] == 1
+    assert list(found.variants) == [BASE, TUNED]
+    assert found.training.steps == found.variants[TUNED].training.steps == 1
 
 
-def test_nothing_to_measure_is_explained(trained, capsys):
+def test_wordings_ask_the_same_questions_without_accents_and_with_a_typo(trained, measure):
     args, _ = trained
-    assert run_main(evaluate.main, [*args, "--only", "formas"]) == 2
-    assert "nenhuma variante" in capsys.readouterr().err
-
-
-def test_wordings_ask_the_same_questions_without_accents_and_with_a_typo(trained):
-    args, folder = trained
-    evaluate.main([*args, "--only", "treinado", "--only", "redacoes", "--wordings"])
-    text = (folder / "resultados" / "mini_projeto_lora_teste.jsonl").read_text()
+    _, lines = measure(args, "--only", "trained", "--only", "wordings", "--wordings")
     asked: dict = {}
-    for line in map(json.loads, text.splitlines()):
+    for line in lines:
         asked.setdefault(line["variant"], {})[line["id"]] = line["question"]
     clean, plain, wrong = asked.values()
-    assert list(asked) == [evaluate.TUNED, "treinado, sem acentos",
-                           "treinado, com erro de digitação"]  # fmt: skip
+    assert list(asked) == [TUNED, "treinado, sem acentos", "treinado, com erro de digitação"]
     assert all(text.isascii() or "–" in text for text in plain.values())
     assert sum(wrong[i] != clean[i] for i in clean) >= len(clean) - 1
 
 
-def test_other_trainings_are_measured_on_the_same_questions(trained, monkeypatch, capsys):
-    args, folder = trained
-    monkeypatch.setattr(dashboard, "RESULTS_DIR", folder / "resultados")
-    full = folder / "full"
-    train.main([*args, "training.method=full", f"training.output_dir={full}",
-                "training.max_steps=1"])  # fmt: skip
-    evaluate.main([*args, "--only", "treinado"])
-    assert evaluate.main([*args, "--add", "--only", "outros", "--also", str(full)]) == 0
-    summary = json.loads((folder / "resultados" / "mini_projeto_lora_teste.json").read_text())
-    variants = summary["variantes"]
-    assert list(variants) == [evaluate.TUNED, f"{evaluate.TUNED}, full"]
-    lora, other = variants.values()
-    assert lora["treino"]["metodo"] == "lora" and other["treino"]["metodo"] == "full"
-    assert other["treino"]["passos"] == 1
-    assert other["bytes_dos_pesos"] == (full / "model.safetensors").stat().st_size
-    assert summary["mcnemar_treinado_forma"].keys() == {f"{evaluate.TUNED}, full"}
-    first, second = summary["comando"].split(" && ")
-    assert "--add" not in first and second.endswith(f"--also {full}")
-    curve = dashboard.page(load_config(None, args)).split("número de exemplos de treino")[1]
-    assert "Um treino só" in curve, "o completo não é um ponto da curva do LoRA"
-    twice = [*args, "--also", str(full), "--also", str(folder / "outra" / "full")]
-    (folder / "outra").mkdir()
-    shutil.copytree(full, folder / "outra" / "full")
+def test_other_trainings_are_measured_on_the_same_questions(
+    trained, measure, wide_llama, tmp_path, capsys
+):
+    args, adapter = trained
+    full = tmp_path / "full"
+    shutil.copytree(wide_llama, full)
+    shutil.copy(adapter / "effective_config.yaml", full)
+    summary = read_summary(adapter).model_copy(update={"method": "full"})
+    (full / "training.json").write_text(summary.model_dump_json(), encoding="utf-8")
+    measure(args, "--only", "trained")
+    found, _ = measure(args, "--add", "--only", "others", "--also", full)
+    lora, other = found.variants.values()
+    assert list(found.variants) == [TUNED, f"{TUNED}, full"]
+    assert (lora.training.method, other.training.method) == ("lora", "full")
+    assert other.weights_bytes == (full / "model.safetensors").stat().st_size
+    assert lora.weights_bytes > other.weights_bytes
+    assert found.against_trained.keys() == {f"{TUNED}, full"}
+    shutil.copytree(full, tmp_path / "outra" / "full")
+    twice = [*args, "--also", str(full), "--also", str(tmp_path / "outra" / "full")]
     assert run_main(evaluate.main, twice) == 2
     assert "nomes diferentes" in capsys.readouterr().err
 
 
-def test_a_folder_that_was_not_trained_is_refused(trained, capsys):
-    args, folder = trained
-    assert run_main(evaluate.main, [*args, "--also", str(folder)]) == 2
-    assert "não é uma saída de train.py" in capsys.readouterr().err
+def test_exported_forms_are_measured_and_the_missing_ones_named(exported, measure, capsys):
+    args, folder = exported
+    found, _ = measure(args, "--only", "forms", "--forms", "bf16,gptq")
+    (name, form), *others = found.variants.items()
+    assert name == f"{TUNED}, bf16" and not others
+    weights = next((folder / "exported" / "bf16").glob("*.safetensors"))
+    assert form.engine == "transformers bf16" and form.weights_bytes == weights.stat().st_size
+    assert "A forma gptq não está exportada" in capsys.readouterr().out
 
 
-def test_bleu_of_equal_and_of_different_answers():
-    sql = "SELECT nome FROM produtos ORDER BY preco DESC LIMIT 3"
-    assert bleu([sql, sql], [sql, sql])["valor"] == pytest.approx(100)
-    low = bleu([sql, "SELECT 1"], [sql, "SELECT COUNT(*) FROM clientes WHERE uf = 'MG'"])
-    assert 0 < low["valor"] < 100 and low["ic95"][0] <= low["valor"] <= low["ic95"][1]
-    assert "tok:13a" in low["assinatura"]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "forms"], "nenhuma variante"),
+        (["--also", "/tmp"], "não é uma saída de train.py"),
+        (["database.seeds=[99]"], "banco de dados não encontrado"),
+        (["--split", "generated_test"], "Prepare os dados"),
+        (["--questions", "nada.csv"], "não encontrado"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(trained, options, message, capsys):
+    assert run_main(evaluate.main, [*trained[0], *options]) == 2
+    assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not STATUS.is_file(), reason="só o Linux conta a memória do processo assim")
-def test_memory_growth_sees_what_was_taken_and_forgets_earlier_peaks():
-    growth = MemoryGrowth()
-    block = bytearray(64 << 20)
-    assert growth.peak() >= 60 << 20
-    del block
-    growth.restart_peak()
-    assert growth.peak() < 32 << 20
+@pytest.mark.parametrize(
+    "options", [["--split", "teste"], ["--few-shot", "-1"], ["--forms", "q9"], ["--name", "a/b"]]
+)
+def test_bad_options_end_with_code_two(options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(options)
+    assert stopped.value.code == 2 and "Erro" in capsys.readouterr().err
+
+
+def test_our_published_scores_are_still_read_and_shown(capsys):
+    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_lora_teste.json")
+    tables.show(found)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in found.variants)
+    assert "82,9 [78,6; 86,6]" in shown and "282 perguntas só o treinado acerta" in shown
+    assert "52 min" in shown and "transformers bfloat16" in shown
+
+
+def test_a_wide_result_still_fits_a_narrow_terminal(monkeypatch, capsys):
+    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_lora_teste.json")
+    found.variants = dict(list(found.variants.items())[:4])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    tables.show(found)
+    lines = capsys.readouterr().out.split("McNemar")[0].splitlines()
+    assert max(map(len, lines)) <= 80

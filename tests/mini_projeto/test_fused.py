@@ -1,10 +1,10 @@
-"""speed.py: as camadas rápidas fazem as mesmas contas que o autograd, ida e volta."""
+"""fused.py: as camadas rápidas fazem as mesmas contas que o autograd, ida e volta."""
 
 import copy
 
 import pytest
 import torch
-from loja_sql.model import fused as speed
+from loja_sql.model import fused
 from loja_sql.model.fused import accelerate_layers, answer_loss, supports_answer_loss
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -20,11 +20,16 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 def tiny_llama():
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=80,
-            num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=64, tie_word_embeddings=True,
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=80,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
         )
-    )  # fmt: skip
+    )
 
 
 def with_lora(seed=0, **options):
@@ -96,8 +101,9 @@ def test_outputs_and_gradients_equal_plain_autograd(batch):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert gradient.abs().max() > 1e-4, f"{name}: gradiente nulo não prova nada"
-        torch.testing.assert_close(found[name], gradient, msg=lambda m, n=name: f"{n}: {m}",
-                                   rtol=1e-4, atol=1e-5)  # fmt: skip
+        torch.testing.assert_close(
+            found[name], gradient, msg=lambda m, n=name: f"{n}: {m}", rtol=1e-4, atol=1e-5
+        )
 
 
 def test_fast_layers_together_with_answer_loss(batch):
@@ -221,9 +227,15 @@ def test_layers_with_bias_are_left_alone(batch):
     """Uma camada linear com viés fica com o forward do peft."""
     torch.manual_seed(0)
     base = LlamaForCausalLM(
-        LlamaConfig(vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=80,
-                    num_hidden_layers=1, num_attention_heads=4, attention_bias=True)
-    )  # fmt: skip
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=80,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            attention_bias=True,
+        )
+    )
     model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "down_proj"]))
     accelerate_layers(model)
     assert [name.rsplit(".", 1)[-1] for name in lora_replaced(model)] == ["down_proj"]
@@ -258,11 +270,11 @@ def test_written_gradients_pass_gradcheck(rows):
     x, weight = tensor(rows, 6), tensor(5, 6, grad=False)
     a, b = tensor(3, 6), tensor(5, 3)
     assert torch.autograd.gradcheck(
-        lambda x, a, b: speed._LoraFunction.apply(x, weight, a, b, 0.7), (x, a, b)
+        lambda x, a, b: fused._LoraFunction.apply(x, weight, a, b, 0.7), (x, a, b)
     )
     scale = tensor(6, grad=False)
-    assert torch.autograd.gradcheck(lambda x: speed._RmsNormFunction.apply(x, scale, 1e-5), (x,))
-    assert torch.autograd.gradcheck(speed._SwigluFunction.apply, (tensor(rows, 4), tensor(rows, 4)))
+    assert torch.autograd.gradcheck(lambda x: fused._RmsNormFunction.apply(x, scale, 1e-5), (x,))
+    assert torch.autograd.gradcheck(fused._SwigluFunction.apply, (tensor(rows, 4), tensor(rows, 4)))
 
 
 def test_answer_loss_equals_cross_entropy_on_labelled_tokens(batch):
@@ -284,7 +296,7 @@ def test_answer_loss_does_not_depend_on_the_chunk(monkeypatch, batch, chunk):
     model = with_lora()
     reference = plain_loss(model, batch)
     expected = gradients(model, reference)
-    monkeypatch.setattr(speed, "HEAD_CHUNK", chunk)
+    monkeypatch.setattr(fused, "HEAD_CHUNK", chunk)
     loss, _ = answer_loss(model, batch)
     torch.testing.assert_close(loss, reference, **TOLERANCE)
     for name, gradient in gradients(model, loss).items():

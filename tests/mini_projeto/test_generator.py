@@ -6,14 +6,27 @@ from itertools import islice
 
 import pytest
 import sqlglot
-from loja_sql.questions.generator import ALIASES, NOISE_RATE, add_noise, generate, grammar
-from loja_sql.questions.slots import MONTHS, NUMBERS, STATUSES, UFS, draw, mask, plain
-from loja_sql.shop import catalog, create_shop, person_names
+from loja_sql.questions.generator import ALIASES, generate, grammar
+from loja_sql.questions.noise import NOISE_RATE, add_noise
+from loja_sql.questions.slots import NUMBERS, STATUSES, UFS, draw, mask, plain
+from loja_sql.shop import catalog, person_names
 from loja_sql.sql.database import Database
 
 N_PAIRS = 300
-SLOTS = ["uf", "cidade", "categoria", "produto", "cliente", "vendedor", "status", "pagamento",
-         "regiao", "preco", "estoque", "nota"]  # fmt: skip
+SLOTS = [
+    "uf",
+    "cidade",
+    "categoria",
+    "produto",
+    "cliente",
+    "vendedor",
+    "status",
+    "pagamento",
+    "regiao",
+    "preco",
+    "estoque",
+    "nota",
+]
 INTENTS = list(grammar()["intents"])
 
 
@@ -23,9 +36,8 @@ def pairs():
 
 
 @pytest.fixture(scope="module")
-def bank(tmp_path_factory):
-    path = create_shop(tmp_path_factory.mktemp("loja") / "loja.sqlite", seed=17)
-    with Database(path) as opened:
+def bank(shop_11):
+    with Database(shop_11) as opened:
         yield opened
 
 
@@ -57,13 +69,6 @@ def test_intents_take_turns():
 
 
 # --- a gramática ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("intent", INTENTS)
-def test_every_intent_has_fifteen_distinct_wordings(intent):
-    """Quinze frases ou mais, que continuam diferentes sem caixa, acentos nem pontuação."""
-    wordings = grammar()["intents"][intent]["wordings"]
-    assert len({plain(wording) for wording in wordings}) >= 15
 
 
 @pytest.mark.parametrize("intent", INTENTS)
@@ -206,6 +211,13 @@ def test_noise_never_touches_digits_or_names():
         elif kind != "saudação":
             assert plain(noisy) == plain(question)
     assert len(kinds) == 7
+
+
+def test_the_noise_without_accents_changes_only_accents():
+    """O `º` de "1º semestre" não é acento."""
+    rng = random.Random(0)
+    noisy = {add_noise("vendas do 1º semestre na região Norte?", rng) for _ in range(200)}
+    assert ("vendas do 1º semestre na regiao Norte?", "sem acentos") in noisy
 
 
 def test_noise_survives_short_texts():
@@ -379,16 +391,14 @@ def test_wordings_of_an_intent_have_distinct_masks():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("São  Paulo, SP!", "sao paulo sp"), ("ÀÉÎÕÜ ç", "aeiou c"), ("50% de R$ 10", "50% de r$ 10"),
-     ("", ""), ("?!", "")],
-)  # fmt: skip
+    [
+        ("São  Paulo, SP!", "sao paulo sp"),
+        ("ÀÉÎÕÜ ç", "aeiou c"),
+        ("50% de R$ 10", "50% de r$ 10"),
+        ("", ""),
+        ("?!", ""),
+    ],
+)
 def test_plain(text, expected):
     """Minúsculas, sem acentos nem pontuação, com espaços simples."""
     assert plain(text) == expected
-
-
-def test_months_are_twelve():
-    """Os nomes dos meses, em ordem, sem repetição."""
-    assert MONTHS[0] == "janeiro"
-    assert MONTHS[11] == "dezembro"
-    assert len(set(MONTHS)) == 12

@@ -1,99 +1,61 @@
-"""model.py e prompt.py: o mesmo prompt em todo lugar, respostas iguais com e sem atalhos."""
+"""loading.py: o que se carrega é o que foi treinado, inteiro ou fundido, e responde igual."""
 
-import math
+import comum  # noqa: F401  (antes do torch)
+from comum import decoding
+from comum.decoding import GROUPED_ATTENTION
+from comum.models import load_tokenizer
+from comum.terminal import UserError
 
 import pytest
 import torch
 from loja_sql.config import load_config
-from loja_sql.model.loading import (
-    GROUPED_ATTENTION,
-    SharedPrefix,
-    answer_losses,
-    generate,
-    load_model,
-    load_tokenizer,
-)
+from loja_sql.model.loading import load_model
 from loja_sql.prompt import render
+from peft import PeftModel
 
 SCHEMA = "CREATE TABLE clientes (id INTEGER, nome TEXT, uf TEXT); " * 8
 QUESTIONS = ["quantos clientes?", "liste os nomes dos clientes de Minas Gerais em ordem", "oi"]
 
 
-def config_for(folder, *extra):
-    return load_config(None, [f"model.name={folder}", *extra])
+def test_the_merged_adapter_answers_as_the_plain_one_does(trained):
+    args, folder = trained
+    config = load_config(None, [*args, "prompt.schema_in_prompt=true"])
+    tokenizer, merged = load_tokenizer(config.model_path), load_model(config, folder)
+    assert not isinstance(merged, PeftModel)
+    assert merged.config._attn_implementation == GROUPED_ATTENTION
+    apart = PeftModel.from_pretrained(load_model(config), folder).eval()
+    prompts = [render(tokenizer, config, question, SCHEMA) for question in QUESTIONS]
+    first, second = (
+        [pair for batch in decoding.generate(model, tokenizer, prompts, 12, 2) for pair in batch]
+        for model in (merged, apart)
+    )
+    assert first == second
 
 
-@pytest.fixture(params=["tiny_llama", "tiny_gpt2"])
-def loaded(request):
-    folder = request.getfixturevalue(request.param)
-    config = config_for(folder, "prompt.schema_in_prompt=true")
-    return config, load_tokenizer(config), load_model(config)
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
+def test_the_precision_is_the_one_asked_for(tiny_llama, precision, dtype):
+    config = load_config(None, [f"model.name={tiny_llama}", f"training.precision={precision}"])
+    assert str(load_model(config).dtype) == f"torch.{dtype}"
+    assert load_model(config, dtype=torch.float32).dtype == torch.float32
 
 
-def one_by_one(model, tokenizer, text: str, new: int) -> str:
-    """Geração gulosa sem lote, sem preenchimento e sem cache: a referência."""
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    start = ids.shape[1]
-    for _ in range(new):
-        with torch.inference_mode():
-            following = model(input_ids=ids, use_cache=False).logits[0, -1].argmax()
-        if following == tokenizer.eos_token_id:
-            break
-        ids = torch.cat([ids, following.view(1, 1)], dim=1)
-    return tokenizer.decode(ids[0, start:], skip_special_tokens=True).strip()
+def test_an_adapter_stays_apart_from_a_base_in_4_bits(trained):
+    args, folder = trained
+    config = load_config(None, [*args, "model.load_in_4bit=true"])
+    assert isinstance(load_model(config, folder), PeftModel)
 
 
-def test_batched_generation_with_shared_prefix_equals_one_by_one(loaded):
-    config, tokenizer, model = loaded
-    prompts = [render(tokenizer, config, q, SCHEMA) for q in QUESTIONS]
-    assert SharedPrefix(model, tokenizer(prompts, add_special_tokens=False).input_ids).size > 64
-    answers = dict(pair for batch in generate(model, tokenizer, prompts, 12, 2) for pair in batch)
-    assert [answers[i] for i in range(3)] == [one_by_one(model, tokenizer, p, 12) for p in prompts]
-
-
-def test_one_new_token_attends_as_the_library_does(tiny_llama):
-    model = load_model(config_for(tiny_llama, "training.precision=fp32"))
-    assert model.config._attn_implementation == GROUPED_ATTENTION
-    ids = torch.randint(3, 100, (3, 9), generator=torch.Generator().manual_seed(6))
-    mask = torch.ones_like(ids)
-    mask[0, :4] = mask[1, 2:5] = 0  # preenchimento no começo e no meio, como em SharedPrefix
-    logits = []
-    for implementation in (GROUPED_ATTENTION, "sdpa"):
-        model.set_attn_implementation(implementation)
-        with torch.inference_mode():
-            first = model(input_ids=ids[:, :8], attention_mask=mask[:, :8], use_cache=True)
-            second = model(input_ids=ids[:, 8:], attention_mask=mask,
-                           past_key_values=first.past_key_values)  # fmt: skip
-        logits.append(second.logits)
-    torch.testing.assert_close(*logits)
-
-
-def test_answer_losses_equal_the_plain_forward(loaded):
-    config, tokenizer, model = loaded
-    pairs = []
-    for question, sql in zip(QUESTIONS, ["SELECT 1", "SELECT nome FROM clientes", "SELECT 2"],
-                             strict=True):  # fmt: skip
-        prompt = render(tokenizer, config, question, SCHEMA)
-        pairs.append(tuple(tokenizer([prompt, sql], add_special_tokens=False).input_ids))
-    found = {i: (s, n) for b in answer_losses(model, tokenizer, pairs, 2) for i, s, n in b}
-    for index, (prompt, answer) in enumerate(pairs):
-        ids = torch.tensor([prompt + answer])
-        labels = torch.tensor([[-100] * len(prompt) + answer])
-        with torch.inference_mode():
-            mean = model(input_ids=ids, labels=labels).loss.item()
-        total, count = found[index]
-        assert count == len(answer)
-        assert math.isclose(total / count, mean, rel_tol=1e-4)
-
-
-def test_pad_is_never_the_end_of_answer(loaded):
-    _, tokenizer, _ = loaded
-    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+def test_a_folder_without_a_trained_model_says_so(tiny_llama, tmp_path):
+    config = load_config(None, [f"model.name={tiny_llama}"])
+    with pytest.raises(UserError, match="não tem um modelo treinado"):
+        load_model(config, tmp_path)
+    with pytest.raises(UserError, match="não consegui carregar"):
+        load_model(load_config(None, [f"model.name={tmp_path}"]))
 
 
 def test_render_ends_where_the_answer_begins(tiny_llama):
-    config = config_for(tiny_llama)
-    text = render(load_tokenizer(config), config, "  quantos clientes?  ", SCHEMA)
+    config = load_config(None, [f"model.name={tiny_llama}"])
+    text = render(load_tokenizer(config.model_path), config, "  quantos clientes?  ", SCHEMA)
     assert text == (
         "<|im_start|>system\nSQL<|im_end|>\n<|im_start|>user\nquantos clientes?<|im_end|>\n"
         "<|im_start|>assistant\n"

@@ -6,21 +6,56 @@ import sqlite3
 import pytest
 from loja_sql.shop import STATUS_WEIGHTS, catalog, create_shop, person_names
 
-SEEDS = (11, 22, 77)
+SEEDS = (11, 77)
 YEARS = ["2022", "2023", "2024", "2025"]
-VOLUMES = {"clientes": 600, "vendedores": 24, "produtos": 200, "pedidos": 4000,
-           "itens_pedido": 10_000, "avaliacoes": 2500}  # fmt: skip
-CATEGORIES = {"eletrônicos", "livros", "brinquedos", "alimentos", "roupas", "móveis", "esportes",
-              "beleza"}  # fmt: skip
+VOLUMES = {
+    "clientes": 600,
+    "vendedores": 24,
+    "produtos": 200,
+    "pedidos": 4000,
+    "itens_pedido": 10_000,
+    "avaliacoes": 2500,
+}
+CATEGORIES = {
+    "eletrônicos",
+    "livros",
+    "brinquedos",
+    "alimentos",
+    "roupas",
+    "móveis",
+    "esportes",
+    "beleza",
+}
 PAYMENTS = {"pix", "boleto", "cartão"}
 CAPITALS = {
-    "AC": "Rio Branco", "AL": "Maceió", "AP": "Macapá", "AM": "Manaus", "BA": "Salvador",
-    "CE": "Fortaleza", "DF": "Brasília", "ES": "Vitória", "GO": "Goiânia", "MA": "São Luís",
-    "MT": "Cuiabá", "MS": "Campo Grande", "MG": "Belo Horizonte", "PA": "Belém",
-    "PB": "João Pessoa", "PR": "Curitiba", "PE": "Recife", "PI": "Teresina",
-    "RJ": "Rio de Janeiro", "RN": "Natal", "RS": "Porto Alegre", "RO": "Porto Velho",
-    "RR": "Boa Vista", "SC": "Florianópolis", "SP": "São Paulo", "SE": "Aracaju", "TO": "Palmas",
-}  # fmt: skip
+    "AC": "Rio Branco",
+    "AL": "Maceió",
+    "AP": "Macapá",
+    "AM": "Manaus",
+    "BA": "Salvador",
+    "CE": "Fortaleza",
+    "DF": "Brasília",
+    "ES": "Vitória",
+    "GO": "Goiânia",
+    "MA": "São Luís",
+    "MT": "Cuiabá",
+    "MS": "Campo Grande",
+    "MG": "Belo Horizonte",
+    "PA": "Belém",
+    "PB": "João Pessoa",
+    "PR": "Curitiba",
+    "PE": "Recife",
+    "PI": "Teresina",
+    "RJ": "Rio de Janeiro",
+    "RN": "Natal",
+    "RS": "Porto Alegre",
+    "RO": "Porto Velho",
+    "RR": "Boa Vista",
+    "SC": "Florianópolis",
+    "SP": "São Paulo",
+    "SE": "Aracaju",
+    "TO": "Palmas",
+}
 
 
 class Shop:
@@ -41,9 +76,10 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shops(tmp_path_factory):
+def shops(tmp_path_factory, shop_11):
     folder = tmp_path_factory.mktemp("lojas")
-    opened = {seed: Shop(create_shop(folder / f"loja_{seed}.sqlite", seed)) for seed in SEEDS}
+    opened = {seed: Shop(create_shop(folder / f"loja_{seed}.sqlite", seed)) for seed in SEEDS[1:]}
+    opened = {SEEDS[0]: Shop(shop_11), **opened}
     yield opened
     for shop in opened.values():
         shop.connection.close()
@@ -113,28 +149,44 @@ def test_product_belongs_to_its_category(shop):
 @pytest.mark.parametrize(
     ("gap", "sql"),
     [
-        ("clientes que nunca compraram",
-         "SELECT COUNT(*) FROM clientes WHERE id NOT IN (SELECT cliente_id FROM pedidos)"),
-        ("clientes que nunca compraram, em mais de uma UF",
-         "SELECT COUNT(DISTINCT uf) - 1 FROM clientes "
-         "WHERE id NOT IN (SELECT cliente_id FROM pedidos)"),
-        ("produtos nunca vendidos",
-         "SELECT COUNT(*) FROM produtos WHERE id NOT IN (SELECT produto_id FROM itens_pedido)"),
+        (
+            "clientes que nunca compraram",
+            "SELECT COUNT(*) FROM clientes WHERE id NOT IN (SELECT cliente_id FROM pedidos)",
+        ),
+        (
+            "clientes que nunca compraram, em mais de uma UF",
+            "SELECT COUNT(DISTINCT uf) - 1 FROM clientes "
+            "WHERE id NOT IN (SELECT cliente_id FROM pedidos)",
+        ),
+        (
+            "produtos nunca vendidos",
+            "SELECT COUNT(*) FROM produtos WHERE id NOT IN (SELECT produto_id FROM itens_pedido)",
+        ),
         ("produtos sem estoque", "SELECT COUNT(*) FROM produtos WHERE estoque = 0"),
-        ("produtos sem avaliação",
-         "SELECT COUNT(*) FROM produtos WHERE id NOT IN (SELECT produto_id FROM avaliacoes)"),
-        ("vendedores sem pedidos",
-         "SELECT COUNT(*) FROM vendedores WHERE id NOT IN (SELECT vendedor_id FROM pedidos)"),
-        ("produtos bem avaliados",
-         "SELECT COUNT(*) FROM (SELECT produto_id FROM avaliacoes GROUP BY produto_id "
-         "HAVING AVG(nota) >= 4)"),
-        ("produtos mal avaliados",
-         "SELECT COUNT(*) FROM (SELECT produto_id FROM avaliacoes GROUP BY produto_id "
-         "HAVING AVG(nota) <= 2)"),
-        ("clientes com mais de um pedido",
-         "SELECT COUNT(*) FROM (SELECT 1 FROM pedidos GROUP BY cliente_id HAVING COUNT(*) > 1)"),
+        (
+            "produtos sem avaliação",
+            "SELECT COUNT(*) FROM produtos WHERE id NOT IN (SELECT produto_id FROM avaliacoes)",
+        ),
+        (
+            "vendedores sem pedidos",
+            "SELECT COUNT(*) FROM vendedores WHERE id NOT IN (SELECT vendedor_id FROM pedidos)",
+        ),
+        (
+            "produtos bem avaliados",
+            "SELECT COUNT(*) FROM (SELECT produto_id FROM avaliacoes GROUP BY produto_id "
+            "HAVING AVG(nota) >= 4)",
+        ),
+        (
+            "produtos mal avaliados",
+            "SELECT COUNT(*) FROM (SELECT produto_id FROM avaliacoes GROUP BY produto_id "
+            "HAVING AVG(nota) <= 2)",
+        ),
+        (
+            "clientes com mais de um pedido",
+            "SELECT COUNT(*) FROM (SELECT 1 FROM pedidos GROUP BY cliente_id HAVING COUNT(*) > 1)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_gaps_that_questions_ask_for(shop, gap, sql):
     """Toda lacuna de que uma pergunta fala existe."""
     count = shop.value(sql)

@@ -2,15 +2,28 @@
 
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import comum  # noqa: F401  (antes do torch)
+from comum.models import load_tokenizer
+from comum.terminal import UserError, run_main
+from comum.training import similar_lengths
 
 import pytest
+import torch
 import train
 from datasets import Dataset
-from loja_sql.config import UserError, load_config, load_effective
-from loja_sql.model.loading import load_model, load_tokenizer
+from loja_sql.config import PROJECT_DIR, load_config, load_effective
+from loja_sql.model import callbacks
+from loja_sql.model.examples import audit, tokenized
+from loja_sql.model.loading import load_model
+from loja_sql.model.summary import read_summary
+from loja_sql.model.trainer import POOL, SimilarLengths, check_tracking
 from safetensors.torch import load_file
 
 
@@ -24,58 +37,76 @@ def assert_same_weights(left, right, atol=0.0):
         assert (tensor - right[name]).abs().max().item() <= atol, name
 
 
-def test_training_writes_everything_and_learns(project):
-    args, folder = project
-    assert train.main([*args, "training.learning_rate=1.0e-2"]) == 0
-    output = folder / "lora"
-    for name in ("adapter_model.safetensors", "config_efetiva.yaml", "metrics.jsonl", "curva.png",
-                 "treino.json", "tokenizer.json"):  # fmt: skip
-        assert (output / name).stat().st_size > 0, name
-    assert load_effective(output).training.learning_rate == 1e-2
-    summary = json.loads((output / "treino.json").read_text())
-    assert summary["passos"] == 6 and summary["parametros_treinaveis"] > 0
-    records = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    losses = [r["eval_loss"] for r in records if "eval_loss" in r]
+def measured(folder, key):
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [row[key] for row in map(json.loads, lines) if key in row]
+
+
+def assert_learned(config, folder):
+    """A perda desceu, e o que se recarrega é o treinado, não o inicial (em que B = 0)."""
+    losses = measured(folder, "eval_loss")
     assert losses[-1] < losses[0]
-    assert summary["melhor_perda_de_validacao"] == pytest.approx(min(losses))
-    # O adaptador recarregado é o treinado, não o inicial (em que B = 0).
-    config = load_config(None, args)
-    plain, tuned = load_model(config), load_model(config, output)
-    ids = load_tokenizer(config)("quantos", return_tensors="pt").input_ids
+    assert read_summary(folder).best_eval_loss == pytest.approx(min(losses))
+    plain, tuned = load_model(config), load_model(config, folder)
+    ids = load_tokenizer(config.model_path)("quantos", return_tensors="pt").input_ids
     assert (plain(ids).logits - tuned(ids).logits).abs().max() > 1e-3
+    return plain
 
 
-def test_resume_after_a_kill_takes_the_same_path(project):
-    args, folder = project
-    train.main(args)
-    straight = adapter_weights(folder / "lora" / "checkpoint-6")
-    killed = folder / "morto"
-    killed.mkdir()
-    shutil.copytree(folder / "lora" / "checkpoint-3", killed / "checkpoint-3")
+def test_training_writes_everything_and_learns(trained):
+    args, folder = trained
+    for name in (
+        "adapter_model.safetensors",
+        "effective_config.yaml",
+        "metrics.jsonl",
+        "curva.png",
+        "training.json",
+        "tokenizer.json",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    assert load_effective(folder).training.learning_rate == 1e-2
+    summary = read_summary(folder)
+    assert summary.steps == 6 and summary.method == "lora" and not summary.resumed
+    # Uma época são 6 lotes de 4: todos os tokens, e nenhum preenchimento.
+    config = load_config(None, args)
+    rows = [json.loads(x) for x in (config.data_dir / "train.jsonl").read_text().splitlines()]
+    examples = tokenized(config, load_tokenizer(config.model_path), rows, schema="")
+    assert summary.tokens_seen == sum(len(ids) for ids in examples["input_ids"])
+    assert measured(folder, "step")[-1] == 6
+    assert_learned(config, folder)
+
+
+def test_resume_after_a_kill_takes_the_same_path(trained, tmp_path):
+    args, folder = trained
+    killed = tmp_path / "morto"
+    shutil.copytree(folder / "checkpoint-3", killed / "checkpoint-3")
     args = [*args, f"training.output_dir={killed}"]
     with pytest.raises(UserError, match="--resume"):
         train.main(args)
     assert train.main([*args, "--resume"]) == 0
+    straight = adapter_weights(folder / "checkpoint-6")
     assert_same_weights(adapter_weights(killed / "checkpoint-6"), straight, atol=1e-6)
-    assert json.loads((killed / "treino.json").read_text())["retomado"] is True
+    summary = read_summary(killed)
+    assert summary.resumed and summary.steps == 6
+    assert 0 < summary.tokens_seen < read_summary(folder).tokens_seen, "só os deste treino"
 
 
 def test_interrupt_saves_a_checkpoint_to_resume_from(project, monkeypatch):
     args, folder = project
-    original = train.Progress.on_step_end
+    original = callbacks.Progress.on_step_end
 
     def interrupt_at_two(self, arguments, state, control, **kwargs):
-        original(self, arguments, state, control, **kwargs)
         if state.global_step == 2:
-            train.signal.raise_signal(train.signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        original(self, arguments, state, control, **kwargs)
 
-    monkeypatch.setattr(train.Progress, "on_step_end", interrupt_at_two)
+    monkeypatch.setattr(callbacks.Progress, "on_step_end", interrupt_at_two)
     with pytest.raises(KeyboardInterrupt):
         train.main(args)
     assert (folder / "lora" / "checkpoint-2").is_dir()
     monkeypatch.undo()
     assert train.main([*args, "--resume"]) == 0
-    assert json.loads((folder / "lora" / "treino.json").read_text())["passos"] == 6
+    assert read_summary(folder / "lora").steps == 6
 
 
 def test_resume_without_checkpoint_is_refused(project):
@@ -84,25 +115,26 @@ def test_resume_without_checkpoint_is_refused(project):
         train.main([*args, "--resume"])
 
 
-def test_training_in_bf16_keeps_the_adapter_in_float32(project):
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["training.precision=bf16", "training.learning_rate=1.0e-2"],
+        ["training.precision=bf16", "training.learning_rate=1.0e-2", "training.fused_layers=false"],
+    ],
+    ids=["rápidas", "do peft"],
+)
+def test_training_in_bf16_learns_and_keeps_the_adapter_in_float32(project, extra):
     args, folder = project
-    train.main([*args, "training.precision=bf16", "training.learning_rate=1.0e-2"])
+    train.main([*args, *extra])
     weights = adapter_weights(folder / "lora")
-    assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}
-    lines = (folder / "lora" / "metrics.jsonl").read_text().splitlines()
-    losses = [r["eval_loss"] for r in map(json.loads, lines) if "eval_loss" in r]
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    losses = measured(folder / "lora", "eval_loss")
     assert losses[-1] < losses[0]
-
-
-def test_bf16_without_the_fast_layers_also_trains(project):
-    args, folder = project
-    train.main([*args, "training.precision=bf16", "training.fused_layers=false"])
-    assert adapter_weights(folder / "lora")
 
 
 def test_length_batches_are_alike_inside_and_shuffled_outside():
     lengths = [(7 * i) % 101 for i in range(1003)]
-    sampler = train.LengthBatches(lengths, batch=8, seed=6)
+    sampler = SimilarLengths(lengths, batch=8, seed=6)
     order = list(sampler)
     assert sorted(order) == list(range(1003)) and len(sampler) == 1003
     batches = [[lengths[i] for i in order[k : k + 8]] for k in range(0, 1000, 8)]
@@ -114,44 +146,51 @@ def test_length_batches_are_alike_inside_and_shuffled_outside():
     assert list(sampler) == order, "a mesma época, a mesma ordem"
     sampler.set_epoch(1)
     assert list(sampler) != order
+    shared = similar_lengths(lengths, 8, random.Random("6/0"), POOL, short_last=True)
+    assert sum(shared, []) == order, "a ordem das lições"
 
 
 @pytest.mark.parametrize("fused", ["true", "false"])
 def test_accumulated_gradients_equal_one_large_batch(project, fused):
     args, folder = project
     args += ["training.group_by_length=false", "training.max_steps=2"]
-    args += [f"training.fused_layers={fused}"]
     weights = []
     for batch, steps in ((8, 1), (1, 8)):
         output = folder / f"{batch}x{steps}"
-        train.main([*args, f"training.batch_size={batch}", f"training.output_dir={output}",
-                    f"training.gradient_accumulation_steps={steps}"])  # fmt: skip
+        extra = {
+            "fused_layers": fused,
+            "batch_size": batch,
+            "gradient_accumulation_steps": steps,
+            "output_dir": output,
+        }
+        train.main([*args, *(f"training.{key}={value}" for key, value in extra.items())])
         weights.append(adapter_weights(output / "checkpoint-2"))
     assert_same_weights(*weights, atol=2e-5)
 
 
 def test_labels_cover_the_answer_and_its_end_only(project):
-    args, _ = project
-    config = load_config(None, args)
-    tokenizer = load_tokenizer(config)
+    config = load_config(None, project[0])
+    tokenizer = load_tokenizer(config.model_path)
     row = {"question": "quantos clientes?", "sql": "SELECT COUNT(*) FROM clientes"}
-    (example,) = train.tokenized(config, tokenizer, [row], schema="")
-    supervised = [t for t in example["labels"] if t != -100]
-    assert tokenizer.decode(supervised) == "SELECT COUNT(*) FROM clientes<|im_end|>"
-    hidden = example["input_ids"][: len(example["input_ids"]) - len(supervised)]
+    (example,) = tokenized(config, tokenizer, [row], schema="")
+    learned = [t for t in example["labels"] if t != -100]
+    assert tokenizer.decode(learned) == "SELECT COUNT(*) FROM clientes<|im_end|>"
+    hidden = example["input_ids"][: len(example["input_ids"]) - len(learned)]
     assert tokenizer.decode(hidden).endswith("quantos clientes?<|im_end|>\n<|im_start|>assistant\n")
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([-100, -100, -100], "nenhum token na perda"), ([-100, 5, 6], "não ensina a parar"),
-     ([-100, 5, 2] + [2] * 20, "seria cortado")],
-)  # fmt: skip
+    [
+        ([-100, -100, -100], "nenhum token na perda"),
+        ([-100, 5, 6], "não ensina a parar"),
+        ([-100, 5, 2] + [2] * 20, "seria cortado"),
+    ],
+)
 def test_audit_stops_on_examples_that_teach_wrong(tiny_llama, labels, message):
-    tokenizer = load_tokenizer(load_config(None, [f"model.name={tiny_llama}"]))
     dataset = Dataset.from_list([{"input_ids": [3] * len(labels), "labels": labels}])
     with pytest.raises(UserError, match=message):
-        train.audit(tokenizer, dataset, max_length=10, shown=0)
+        audit(load_tokenizer(str(tiny_llama)), dataset, max_length=10)
 
 
 def test_gpt2_without_template_or_pad_trains(project, tiny_gpt2):
@@ -160,39 +199,36 @@ def test_gpt2_without_template_or_pad_trains(project, tiny_gpt2):
     assert (folder / "lora" / "adapter_model.safetensors").is_file()
 
 
-def test_unreachable_model_is_one_clear_sentence(project):
+def test_unreachable_model_is_one_clear_sentence(project, monkeypatch, capsys):
     args, _ = project
-    command = [sys.executable, train.__file__, *args, "model.name=ninguem/modelo-que-nao-existe"]
-    done = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True,
-                          text=True)  # fmt: skip
-    assert done.returncode == 2
-    assert "não consegui carregar o modelo" in done.stderr
-    assert "preparar_modelo.py" in done.stderr and "Traceback" not in done.stderr
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert run_main(train.main, [*args, "model.name=ninguem/modelo-que-nao-existe"]) == 2
+    error = capsys.readouterr().err
+    assert "não consegui carregar o modelo" in error and "preparar_modelo.py" in error
+    assert error.count("\n") == 1
 
 
-def test_full_fine_tuning_saves_a_whole_model_that_answers(project):
+def test_qlora_trains_over_a_base_in_4_bits(project, wide_llama):
     args, folder = project
-    args = [*args, "training.method=full", f"training.output_dir={folder / 'full'}"]
-    assert train.main([*args, "training.learning_rate=1.0e-2"]) == 0
-    output = folder / "full"
+    extra = ["model.load_in_4bit=true", "training.learning_rate=1.0e-2"]
+    assert train.main([*args, f"model.name={wide_llama}", *extra]) == 0
+    assert read_summary(folder / "lora").method == "qlora"
+    assert_learned(load_effective(folder / "lora"), folder / "lora")
+
+
+def test_all_weights_are_trained_saved_whole_and_kept_in_float32(project):
+    """Em bf16: as contas são nele, e os pesos, do primeiro ao último passo, em float32."""
+    args, folder = project
+    args += ["training.method=full", "training.precision=bf16", "training.learning_rate=1.0e-2"]
+    assert train.main(args) == 0
+    output = folder / "lora"
     assert not (output / "adapter_config.json").exists()
-    summary = json.loads((output / "treino.json").read_text())
-    config = load_config(None, args)
-    plain, tuned = load_model(config), load_model(config, output)
-    assert summary["metodo"] == "full"
-    assert summary["parametros_treinaveis"] == sum(p.numel() for p in plain.parameters())
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    losses = [r["eval_loss"] for r in map(json.loads, lines) if "eval_loss" in r]
-    assert losses[-1] < losses[0]
-    ids = load_tokenizer(config)("quantos", return_tensors="pt").input_ids
-    assert (plain(ids).logits - tuned(ids).logits).abs().max() > 1e-3
-
-
-def test_full_fine_tuning_in_bf16_keeps_the_weights_in_float32(project):
-    args, folder = project
-    train.main([*args, "training.method=full", "training.precision=bf16"])
-    weights = load_file(folder / "lora" / "model.safetensors")
-    assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}
+    plain = assert_learned(load_config(None, args), output)
+    summary = read_summary(output)
+    assert summary.method == "full"
+    assert summary.trainable_parameters == sum(p.numel() for p in plain.parameters())
+    weights = load_file(output / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
 def test_full_loss_is_the_same_with_and_without_the_fast_path(project):
@@ -206,9 +242,8 @@ def test_full_loss_is_the_same_with_and_without_the_fast_path(project):
     assert_same_weights(*weights, atol=2e-5)
 
 
-def test_a_folder_does_not_mix_methods(project):
-    args, _ = project
-    train.main([*args, "training.max_steps=1"])
+def test_a_folder_does_not_mix_methods(trained):
+    args, _ = trained
     with pytest.raises(UserError, match="outro método"):
         train.main([*args, "training.method=full"])
 
@@ -219,6 +254,19 @@ def test_full_over_four_bits_is_refused(project):
         load_config(None, [*args, "training.method=full", "model.load_in_4bit=true"])
 
 
+def test_a_tracking_without_its_library_is_refused_before_anything(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        check_tracking("wandb")
+
+
+def test_trackio_keeps_the_run_on_this_machine(project, monkeypatch):
+    """O acompanhamento sem conta nem rede."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert train.main([*project[0], "training.tracking=trackio"]) == 0
+    assert list(Path(os.environ["TRACKIO_DIR"]).glob("loja-sql*"))
+
+
 def test_two_processes_take_the_same_path_as_one(project):
     """O mesmo lote global, dividido em dois: as mesmas perdas e pesos, e um só registro.
 
@@ -226,31 +274,25 @@ def test_two_processes_take_the_same_path_as_one(project):
     """
     args, folder = project
     args += ["training.max_steps=5", "training.eval_steps=5", "training.fused_layers=false"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no",
-              "--num_machines", "1", "--dynamo_backend", "no"]  # fmt: skip
-    losses, weights = [], []
-    for processes, batch in ((1, 8), (2, 4)):
-        output = folder / f"{processes}"
-        many = ["--multi_gpu"] if processes > 1 else []
-        command = [*launch, *many, "--num_processes", processes, train.__file__, *args,
-                   f"training.batch_size={batch}", f"training.output_dir={output}"]  # fmt: skip
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True,
-                              env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Pronto em") == 1
-        lines = (output / "metrics.jsonl").read_text().splitlines()
-        losses.append([r["loss"] for r in map(json.loads, lines) if "loss" in r])
-        assert json.loads((output / "treino.json").read_text())["processos"] == processes
-        weights.append(adapter_weights(output / "checkpoint-5"))
-    assert len(losses[0]) == 1 and losses[1] == pytest.approx(losses[0], abs=1e-4)
-    assert_same_weights(*weights, atol=2e-5)
+    one, two = folder / "1", folder / "2"
+    assert train.main([*args, "training.batch_size=8", f"training.output_dir={one}"]) == 0
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --mixed_precision no"
+    command = [sys.executable, *launch.split(), "--num_machines", "1", "--dynamo_backend", "no"]
+    command += [train.__file__, *args, "training.batch_size=4", f"training.output_dir={two}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Pronto em") == 1
+    assert read_summary(two).processes == 2
+    assert measured(two, "loss") == pytest.approx(measured(one, "loss"), abs=1e-4)
+    assert read_summary(two).tokens_seen == read_summary(one).tokens_seen
+    assert_same_weights(*(adapter_weights(f / "checkpoint-5") for f in (one, two)), atol=2e-5)
 
 
 def test_the_fsdp_file_is_one_accelerate_understands():
     """O accelerate recusa chaves que não conhece; as do FSDP são opções de `accelerate launch`."""
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
-    from loja_sql.config import PROJECT_DIR
 
     config = load_config_from_file(str(PROJECT_DIR / "configs" / "accelerate_fsdp.yaml"))
     assert config.distributed_type == "FSDP" and config.mixed_precision == "bf16"

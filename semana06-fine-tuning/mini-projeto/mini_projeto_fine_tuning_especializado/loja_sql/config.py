@@ -6,26 +6,29 @@ quis dizer …?"), tipos errados e valores impossíveis saem juntos, numa mensag
 
 import argparse
 import difflib
-import os
-import sys
+import re
 from pathlib import Path
 from typing import Literal
 
-from comum.terminal import Parser, UserError, run_main
+from comum.files import write_text
+from comum.paths import DEFAULT_MODEL
+from comum.terminal import UserError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PROJECT_DIR = Path(__file__).resolve().parents[1]
-WEEK_DIR = PROJECT_DIR.parents[1]
-RESULTS_DIR = WEEK_DIR / "resultados"
 BASE_CONFIG = PROJECT_DIR / "configs" / "base.yaml"
-DEFAULT_MODEL = WEEK_DIR / "modelos" / "smollm2-135m-instruct"
-EFFECTIVE_NAME = "config_efetiva.yaml"
+EFFECTIVE_NAME = "effective_config.yaml"
+# O modelo sem treino conhece o inglês melhor, e precisa que lhe digam o que se espera dele.
+UNTRAINED_SYSTEM = (
+    "You translate questions in Portuguese into one SQLite query. Answer with the SQL query only, "
+    "no explanation."
+)
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Model(_Section):
@@ -64,7 +67,7 @@ class Data(_Section):
     variations: int = Field(ge=0)
     curated_in_training: int | None = Field(ge=1)
     validation_size: int = Field(ge=1)
-    feedback: str | None = None
+    feedback: str | None
 
 
 class Lora(_Section):
@@ -75,9 +78,7 @@ class Lora(_Section):
 
 
 class Training(_Section):
-    """`method` tem padrão aqui para que um adaptador treinado antes dela ainda abra."""
-
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["lora", "full"]
     output_dir: str
     epochs: float = Field(gt=0)
     max_steps: int | None = Field(ge=1)
@@ -94,15 +95,13 @@ class Training(_Section):
     gradient_checkpointing: bool
     fused_layers: bool
     seed: int
-    tracking: Literal["none", "wandb", "tensorboard"]
+    tracking: Literal["none", "wandb", "tensorboard", "trackio"]
 
 
 class Generation(_Section):
-    """`engine` tem padrão aqui para que um adaptador treinado antes dela ainda abra."""
-
     max_new_tokens: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    engine: Literal["auto", "transformers", "llamacpp"] = "auto"
+    engine: Literal["auto", "transformers", "llamacpp"]
 
 
 class Evaluation(_Section):
@@ -110,7 +109,7 @@ class Evaluation(_Section):
 
     limit: int | None = Field(ge=1)
     base_max_new_tokens: int = Field(ge=1)
-    timed: int = Field(ge=1, default=20)
+    timed: int = Field(ge=1)
 
 
 class Config(_Section):
@@ -124,15 +123,11 @@ class Config(_Section):
     evaluation: Evaluation
 
     @model_validator(mode="after")
-    def _custom_needs_both(self) -> "Config":
+    def _sections_agree(self) -> "Config":
         if (self.database.custom is None) != (self.data.custom is None):
             raise ValueError(
                 "database.custom e data.custom andam juntos: as perguntas precisam do banco delas"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _full_needs_full_precision(self) -> "Config":
         if self.training.method == "full" and self.model.load_in_4bit:
             raise ValueError(
                 "training.method=full treina todos os pesos, e os de 4 bits não treinam: use "
@@ -170,13 +165,8 @@ def resolve(path: str) -> Path:
     return given.resolve() if given.is_absolute() or given.exists() else PROJECT_DIR / given
 
 
-def argument_parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """Um ArgumentParser cujos erros e cuja ajuda saem em português."""
-    return Parser(description, epilog)
-
-
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Acrescenta `--config` e os pares `chave=valor`, iguais em todos os scripts."""
+    """Acrescenta `--config`, `--model` e os pares `chave=valor`, iguais em todos os scripts."""
     parser.add_argument(
         "--config",
         type=Path,
@@ -192,16 +182,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="chave=valor",
-        help="ajustes avulsos, por exemplo training.learning_rate=5.0e-4",
+        help="ajustes avulsos, por exemplo training.learning_rate=5e-4",
     )
 
 
 def config_from_args(args: argparse.Namespace) -> Config:
     """Carrega a configuração a partir dos argumentos de `add_config_arguments`."""
-    overrides = list(args.overrides)
-    if args.model:
-        overrides.append(f"model.name={args.model}")
-    return load_config(args.config, overrides)
+    chosen = [f"model.name={args.model}"] if args.model else []
+    return load_config(args.config, [*args.overrides, *chosen])
 
 
 def load_config(override_file: Path | None = None, overrides: list[str] | None = None) -> Config:
@@ -221,18 +209,15 @@ def load_config(override_file: Path | None = None, overrides: list[str] | None =
             problems.append(f"`{item}`: esperava chave=valor, por exemplo training.seed=1")
             continue
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            problems.append(f"`{item}`: o valor não é YAML válido")
+            nested = _parse_yaml(text)
+        except yaml.YAMLError as error:
+            problems.append(f"`{item}`: o valor não é YAML válido ({_reason(error)})")
             continue
-        nested: object = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
         _merge(values, nested, "linha de comando", problems)
-    try:
-        config = Config.model_validate(_ints_as_floats(values))
-    except ValidationError as error:
-        problems += [_explain(item) for item in error.errors()]
+    config, found = _validated(values)
+    problems += found
     if problems:
         raise UserError("configuração inválida:\n  - " + "\n  - ".join(problems))
     return config
@@ -244,18 +229,23 @@ def shipped_configs() -> list[Path]:
     return [path for path in found if not path.name.startswith("accelerate")]
 
 
+def save_effective(config: Config, folder: Path) -> None:
+    """Grava a configuração completa ao lado do que ela produziu."""
+    text = yaml.safe_dump(config.model_dump(), allow_unicode=True, sort_keys=False)
+    write_text(folder / EFFECTIVE_NAME, text)
+
+
 def load_effective(folder: Path) -> Config:
     """Lê a configuração gravada ao lado de um adaptador por `save_effective`."""
     path = folder / EFFECTIVE_NAME
     if not path.is_file():
         raise UserError(f"{folder} não tem {EFFECTIVE_NAME}: não é uma saída de train.py.")
-    try:
-        return Config.model_validate(_ints_as_floats(_read_yaml(path)))
-    except ValidationError as error:
-        problems = [_explain(item) for item in error.errors()]
+    config, problems = _validated(_read_yaml(path))
+    if problems:
         raise UserError(
             f"{path} não serve (editado à mão ou de outra versão?):\n  - " + "\n  - ".join(problems)
-        ) from error
+        )
+    return config
 
 
 def trained_kind(folder: Path) -> Literal["lora", "full"] | None:
@@ -272,19 +262,44 @@ def as_trained(config: Config, folder: Path) -> Config:
     return copied
 
 
-def save_effective(config: Config, folder: Path) -> None:
-    """Grava a configuração completa ao lado do que ela produziu."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(config.model_dump(), allow_unicode=True, sort_keys=False)
-    write_atomic(folder / EFFECTIVE_NAME, text)
+def untrained(config: Config) -> Config:
+    """Uma cópia de `config` para o modelo sem treino: instruções, esquema e o limite de tokens."""
+    copied = config.model_copy(deep=True)
+    copied.prompt = Prompt(system=UNTRAINED_SYSTEM, schema_in_prompt=True)
+    copied.generation.max_new_tokens = config.evaluation.base_max_new_tokens
+    return copied
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Grava um texto sem nunca deixar um arquivo pela metade."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML em que `2e-4` é um número e uma chave repetida é um erro."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key for key, _ in node.value]
+        names = [key.value for key in keys]
+        for key in keys:
+            if names.count(key.value) > 1:
+                problem = f"a chave `{key.value}` aparece mais de uma vez"
+                raise yaml.constructor.ConstructorError(
+                    problem=problem, problem_mark=key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+# O YAML 1.1 só vê um número em 2e-4 se ele tiver ponto: 2.0e-4.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _parse_yaml(text: str) -> object:
+    return yaml.load(text, _Loader)  # noqa: S506  (herda do SafeLoader)
+
+
+def _reason(error: Exception) -> str:
+    """O que está errado e em que linha, sem o resto do relato do PyYAML."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", linha {mark.line + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or error}{where}"
 
 
 def _read_yaml(path: Path) -> dict:
@@ -292,14 +307,12 @@ def _read_yaml(path: Path) -> dict:
         available = ", ".join(path.name for path in shipped_configs())
         raise UserError(f"configuração não encontrada: {path}. Em configs/ há: {available}.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} não é um YAML válido: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+        raise UserError(f"{path} não é um YAML válido: {_reason(error)}.") from error
+    if not isinstance(values, dict | None):
         raise UserError(f"{path} tem de ser um mapa de seções (model:, data:, …).")
-    return values
+    return values or {}
 
 
 def _merge(base: dict, extra: object, origin: str, problems: list[str], prefix: str = "") -> None:
@@ -319,21 +332,17 @@ def _merge(base: dict, extra: object, origin: str, problems: list[str], prefix: 
             base[key] = value
 
 
-def _ints_as_floats(values: dict) -> dict:
-    """YAML lê `alpha: 64` como inteiro; onde se espera um número real, isso basta."""
-    for name, field in Config.model_fields.items():
-        section = values.get(name)
-        if not isinstance(section, dict):
-            continue
-        for key, info in field.annotation.model_fields.items():
-            if info.annotation is float and type(section.get(key)) is int:
-                section[key] = float(section[key])
-    return values
+def _validated(values: dict) -> tuple[Config | None, list[str]]:
+    try:
+        return Config.model_validate(values), []
+    except ValidationError as error:
+        return None, [_explain(item) for item in error.errors()]
 
 
-_MESSAGES = {
+MESSAGES = {
     "int_type": "esperava um número inteiro",
-    "float_type": "esperava um número (escreva 2.0e-4; o YAML lê 2e-4 como texto)",
+    "float_type": "esperava um número",
+    "finite_number": "esperava um número finito",
     "bool_type": "esperava true ou false",
     "string_type": "esperava um texto",
     "list_type": "esperava uma lista",
@@ -343,7 +352,7 @@ _MESSAGES = {
     "string_too_short": "não pode ser vazio",
     "too_short": "a lista não pode ser vazia",
 }
-_LIMITS = {"ge": "no mínimo", "gt": "maior que", "le": "no máximo", "lt": "menor que"}
+LIMITS = {"ge": "no mínimo", "gt": "maior que", "le": "no máximo", "lt": "menor que"}
 
 
 def _explain(item: dict) -> str:
@@ -353,8 +362,8 @@ def _explain(item: dict) -> str:
     if item["type"] == "literal_error":
         expected = item["ctx"]["expected"].replace(" or ", " ou ")
         return f"`{name}`: {item['input']!r} não serve; use {expected}"
-    for key, words in _LIMITS.items():
+    for key, words in LIMITS.items():
         if key in item.get("ctx", {}):
             return f"`{name}`: {item['input']!r} não serve; tem de ser {words} {item['ctx'][key]}"
-    message = _MESSAGES.get(item["type"], item["msg"])
+    message = MESSAGES.get(item["type"], item["msg"])
     return f"`{name}`: {message}; recebi {item['input']!r}"

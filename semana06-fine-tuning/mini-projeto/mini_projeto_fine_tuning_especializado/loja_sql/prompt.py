@@ -3,9 +3,10 @@
 Um espaço de diferença entre o treino e o uso basta para piorar as respostas sem erro nenhum.
 """
 
+import re
 from collections.abc import Sequence
 
-from loja_sql.config import Config, UserError
+from loja_sql.config import Config
 
 Examples = Sequence[tuple[str, str]]  # pares (pergunta, SQL) mostrados antes da pergunta
 
@@ -24,9 +25,7 @@ def messages(
     return [*turns, {"role": "user", "content": question.strip()}]
 
 
-def render(
-    tokenizer, config: Config, question: str, schema: str, examples: Examples = ()
-) -> str:
+def render(tokenizer, config: Config, question: str, schema: str, examples: Examples = ()) -> str:
     """O texto exato que o modelo recebe, até o início da resposta."""
     return tokenizer.apply_chat_template(
         messages(config, question, schema, examples), tokenize=False, add_generation_prompt=True
@@ -41,24 +40,23 @@ def encode_pair(
     Raises:
         UserError: o template do modelo escreve o prompt de um jeito no treino e de outro no uso.
     """
-    prompt = render(tokenizer, config, question, schema, examples)
-    answer_turn = {"role": "assistant", "content": sql}
-    full = tokenizer.apply_chat_template(
-        [*messages(config, question, schema, examples), answer_turn], tokenize=False
-    )
-    if not full.startswith(prompt):
-        raise UserError(
-            "o template de chat deste modelo escreve o prompt de um jeito no treino e de outro "
-            "na geração; escolha outro modelo ou corrija o template."
-        )
-    answer = full[len(prompt) :].rstrip("\n")
-    return tuple(tokenizer([prompt, answer], add_special_tokens=False).input_ids)
+    from comum import training  # traz o torch, de que o resto deste arquivo não precisa
+
+    return training.encode_pair(tokenizer, messages(config, question, schema, examples), sql)
+
+
+# O que encerra uma consulta, se não estiver num texto, num nome entre aspas ou num comentário.
+_END = re.compile(r"""(?s)'[^']*(?:'|$)|"[^"]*(?:"|$)|--[^\n]*|/\*.*?(?:\*/|$)|(?P<end>;|```)""")
+_BARE_QUERY = re.compile(r"\s*(?:select|with|values)\b", re.IGNORECASE)
 
 
 def extract_sql(answer: str) -> str:
-    """Tira a cerca de código e o que vier depois do primeiro `;` (modelos sem treino as usam)."""
-    text = answer.strip()
-    if "```" in text:
-        text = text.split("```")[1]
-        text = text.removeprefix("sqlite").removeprefix("sql")
-    return text.split(";")[0].strip()
+    """A consulta que há na resposta: sem cerca de código (modelos sem treino a usam) nem o `;`.
+
+    >>> extract_sql("Aqui está: ```sql SELECT group_concat(nome, '; ') FROM produtos; ```")
+    "SELECT group_concat(nome, '; ') FROM produtos"
+    """
+    if not _BARE_QUERY.match(answer) and "```" in answer:
+        answer = re.sub(r"(?i)\A(?:sqlite|sql)\b", "", answer.partition("```")[2])
+    end = next((m.start() for m in _END.finditer(answer) if m["end"]), None)
+    return answer[:end].strip()

@@ -25,10 +25,16 @@ STATUS_WEIGHTS = {"entregue": 56, "enviado": 12, "pago": 12, "pendente": 8, "can
 PAYMENT_WEIGHTS = {"pix": 45, "cartão": 38, "boleto": 17}
 
 
+def data_file(name: str) -> dict:
+    """Um YAML de `dados/`, lido pela libyaml, dez vezes mais rápida, onde há."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load((DATA_DIR / name).read_text(encoding="utf-8"), loader)  # noqa: S506
+
+
 @cache
 def catalog() -> dict:
-    """Devolve cidades, pesos, regiões e produtos de `dados/loja_catalogo.yaml`."""
-    return yaml.safe_load((DATA_DIR / "loja_catalogo.yaml").read_text(encoding="utf-8"))
+    """Cidades, UFs, pesos, regiões e produtos de `dados/loja_catalogo.yaml`."""
+    return data_file("loja_catalogo.yaml")
 
 
 @cache
@@ -62,16 +68,11 @@ def create_shop(path: Path, seed: int) -> Path:
 
 
 def _fill(connection: sqlite3.Connection, rng: random.Random) -> None:
-    clients = _clients(rng)
-    sellers = _sellers()
-    products = _products(rng)
-    orders = _orders(rng, clients, sellers)
-    items = _items(rng, orders, products)
-    reviews = _reviews(rng, orders, items, products)
-    tables = {
-        "clientes": clients, "vendedores": sellers, "produtos": products,
-        "pedidos": orders, "itens_pedido": items, "avaliacoes": reviews,
-    }  # fmt: skip
+    tables = {"clientes": _clients(rng), "vendedores": _sellers(), "produtos": _products(rng)}
+    clients, sellers, products = tables.values()
+    tables["pedidos"] = orders = _orders(rng, clients, sellers)
+    tables["itens_pedido"] = items = _items(rng, orders, products)
+    tables["avaliacoes"] = _reviews(rng, orders, items, products)
     for table, rows in tables.items():
         marks = ", ".join("?" * len(rows[0]))
         connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
@@ -99,9 +100,7 @@ def _clients(rng: random.Random) -> list[tuple]:
 
 def _sellers() -> list[tuple]:
     regions = [
-        region
-        for region, count in catalog()["vendedores_por_regiao"].items()
-        for _ in range(count)
+        region for region, count in catalog()["vendedores_por_regiao"].items() for _ in range(count)
     ]
     return [(i + 1, name, regions[i]) for i, name in enumerate(person_names()[1])]
 

@@ -3,7 +3,8 @@
 É a decodificação especulativa sem segundo modelo (Leviathan et al., 2023, arXiv:2211.17192; a
 tabela de n-gramas como rascunho: Stewart et al., 2024, arXiv:2411.03786). Conferir vários tokens
 numa passada custa quase o mesmo que gerar um, e só fica o que o modelo teria escrito: a resposta
-gulosa é a mesma. SQL se presta a isso, porque depois de `GROUP` quase sempre vem `BY`.
+gulosa é a mesma. SQL se presta a isso, porque depois de `GROUP` quase sempre vem `BY`. Quantos
+tokens se adivinham por vez é o llama.cpp que decide (oito).
 
 O arquivo é o `lookup-cache` do llama.cpp: para cada n-grama, quatro inteiros de 32 bits (-1 nos que
 sobram), o número de continuações e, para cada uma, o token e a contagem.
@@ -15,6 +16,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 SLOTS_PER_NGRAM = 4  # LLAMA_NGRAM_MAX
+DYNAMIC, STATIC = "rascunho-ngramas.bin", "rascunho-bigramas.bin"
 STATIC_SIZE = 2  # o llama.cpp confere os rascunhos contra bigramas
 
 Table = dict[tuple[int, ...], Counter]
@@ -36,21 +38,13 @@ def count_ngrams(sequences: list[list[int]], sizes: range) -> Table:
 
 def write_drafts(folder: Path, sequences: list[list[int]]) -> None:
     """Grava em `folder` as duas tabelas que o llama.cpp lê: n-gramas de 1 a 4, e os bigramas."""
-    _write(dynamic_path(folder), count_ngrams(sequences, range(1, SLOTS_PER_NGRAM + 1)))
-    _write(static_path(folder), count_ngrams(sequences, range(STATIC_SIZE, STATIC_SIZE + 1)))
-
-
-def dynamic_path(folder: Path) -> Path:
-    return folder / "rascunho-ngramas.bin"
-
-
-def static_path(folder: Path) -> Path:
-    return folder / "rascunho-bigramas.bin"
+    _write(folder / DYNAMIC, count_ngrams(sequences, range(1, SLOTS_PER_NGRAM + 1)))
+    _write(folder / STATIC, count_ngrams(sequences, range(STATIC_SIZE, STATIC_SIZE + 1)))
 
 
 def drafts_ready(folder: Path) -> bool:
     """Diz se há as duas tabelas em `folder`."""
-    return dynamic_path(folder).is_file() and static_path(folder).is_file()
+    return (folder / DYNAMIC).is_file() and (folder / STATIC).is_file()
 
 
 def _write(path: Path, table: Table) -> None:

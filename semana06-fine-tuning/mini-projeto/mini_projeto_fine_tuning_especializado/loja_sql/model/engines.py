@@ -3,16 +3,9 @@
 O terminal, a página e a avaliação falam com `Engine` e não sabem qual é. O prompt é o mesmo
 (`prompt.py`), e os tokens também: quem tokeniza é sempre o tokenizador do modelo base. A resposta é
 a da decodificação gulosa; entre um motor e outro só muda o que a quantização mudar.
-
-`export.py` grava as formas do modelo em `<training.output_dir>/exportado/`, com um `exportado.json`
-que diz o que há; `generation.engine` escolhe entre elas (`auto`: o mais rápido que houver).
 """
 
-import argparse
-import hashlib
 import importlib.util
-import json
-import os
 import queue
 import secrets
 import threading
@@ -20,22 +13,25 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import comum  # noqa: F401  (antes do torch)
+from comum import decoding, llama_cpp
+from comum.models import device, load_tokenizer
+from comum.terminal import UserError
 
-from loja_sql.config import Config, UserError
-from loja_sql.model.drafts import drafts_ready, dynamic_path, static_path
+import torch
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
-EXPORT_FOLDER = "exportado"
-MANIFEST = "exportado.json"
-GGUF_FORMS = ("q8_0", "q4_k_m", "q4_0", "f16")  # na ordem em que `auto` as prefere
-FORMS = ("bf16", "nf4", "gptq", *GGUF_FORMS)
-LLAMA_CPP_PACKAGE = "xllamacpp"
-LLAMA_CPP_COMMAND = "python -m pip install -e '.[cpu]'"
-EXPORT_COMMAND = "python export.py"
+from loja_sql.config import Config
+from loja_sql.model.drafts import DYNAMIC, STATIC, drafts_ready
+from loja_sql.model.exports import EXPORT_COMMAND, GGUF_FORMS, exported_forms
+from loja_sql.model.loading import load_model
+
 SLOTS = 4  # perguntas que o llama.cpp responde ao mesmo tempo
 CONTEXT = 8192  # tokens, divididos por quem estiver perguntando
-MAX_DRAFT = 4  # tokens adivinhados de cada vez
 GREEDY = {"temperature": 0.0, "top_k": 1}
+
+Pairs = list[tuple[list[int], list[int]]]  # (tokens do prompt, tokens da resposta)
+Losses = Iterator[list[tuple[int, float, int]]]  # (índice, nats, tokens da resposta)
 
 
 class Engine:
@@ -48,7 +44,7 @@ class Engine:
     """
 
     name: str
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     slots = 1
 
     def generate(
@@ -61,10 +57,8 @@ class Engine:
         """Responde um prompt; produz o texto acumulado até ali, a cada token."""
         raise NotImplementedError
 
-    def losses(
-        self, pairs: list[tuple[list[int], list[int]]], batch_size: int
-    ) -> Iterator[list[tuple[int, float, int]]] | None:
-        """Perda das respostas de referência, como `model.answer_losses`; None se não sabe medir."""
+    def losses(self, pairs: Pairs, batch_size: int) -> Losses | None:
+        """Perda das respostas de referência, como `decoding.answer_losses`; None se não sabe."""
         return None
 
     def close(self) -> None:
@@ -75,36 +69,26 @@ class TransformersEngine(Engine):
     """O modelo carregado pelo transformers: base, base com adaptador ou uma pasta exportada."""
 
     def __init__(self, config: Config, adapter: Path | None = None, label: str = "") -> None:
-        from loja_sql.model.loading import load_model, load_tokenizer
-
-        self.tokenizer = load_tokenizer(config)
+        self.tokenizer = load_tokenizer(config.model_path)
         self.model = load_model(config, adapter)
-        kind = label or str(self.model.dtype).removeprefix("torch.")
-        self.name = f"transformers {kind}"
+        self.name = f"transformers {label or str(self.model.dtype).removeprefix('torch.')}"
 
     def generate(self, prompts, max_new_tokens, batch_size):
-        from loja_sql.model import loading as model
-
-        yield from model.generate(self.model, self.tokenizer, prompts, max_new_tokens, batch_size)
+        return decoding.generate(self.model, self.tokenizer, prompts, max_new_tokens, batch_size)
 
     def stream(self, prompt, max_new_tokens):
-        from loja_sql.model import loading as model
-
-        yield from model.stream(self.model, self.tokenizer, prompt, max_new_tokens)
+        return decoding.stream(self.model, self.tokenizer, prompt, max_new_tokens)
 
     def losses(self, pairs, batch_size):
-        from loja_sql.model import loading as model
-
-        return model.answer_losses(self.model, self.tokenizer, pairs, batch_size)
+        return decoding.answer_losses(self.model, self.tokenizer, pairs, batch_size)
 
 
 class LlamaCppEngine(Engine):
     """Um GGUF executado pelo próprio llama.cpp (pacote `xllamacpp`), em CPU.
 
-    Com as tabelas de `drafts.py` ao lado do arquivo, o llama.cpp adivinha alguns tokens e o modelo
-    os confere. Ele recebe os tokens prontos, e por isso o template de chat dentro do GGUF não
-    importa aqui. O servidor embutido escuta numa porta sorteada de 127.0.0.1, fechada por uma chave
-    que só este processo conhece.
+    Com as tabelas de `drafts.py` ao lado do arquivo, ele adivinha alguns tokens e o modelo os
+    confere. O servidor embutido escuta numa porta sorteada de 127.0.0.1, fechada por uma chave que
+    só este processo conhece.
     """
 
     slots = SLOTS
@@ -112,51 +96,21 @@ class LlamaCppEngine(Engine):
     def __init__(self, config: Config, gguf: Path, label: str) -> None:
         import xllamacpp
 
-        from loja_sql.model.loading import load_tokenizer
-
-        self.tokenizer = load_tokenizer(config)
+        self.tokenizer = load_tokenizer(config.model_path)
         self._tokenizing = threading.Lock()
         self.name = f"llama.cpp {label}"
         self._gguf = gguf
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        parameters = xllamacpp.CommonParams()
-        parameters.model.path = str(gguf)
-        parameters.n_parallel = SLOTS
-        parameters.n_ctx = CONTEXT
-        parameters.kv_unified = True  # uma pergunta comprida pode tomar o lugar das que não há
-        # O padrão guarda até 8 GiB de perguntas já feitas: a memória crescia 1,6 MB por pergunta, e
-        # reler os 33 tokens de uma custa menos que isso.
-        parameters.cache_ram_mib = 0
-        parameters.n_gpu_layers = 0
-        parameters.cpuparams.n_threads = threads or os.cpu_count() or 1
-        parameters.cpuparams_batch.n_threads = parameters.cpuparams.n_threads
-        parameters.verbosity = 0
-        parameters.ui = False
-        parameters.offline = True
-        parameters.fit_params = False
-        drafts = gguf.parent
-        if drafts_ready(drafts):
-            kinds = xllamacpp.common_speculative_type
-            parameters.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_CACHE]
-            parameters.speculative.draft.n_max = MAX_DRAFT
-            cache = parameters.speculative.ngram_cache
-            cache.lookup_cache_dynamic = str(dynamic_path(drafts))
-            cache.lookup_cache_static = str(static_path(drafts))
-        parameters.api_keys = [secrets.token_hex(16)]
         try:
-            self._server = xllamacpp.Server(parameters)
+            self._server = xllamacpp.Server(_server_options(gguf))
         except RuntimeError as error:
-            raise UserError(
-                f"o llama.cpp não conseguiu abrir {gguf} ({error}). Exporte de novo: "
-                f"{EXPORT_COMMAND}"
-            ) from error
+            again = f"Exporte de novo: {EXPORT_COMMAND} --force"
+            raise UserError(f"o llama.cpp não abriu {gguf} ({error}). {again}") from error
 
     def generate(self, prompts, max_new_tokens, batch_size):
         with ThreadPoolExecutor(self.slots) as pool:
-            jobs = {pool.submit(self._complete, p, max_new_tokens): i
-                    for i, p in enumerate(prompts)}  # fmt: skip
+            jobs = [pool.submit(self._complete, prompt, max_new_tokens) for prompt in prompts]
             for job in as_completed(jobs):
-                yield [(jobs[job], job.result())]
+                yield [(jobs.index(job), job.result())]
 
     def stream(self, prompt, max_new_tokens):
         pieces: queue.SimpleQueue = queue.SimpleQueue()
@@ -168,9 +122,8 @@ class LlamaCppEngine(Engine):
 
         def work() -> None:
             try:
-                self._server.handle_completions(
-                    self._request(prompt, max_new_tokens) | {"stream": True}, receive
-                )
+                request = self._request(prompt, max_new_tokens) | {"stream": True}
+                self._server.handle_completions(request, receive)
                 pieces.put(None)
             except Exception as error:  # quem consome a vê
                 pieces.put({"error": error})
@@ -186,33 +139,21 @@ class LlamaCppEngine(Engine):
 
     def losses(self, pairs, batch_size):
         """O servidor não dá a probabilidade do prompt: o arquivo é aberto de novo, sem ele."""
-        import motor_llama_cpp
+        return None if llama_cpp.missing() else self._losses(pairs)
 
-        return None if motor_llama_cpp.missing() else self._losses(pairs)
-
-    def _losses(
-        self, pairs: list[tuple[list[int], list[int]]]
-    ) -> Iterator[list[tuple[int, float, int]]]:
-        import torch
-        from motor_llama_cpp import LlamaCpp, LlamaCppError
-        from torch.nn import functional
-
-        try:
-            longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
-            model = LlamaCpp(self._gguf, length=longest)
-            for index, (prompt, answer) in enumerate(pairs):
-                logits = model(torch.tensor([prompt + answer])).logits[0]
-                scores, wanted = logits[len(prompt) - 1 : -1], torch.tensor(answer)
-                loss = functional.cross_entropy(scores, wanted, reduction="sum").item()
-                yield [(index, loss, len(answer))]
-            model.close()
-        except LlamaCppError as error:
-            raise UserError(str(error)) from error
+    def _losses(self, pairs: Pairs) -> Losses:
+        longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
+        model = llama_cpp.LlamaCpp(self._gguf, length=longest)
+        for index, (prompt, answer) in enumerate(pairs):
+            logits = model(torch.tensor([prompt + answer])).logits[0]
+            scores, wanted = logits[len(prompt) - 1 : -1], torch.tensor(answer)
+            loss = functional.cross_entropy(scores, wanted, reduction="sum").item()
+            yield [(index, loss, len(answer))]
+        model.close()
 
     def _complete(self, prompt: str, max_new_tokens: int) -> str:
-        return _text_of(
-            self._server.handle_completions(self._request(prompt, max_new_tokens))
-        ).strip()
+        request = self._request(prompt, max_new_tokens)
+        return _text_of(self._server.handle_completions(request)).strip()
 
     def _request(self, prompt: str, max_new_tokens: int) -> dict:
         with self._tokenizing:
@@ -223,55 +164,43 @@ class LlamaCppEngine(Engine):
         self._server = None
 
 
+def _server_options(gguf: Path):
+    """As opções do servidor embutido do llama.cpp (`xllamacpp.CommonParams`)."""
+    import xllamacpp
+
+    options = xllamacpp.CommonParams()
+    options.model.path = str(gguf)
+    options.n_parallel = SLOTS
+    options.n_ctx = CONTEXT
+    options.kv_unified = True  # uma pergunta comprida pode tomar o lugar das que não há
+    # O padrão guarda até 8 GiB de perguntas já feitas: a memória crescia 1,6 MB por pergunta, e
+    # reler os 33 tokens de uma custa menos que isso.
+    options.cache_ram_mib = 0
+    options.n_gpu_layers = 0
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = torch.get_num_threads()
+    options.verbosity = 0
+    options.ui = False
+    options.offline = True
+    options.fit_params = False
+    options.api_keys = [secrets.token_hex(16)]
+    if drafts_ready(gguf.parent):
+        kinds = xllamacpp.common_speculative_type
+        options.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_CACHE]
+        cache = options.speculative.ngram_cache
+        cache.lookup_cache_dynamic = str(gguf.parent / DYNAMIC)
+        cache.lookup_cache_static = str(gguf.parent / STATIC)
+    return options
+
+
 def _text_of(chunk: dict) -> str:
     if "choices" not in chunk:
         raise UserError(f"o llama.cpp recusou a pergunta: {chunk.get('error', chunk)}")
     return chunk["choices"][0]["text"]
 
 
-def form_list(text: str) -> list[str]:
-    """Lê `bf16,q8_0` ou `todas` na linha de comando."""
-    names = list(FORMS) if text == "todas" else [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in FORMS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"forma desconhecida: {', '.join(unknown)} (há: {', '.join(FORMS)}, ou todas)"
-        )
-    return names
-
-
 def has_llama_cpp() -> bool:
     """Diz se o pacote do llama.cpp está instalado."""
-    return importlib.util.find_spec(LLAMA_CPP_PACKAGE) is not None
-
-
-def adapter_digest(adapter: Path) -> str:
-    """SHA-256 dos pesos treinados: liga a exportação ao treino de que ela saiu."""
-    digest = hashlib.sha256()
-    for path in sorted(adapter.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def exported_forms(adapter: Path) -> dict[str, Path]:
-    """As formas exportadas deste adaptador: nome → pasta ou arquivo GGUF.
-
-    Uma exportação de outro treino (o adaptador mudou desde então) não conta.
-    """
-    manifest = adapter / EXPORT_FOLDER / MANIFEST
-    if not manifest.is_file():
-        return {}
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        current = content["adaptador_sha256"] == adapter_digest(adapter)
-        paths = {name: adapter / EXPORT_FOLDER / form["caminho"]
-                 for name, form in content["formas"].items() if "caminho" in form}  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{manifest} está estragado ({error!r}); exporte de novo: {EXPORT_COMMAND}"
-        ) from error
-    return {name: path for name, path in paths.items() if path.exists()} if current else {}
+    return importlib.util.find_spec(llama_cpp.PACKAGE) is not None
 
 
 def open_form(config: Config, adapter: Path, form: str) -> Engine:
@@ -289,7 +218,7 @@ def open_form(config: Config, adapter: Path, form: str) -> Engine:
         )
     if form in GGUF_FORMS:
         if not has_llama_cpp():
-            raise UserError(f"falta o llama.cpp: {LLAMA_CPP_COMMAND}")
+            raise UserError(f"falta o llama.cpp: {llama_cpp.INSTALL_COMMAND}")
         return LlamaCppEngine(config, available[form], form)
     settings = config.model_copy(deep=True)
     settings.model.name, settings.model.load_in_4bit = str(available[form]), False
@@ -310,12 +239,6 @@ def open_engine(config: Config, adapter: Path | None) -> Engine:
     ready = [form for form in GGUF_FORMS if form in exported_forms(adapter)]
     if wanted == "llamacpp":
         return open_form(config, adapter, ready[0] if ready else GGUF_FORMS[0])
-    if ready and has_llama_cpp() and not _has_gpu():
+    if ready and has_llama_cpp() and device().type == "cpu":
         return open_form(config, adapter, ready[0])
     return TransformersEngine(config, adapter)
-
-
-def _has_gpu() -> bool:
-    from loja_sql.model.loading import device
-
-    return device().type != "cpu"

@@ -4,11 +4,14 @@ Num processador, o treino com LoRA perde tempo em três lugares que não são as
 matrizes da rede: as idas e vindas à memória das operações elemento a elemento, os produtos finos
 do LoRA feitos um a um, e a camada de saída (49.152 colunas) calculada também para a pergunta, que
 não entra na perda. Aqui cada um vira uma função com o gradiente escrito à mão. As fórmulas são as
-usuais; `tests/test_mini_projeto_speed.py` confere saídas e gradientes contra o autograd.
+usuais; `tests/mini_projeto/test_fused.py` confere saídas e gradientes contra o autograd, e
+`tests/benchmarks/train_speed.py` mede o que elas rendem.
 
 Símbolos: N = tokens do lote (exemplos x comprimento), d = largura da entrada, o = da saída,
 r = posto (rank) do LoRA, V = vocabulário.
 """
+
+from comum.training import IGNORED
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
@@ -107,16 +110,12 @@ class _AnswerLossFunction(torch.autograd.Function):
         for start in range(0, len(hidden), HEAD_CHUNK):
             block = slice(start, start + HEAD_CHUNK)
             target = targets[block, None]
-            log_p = torch.log_softmax(
-                hidden[block] @ weight.T, dim=-1, dtype=exact
-            )  # [bloco, V]
+            log_p = torch.log_softmax(hidden[block] @ weight.T, dim=-1, dtype=exact)  # [bloco, V]
             total -= log_p.gather(1, target).sum()
             if needs_grad:
-                probabilities = log_p.exp_()
-                probabilities.scatter_add_(
-                    1, target, torch.full_like(target, -1, dtype=probabilities.dtype)
-                )
-                grads[block] = probabilities.to(weight.dtype) @ weight
+                off = log_p.exp_()  # p − 1 no alvo, p nos outros
+                off.scatter_add_(1, target, torch.full_like(target, -1, dtype=off.dtype))
+                grads[block] = off.to(weight.dtype) @ weight
         ctx.save_for_backward(grads)
         return total
 
@@ -136,30 +135,22 @@ def supports_answer_loss(model: nn.Module) -> bool:
     """Diz se `answer_loss` dá a mesma perda que o modelo: saída linear, sem escala nem viés."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = causal.get_output_embeddings()
-    return (
-        causal.config.model_type in PLAIN_HEADS
-        and type(head) is nn.Linear
-        and head.bias is None
-    )
+    return causal.config.model_type in PLAIN_HEADS and type(head) is nn.Linear and head.bias is None
 
 
 def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
-    """Soma da perda sobre os tokens da resposta, e quantos são.
+    """Soma da perda (em nats) sobre os tokens da resposta, e quantos são.
 
     Args:
         model: modelo causal, com ou sem peft, aceito por `supports_answer_loss`.
-        batch: `input_ids`, `attention_mask` e `labels`, todos [exemplos, comprimento]; -100 em
-            `labels` marca o que não entra na perda.
-
-    Returns:
-        (soma em nats, número de tokens com rótulo).
+        batch: `input_ids`, `attention_mask` e `labels`, todos [exemplos, comprimento].
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = causal.model(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
     ).last_hidden_state  # [exemplos, comprimento, d]
     targets = batch["labels"][:, 1:]
-    supervised = targets != -100
+    supervised = targets != IGNORED
     chosen = hidden[:, :-1][supervised]  # [tokens da resposta, d]
     head = causal.get_output_embeddings()
     if head.weight.requires_grad:  # no treino completo a saída também aprende: fica o autograd

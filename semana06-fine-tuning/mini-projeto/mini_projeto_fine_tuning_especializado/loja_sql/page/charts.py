@@ -1,162 +1,102 @@
-"""Gráficos em HTML e SVG, sem biblioteca nem rede: servem à página, ao painel e à impressão.
+"""Gráficos do plotly, os mesmos na página e no painel gravado.
 
-As cores vêm de variáveis CSS (`CHART_CSS`), e por isso valem no tema claro, no escuro e no papel.
-Todo texto que entra passa por `escape`: rótulos vêm do banco e do modelo.
+Os fundos são transparentes e a cor dos textos é a da página (style.css): valem no tema claro, no
+escuro e no papel. O plotly lê marcas de HTML nos textos, e por isso todo rótulo passa por `_safe`:
+rótulos vêm do banco e do modelo.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from html import escape
+
+from comum.numbers import any_size, decimal
+from comum.results import Score
+
+import plotly.graph_objects as go
 
 from loja_sql.sql.database import Result
 
 MAX_BARS = 40
-COLORS = ["var(--g1)", "var(--g2)", "var(--g3)", "var(--g4)"]
-WIDTH, HEIGHT = 360, 220  # em unidades do SVG; na tela, a largura que houver
-LEFT, BOTTOM, TOP, RIGHT = 46, 34, 10, 18
-CLOSE = 12  # pontos mais perto que isto dividem um rótulo
-
-CHART_CSS = """
-.grafico { --g1:#1f6feb; --g2:#c2410c; --g3:#15803d; --g4:#7c3aed; --trilho:#8884; }
-.dark .grafico { --g1:#6ea8fe; --g2:#fb923c; --g3:#4ade80; --g4:#c4b5fd; }
-.grafico, .grafico * { box-sizing:border-box; }
-.grafico[role=list] { display:grid; grid-template-columns:minmax(6em,26%) 1fr max-content;
-  gap:.35em .6em; align-items:center; font-size:.92em; }
-.grafico .linha { display:contents; }
-.grafico .rotulo { overflow-wrap:anywhere; line-height:1.2; }
-.grafico .trilho { position:relative; height:1.05em; background:var(--trilho); border-radius:3px; }
-.grafico .barra { position:absolute; inset:0 auto 0 0; border-radius:3px; min-width:1px;
-  print-color-adjust:exact; -webkit-print-color-adjust:exact; }
-.grafico .ic { position:absolute; top:50%; height:2px; background:currentColor; }
-.grafico .ic::before, .grafico .ic::after { content:""; position:absolute; top:-3px; width:2px;
-  height:8px; background:currentColor; }
-.grafico .ic::after { right:0; }
-.grafico .valor { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap; }
-.grafico svg { width:100%; max-width:34em; height:auto; display:block; color:inherit; }
-.grafico ol { columns:12em; column-gap:2em; margin:.3em 0 0; padding-left:2em; font-size:.88em;
-  max-width:38em; overflow-wrap:anywhere; }
-.grafico svg text { fill:currentColor; font-size:10px; }
-"""
+LABEL_CHARS, LABEL_LINES = 20, 3
+COLORS = ["#3b82f6", "#ea580c", "#16a34a", "#8b5cf6"]
+CLEAR, GRID = "rgba(0,0,0,0)", "rgba(128,128,128,.3)"
+CLOSE = 0.08  # pontos mais perto que esta fração dos eixos dividem um número
+FEW_POINTS = 30
 
 
-def number(value: float, digits: int = 2) -> str:
-    """Número à brasileira, sem casas à toa: 1234.5 → `1.234,5`."""
-    if float(value).is_integer() and abs(value) < 1e15:
-        text = f"{value:,.0f}"
-    else:
-        text = f"{value:,.{digits}f}".rstrip("0").rstrip(".")
-    return text.translate(str.maketrans(",.", ".,"))
+def bars(rows: Sequence[tuple[str, float, str]], top: float, hover: Sequence[str] = ()):
+    """Barras horizontais, de cima para baixo: (rótulo, valor, texto do valor).
 
-
-def bars(
-    rows: Sequence[tuple[str, float, tuple[float, float] | None, str]],
-    top: float | None = None,
-    color: str = COLORS[0],
-) -> str:
-    """Barras horizontais: (rótulo, valor, intervalo ou None, texto do valor) por linha.
-
-    `top` é o valor que ocupa a largura toda; sem ele, o maior. Valores negativos ficam sem barra.
+    `top` é o valor que ocupa a largura toda; `hover`, o que se lê ao passar por cima.
     """
-    largest = top or max((abs(value) for _, value, _, _ in rows), default=1) or 1
-
-    def share(value: float) -> float:
-        return 100 * min(1.0, max(0.0, value / largest))
-
-    lines = []
-    for label, value, interval, text in rows:
-        whisker = ""
-        if interval is not None:
-            low, high = share(interval[0]), share(interval[1])
-            whisker = f'<span class="ic" style="left:{low:.1f}%;width:{high - low:.1f}%"></span>'
-        lines.append(
-            f'<div class="linha" role="listitem"><span class="rotulo">{escape(label)}</span>'
-            f'<span class="trilho" aria-hidden="true"><span class="barra" '
-            f'style="width:{share(value):.1f}%;background:{color}"></span>{whisker}</span>'
-            f'<span class="valor">{escape(text)}</span></div>'
-        )
-    return f'<div class="grafico" role="list">{"".join(lines)}</div>'
+    names, values, texts = zip(*rows, strict=True)
+    labels, texts = [_safe(name) for name in names], [_safe(text) for text in texts]
+    places, edge = list(range(len(rows))), 1.03 * top
+    notes = [f"{_safe(n, 60)}: {note}" for n, note in zip(names, hover or texts, strict=True)]
+    bar = go.Bar(x=values, y=places, orientation="h", hovertext=notes, hoverinfo="text")
+    # Os valores ficam numa coluna à direita: ao lado da barra, cobririam o intervalo.
+    column = go.Scatter(x=[edge] * len(rows), y=places, text=texts, mode="text", hoverinfo="skip")
+    column.update(textposition="middle right", cliponaxis=False)
+    lines = 1 + max(label.count("<br>") for label in labels)
+    figure = _figure([bar, column], 16 + len(rows) * (10 + 15 * lines))
+    figure.update_layout(bargap=0.35, margin_r=10 + 7 * max(map(len, texts)), dragmode=False)
+    figure.update_xaxes(range=[0, edge], showticklabels=False, fixedrange=True)
+    figure.update_yaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False)
+    return figure.update_yaxes(range=[len(rows) - 0.5, -0.5], fixedrange=True)
 
 
-def lines(
-    series: dict[str, Sequence[tuple[float, float]]], x_label: str, y_label: str
-) -> str:
-    """Curvas em SVG, a partir de zero: nome → pontos (x, y) em ordem de x."""
-    return _plot(series, x_label, y_label, joined=True)
+def score_bars(scores: dict[str, Score]) -> go.Figure:
+    """Barras de frações, até 100%, com os intervalos de 95%."""
+    parts = scores.values()
+    rows = [(name, part.value, decimal(100 * part.value, 1, "%")) for name, part in scores.items()]
+    above = [max(0.0, part.ci95[1] - part.value) for part in parts]
+    below = [max(0.0, part.value - part.ci95[0]) for part in parts]
+    whiskers = {"symmetric": False, "array": above, "arrayminus": below, "color": "gray"}
+    figure = bars(rows, 1, [share(part) for part in parts])
+    return figure.update_traces(error_x=whiskers | {"thickness": 1.5, "width": 3}, selector=0)
 
 
-def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) -> str:
-    """Um ponto numerado por nome; os nomes, com os valores, vêm na lista de baixo."""
-    names = "".join(f"<li>{escape(name)}: {number(x)}; {number(y, 1)}</li>"
-                    for name, (x, y) in points.items())  # fmt: skip
-    series = {name: [point] for name, point in points.items()}
-    return _plot(series, x_label, y_label, joined=False, below=f"<ol>{names}</ol>")
+def share(score: Score) -> str:
+    """Fração e intervalo, curtos: `82,9% [79; 87]`."""
+    value, low, high = (100 * x for x in (score.value, *score.ci95))
+    return f"{decimal(value, 1)}% [{decimal(low)};\u00a0{decimal(high)}]"
 
 
-def _plot(series: dict, x_label: str, y_label: str, joined: bool, below: str = "") -> str:
-    points = [p for values in series.values() for p in values]
-    x_top, x_step = _axis(max((x for x, _ in points), default=1))
-    y_top, y_step = _axis(max((y for _, y in points), default=1))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            LEFT + x / x_top * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - y / y_top * (HEIGHT - TOP - BOTTOM),
-        )
-
-    parts = []
-    for i in range(round(y_top / y_step) + 1):
-        x, y = place(0, i * y_step)
-        parts.append(f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" '
-                     'stroke="currentColor" stroke-opacity=".15"/>'
-                     f'<text x="{x - 4:.1f}" y="{y + 3:.1f}" text-anchor="end">'
-                     f"{number(i * y_step)}</text>")  # fmt: skip
-    for i in range(round(x_top / x_step) + 1):
-        x, y = place(i * x_step, 0)
-        parts.append(f'<text x="{x:.1f}" y="{y + 12:.1f}" text-anchor="middle">'
-                     f"{number(i * x_step)}</text>")  # fmt: skip
-    marks: list[tuple[float, float, list[str]]] = []  # x, y e os números dos pontos dali
-    for index, (name, values) in enumerate(series.items()):
-        color = COLORS[index % len(COLORS)]
-        spots = [place(x, y) for x, y in values]
-        if joined:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" '
-                         'stroke-width="1.6"/>')  # fmt: skip
-            parts.append(f'<text x="{WIDTH - RIGHT}" y="{TOP + 10 + 12 * index}" text-anchor="end" '
-                         f'style="fill:{color}">{escape(name)}</text>')  # fmt: skip
-        else:
-            (x, y) = spots[0]
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>')
-            near = next((m for m in marks if math.dist(m[:2], (x, y)) < CLOSE), None)
-            if near is None:
-                marks.append((x, y, [str(index + 1)]))
-            else:
-                near[2].append(str(index + 1))
-    for x, y, numbers in marks:
-        anchor, shift = ("end", -7) if x > WIDTH * 0.8 else ("start", 7)
-        parts.append(f'<text x="{x + shift:.1f}" y="{y + 3:.1f}" text-anchor="{anchor}">'
-                     f"{', '.join(numbers)}</text>")  # fmt: skip
-    parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
-                 f"{escape(x_label)}</text>")  # fmt: skip
-    parts.append(f'<text transform="translate(10 {(HEIGHT - BOTTOM) / 2}) rotate(-90)" '
-                 f'text-anchor="middle">{escape(y_label)}</text>')  # fmt: skip
-    return (
-        f'<div class="grafico"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(y_label)} por {escape(x_label)}">{"".join(parts)}</svg>{below}</div>'
-    )
+def curves(series: dict[str, Sequence[tuple[float, float]]], x_label: str, y_label: str):
+    """Curvas a partir de zero: nome → pontos (x, y) em ordem de x."""
+    traces = []
+    for name, points in series.items():
+        xs, ys = zip(*points, strict=True)
+        mode = "lines+markers" if len(xs) < FEW_POINTS else "lines"
+        traces.append(go.Scatter(x=xs, y=ys, name=name, mode=mode))
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+    figure = _figure(traces, 300, x_label, y_label)
+    return figure.update_layout(showlegend=True, legend=legend)
 
 
-def _axis(largest: float) -> tuple[float, float]:
-    """O fim do eixo e o passo das marcas: 1, 2 ou 5 vezes uma potência de dez."""
-    if largest <= 0:
-        return 1.0, 0.5
-    raw = largest / 4
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw)
-    return math.ceil(largest / step - 1e-9) * step, step
+def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) -> go.Figure:
+    """Um ponto numerado por nome, na ordem dada; `y` é uma porcentagem."""
+    xs, ys = zip(*points.values(), strict=True)
+    trace = go.Scatter(x=xs, y=ys, text=_numbers(xs, ys), mode="markers+text", marker_size=9)
+    trace.update(textposition="top center", cliponaxis=False)
+    trace.update(hovertext=[_safe(name, 60) for name in points])
+    trace.update(hovertemplate="%{hovertext}<br>%{x}; %{y:.1f}%<extra></extra>")
+    figure = _figure([trace], 300, x_label, y_label).update_yaxes(range=[-4, 108])
+    return figure.update_xaxes(range=[0, 1.08 * max(xs)])
 
 
-def chart_for(result: Result) -> str | None:
+def _numbers(xs: Sequence[float], ys: Sequence[float]) -> list[str]:
+    """O número de cada ponto; os que cairiam uns sobre os outros vão juntos no primeiro deles."""
+    spots = [(x / (max(xs) or 1), y / 100) for x, y in zip(xs, ys, strict=True)]
+    groups: dict[int, list[str]] = {}
+    for place, spot in enumerate(spots):
+        first = next((g for g in groups if math.dist(spots[g], spot) < CLOSE), place)
+        groups.setdefault(first, []).append(str(place + 1))
+    return [", ".join(groups.get(place, [])) for place in range(len(spots))]
+
+
+def chart_for(result: Result) -> go.Figure | None:
     """As linhas de uma consulta como barras, quando têm forma para isso; senão, None.
 
     A forma: um rótulo na primeira coluna, sem repetição, e um número (sem negativos) na última,
@@ -170,4 +110,21 @@ def chart_for(result: Result) -> str | None:
     named = all(isinstance(label, str) for label in labels)
     if not (numeric and named) or len(set(labels)) < len(labels) or not any(values):
         return None
-    return bars([(label, value, None, number(value)) for label, value in rows])
+    whole = max(values) < 1e15 and all(float(value).is_integer() for value in values)
+    write = decimal if whole else any_size
+    return bars([(name, value, write(value)) for name, value in rows], max(values))
+
+
+def _safe(text: str, width: int = LABEL_CHARS) -> str:
+    """O texto em até LABEL_LINES linhas, sem nada que o plotly leia como HTML."""
+    lines = textwrap.wrap(text[:500], width, max_lines=LABEL_LINES, placeholder="…")
+    return "<br>".join(escape(line, quote=False) for line in lines)
+
+
+def _figure(traces: list, height: int, x_label: str = "", y_label: str = "") -> go.Figure:
+    figure = go.Figure(traces).update_layout(template="none", colorway=COLORS, separators=",.")
+    figure.update_layout(height=height, margin={"l": 8, "r": 8, "t": 8, "b": 8}, showlegend=False)
+    figure.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, font_family="system-ui")
+    figure.update_layout(hoverlabel={"bgcolor": "#222", "font_color": "#fff", "align": "left"})
+    common = {"automargin": True, "gridcolor": GRID, "zerolinecolor": GRID, "rangemode": "tozero"}
+    return figure.update_xaxes(title=x_label, **common).update_yaxes(title=y_label, **common)

@@ -9,25 +9,26 @@ import threading
 from datetime import datetime
 from pathlib import Path
 
+FEEDBACK_NAME = "feedback.jsonl"
 MAX_BYTES = 20_000_000  # a página pode estar aberta a desconhecidos; o disco, não
 
 _lock = threading.Lock()
 
 
-def record(path: Path, question: str, model_sql: str, correct_sql: str | None, good: bool) -> None:
-    """Acrescenta uma linha; `correct_sql` é o que valer como resposta certa, se houver.
+def record(path: Path, question: str, model_sql: str, sql: str, good: bool) -> None:
+    """Acrescenta uma linha; `sql` é o que valer como resposta certa, ou vazio.
 
     Raises:
         OSError: o arquivo passou de MAX_BYTES ou não pode ser escrito.
     """
-    line = {
+    row = {
         "question": question,
-        "sql": correct_sql or "",
-        "sql_do_modelo": model_sql,
-        "opiniao": "boa" if good else "ruim",
-        "quando": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "model_sql": model_sql,
+        "sql": sql,
+        "opinion": "good" if good else "bad",
+        "when": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    text = json.dumps(line, ensure_ascii=False) + "\n"
+    text = json.dumps(row, ensure_ascii=False) + "\n"
     with _lock:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file() and path.stat().st_size + len(text.encode()) > MAX_BYTES:

@@ -11,14 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-import yaml
-
 from loja_sql.questions import slots
-from loja_sql.shop import DATA_DIR
+from loja_sql.questions.noise import CLEAN, NOISE_RATE, add_noise
+from loja_sql.shop import data_file
 
 # A ordem é a das tabelas no FROM.
-ALIASES = {"i": "itens_pedido", "a": "avaliacoes", "pe": "pedidos", "pr": "produtos",
-           "c": "clientes", "v": "vendedores"}  # fmt: skip
+ALIASES = {
+    "i": "itens_pedido",
+    "a": "avaliacoes",
+    "pe": "pedidos",
+    "pr": "produtos",
+    "c": "clientes",
+    "v": "vendedores",
+}
 # Como cada tabela se liga às que já estão no FROM, na ordem em que entram.
 JOINS = {
     "pe": "pe.id = i.pedido_id",
@@ -26,14 +31,8 @@ JOINS = {
     "c": "c.id = {main}.cliente_id",
     "v": "v.id = pe.vendedor_id",
 }
-CLAUSES = {"select": "SELECT", "group": "GROUP BY", "having": "HAVING", "order": "ORDER BY",
-           "limit": "LIMIT"}  # fmt: skip
-NOISE_RATE = 0.35
-GREETINGS = ["oi, ", "bom dia, ", "boa tarde, ", "olá! ", "por favor, ", "opa, ", "ei, "]
-ENDINGS = [" por favor", " pfv", ", obrigado", " obg", ", ok?", "??"]
-ABBREVIATIONS = {"quantos": "qtos", "quantas": "qtas", "quantidade": "qtd", "você": "vc",
-                 "que": "q", "também": "tb", "para": "pra", "não": "n", "por": "p/",
-                 "clientes": "clts", "pedidos": "peds"}  # fmt: skip
+# As cláusulas da gramática que vêm depois do WHERE.
+TAIL = {"group": "GROUP BY", "having": "HAVING", "order": "ORDER BY", "limit": "LIMIT"}
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,13 @@ class Pair:
     question: str
     sql: str
     intent: str
-    noise: str = "limpa"
+    noise: str = CLEAN
 
 
 @cache
 def grammar() -> dict:
-    return yaml.safe_load((DATA_DIR / "gramatica.yaml").read_text(encoding="utf-8"))
+    """As intenções, os filtros e os grupos de `dados/gramatica.yaml`."""
+    return data_file("gramatica.yaml")
 
 
 def generate(seed: int) -> Iterator[Pair]:
@@ -78,7 +78,7 @@ def _pair(name: str, rng: random.Random) -> Pair:
     intent = grammar()["intents"][name]
     tables = list(intent["tables"])
     filters = _choose_filters(intent, rng)
-    clauses = {key: intent.get(key, "") for key in CLAUSES}
+    clauses = {key: intent.get(key, "") for key in ("select", *TAIL)}
     where = list(intent.get("where", []))
     names = sorted(_slots_in(" ".join([*clauses.values(), *where])))
     values = {slot: slots.draw(slot, rng, bounds=intent.get(slot)) for slot in names}
@@ -90,14 +90,14 @@ def _pair(name: str, rng: random.Random) -> Pair:
         value = {slot: slots.draw(slot, rng, column=spec.get("column", ""))}
         where.append(_fill(spec["sql"], value))
         phrases.append(_fill(rng.choice(spec["phrases"]), value))
-        tables += [t for t in spec["tables"] if t not in tables]
+        tables += spec["tables"]
 
     group_phrase = ""
     if "groups" in intent:
         group = grammar()["groups"][rng.choice(intent["groups"])]
         clauses["select"] = clauses["select"].replace("{g}", group["column"])
         clauses["group"] = group.get("group", group["column"])
-        tables += [t for t in group["tables"] if t not in tables]
+        tables += group["tables"]
         group_phrase = rng.choice(group["phrases"])
     clauses = {key: _fill(text, values, key="sql") for key, text in clauses.items()}
     if intent["subject"] == "venda" and "status" not in filters:
@@ -105,10 +105,10 @@ def _pair(name: str, rng: random.Random) -> Pair:
 
     wording = rng.choice(intent["wordings"])
     text = wording.replace("{f}", " ".join(phrases)).replace("{g}", group_phrase)
-    question, noise = _tidy(_fill(text, values)), "limpa"
+    question, noise = _tidy(_fill(text, values)), CLEAN
     if rng.random() < NOISE_RATE:
         question, noise = add_noise(question, rng)
-    return Pair(question, _assemble(tables, where, clauses), name, noise)
+    return Pair(question, _assemble(set(tables), where, clauses), name, noise)
 
 
 def _choose_filters(intent: dict, rng: random.Random) -> dict[str, dict]:
@@ -130,75 +130,21 @@ def _tidy(text: str) -> str:
     return re.sub(r"^[,:]\s*", "", text)
 
 
-def _assemble(tables: list[str], where: list[str], clauses: dict[str, str]) -> str:
-    order = [alias for alias in ALIASES if alias in tables]
-    main = order[0]
-    source = f"{ALIASES[main]} {main}"
-    for alias in order[1:]:
+def _assemble(tables: set[str], where: list[str], clauses: dict[str, str]) -> str:
+    main, *others = [alias for alias in ALIASES if alias in tables]
+    sql = f"SELECT {clauses['select']} FROM {ALIASES[main]} {main}"
+    for alias in others:
         # Clientes entram pelos pedidos quando há pedidos; senão, pelas avaliações.
-        anchor = "pe" if alias == "c" and "pe" in order else main
-        source += f" JOIN {ALIASES[alias]} {alias} ON {JOINS[alias].format(main=anchor)}"
-    sql = f"SELECT {clauses['select']} FROM {source}"
+        anchor = "pe" if alias == "c" and "pe" in tables else main
+        sql += f" JOIN {ALIASES[alias]} {alias} ON {JOINS[alias].format(main=anchor)}"
     if where:
         sql += " WHERE " + " AND ".join(where)
-    for key, keyword in CLAUSES.items():
-        if key != "select" and clauses[key]:
+    for key, keyword in TAIL.items():
+        if clauses[key]:
             sql += f" {keyword} {clauses[key]}"
-    return sql if len(order) > 1 else _without_prefix(sql, main)
+    return sql if others else _without_prefix(sql, main)
 
 
 def _without_prefix(sql: str, alias: str) -> str:
     sql = sql.replace(f"{ALIASES[alias]} {alias}", ALIASES[alias])
     return re.sub(rf"\b{alias}\.", "", sql)
-
-
-def add_noise(question: str, rng: random.Random) -> tuple[str, str]:
-    """Um defeito de digitação ou de registro: (pergunta, nome do ruído).
-
-    Nomes e valores entre maiúsculas e dígitos não recebem erro de digitação: a pergunta continua
-    respondível.
-    """
-    kind = rng.choice(["sem acentos", "minúsculas", "maiúsculas", "erro de digitação",
-                       "abreviada", "saudação", "sem pontuação"])  # fmt: skip
-    if kind == "sem acentos":
-        return without_accents(question), kind
-    if kind == "minúsculas":
-        return question.lower(), kind
-    if kind == "maiúsculas":
-        return question.upper(), kind
-    if kind == "erro de digitação":
-        return typo(question, rng), kind
-    if kind == "abreviada":
-        words = [ABBREVIATIONS.get(w.lower(), w) for w in question.split(" ")]
-        return " ".join(words), kind
-    if kind == "saudação":
-        if rng.random() < 0.5:
-            return rng.choice(GREETINGS) + question[0].lower() + question[1:], kind
-        return question.rstrip("?.") + rng.choice(ENDINGS), kind
-    return question.rstrip("?.!").lower(), kind
-
-
-def without_accents(text: str) -> str:
-    """O texto sem acentos nem cedilha."""
-    pairs = zip("áàâãéêíóôõúüçÁÀÂÃÉÊÍÓÔÕÚÜÇ", "aaaaeeiooouucAAAAEEIOOOUUC", strict=True)
-    return text.translate(str.maketrans(dict(pairs)))
-
-
-def typo(text: str, rng: random.Random) -> str:
-    """Um erro de digitação numa palavra comprida e minúscula: nomes próprios ficam inteiros."""
-    words = text.split(" ")
-    targets = [i for i, w in enumerate(words) if len(w) > 4 and w.isalpha() and w.islower()]
-    if not targets:
-        return text
-    position = rng.choice(targets)
-    word = words[position]
-    at = rng.randrange(1, len(word) - 2)
-    kind = rng.randrange(3)
-    if kind == 0:
-        word = word[:at] + word[at + 1] + word[at] + word[at + 2 :]  # troca de vizinhas
-    elif kind == 1:
-        word = word[:at] + word[at + 1 :]  # letra engolida
-    else:
-        word = word[:at] + word[at] + word[at:]  # letra dobrada
-    words[position] = word
-    return " ".join(words)

@@ -21,17 +21,17 @@ class Bm25:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self._counts = [Counter(words(text)) for text in texts]
+        self._counts = [Counter(plain(text).split()) for text in texts]
         sizes = [sum(counts.values()) for counts in self._counts]
         mean = sum(sizes) / max(1, len(sizes)) or 1
         self._penalty = [K1 * (1 - B + B * size / mean) for size in sizes]
         seen = Counter(word for counts in self._counts for word in counts)
-        self._rarity = {w: math.log(1 + (len(texts) - n + 0.5) / (n + 0.5))
-                        for w, n in seen.items()}  # fmt: skip
+        count = len(texts)
+        self._rarity = {w: math.log(1 + (count - n + 0.5) / (n + 0.5)) for w, n in seen.items()}
 
     def nearest(self, query: str, k: int) -> list[int]:
         """Índices dos `k` textos de maior pontuação, do mais parecido ao menos."""
-        wanted = set(words(query))
+        wanted = set(plain(query).split())
 
         def score(index: int) -> float:
             counts, penalty = self._counts[index], self._penalty[index]
@@ -42,8 +42,3 @@ class Bm25:
             )
 
         return sorted(range(len(self._counts)), key=score, reverse=True)[:k]
-
-
-def words(text: str) -> list[str]:
-    """Palavras sem acento e em minúsculas."""
-    return plain(text).split()

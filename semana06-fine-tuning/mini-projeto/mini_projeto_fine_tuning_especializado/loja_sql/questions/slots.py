@@ -8,42 +8,27 @@ do mesmo molde.
 import calendar
 import random
 import re
-import unicodedata
 from functools import cache
+
+from comum.text import fold
 
 from loja_sql.shop import catalog, person_names
 
-# uf: (nome, preposição "de", preposição "em", gentílico no plural)
-UFS = {
-    "AC": ("Acre", "do", "no", "acreanos"), "AL": ("Alagoas", "de", "em", "alagoanos"),
-    "AP": ("Amapá", "do", "no", "amapaenses"), "AM": ("Amazonas", "do", "no", "amazonenses"),
-    "BA": ("Bahia", "da", "na", "baianos"), "CE": ("Ceará", "do", "no", "cearenses"),
-    "DF": ("Distrito Federal", "do", "no", "brasilienses"),
-    "ES": ("Espírito Santo", "do", "no", "capixabas"), "GO": ("Goiás", "de", "em", "goianos"),
-    "MA": ("Maranhão", "do", "no", "maranhenses"),
-    "MT": ("Mato Grosso", "de", "em", "mato-grossenses"),
-    "MS": ("Mato Grosso do Sul", "de", "em", "sul-mato-grossenses"),
-    "MG": ("Minas Gerais", "de", "em", "mineiros"), "PA": ("Pará", "do", "no", "paraenses"),
-    "PB": ("Paraíba", "da", "na", "paraibanos"), "PR": ("Paraná", "do", "no", "paranaenses"),
-    "PE": ("Pernambuco", "de", "em", "pernambucanos"), "PI": ("Piauí", "do", "no", "piauienses"),
-    "RJ": ("Rio de Janeiro", "do", "no", "fluminenses"),
-    "RN": ("Rio Grande do Norte", "do", "no", "potiguares"),
-    "RS": ("Rio Grande do Sul", "do", "no", "gaúchos"),
-    "RO": ("Rondônia", "de", "em", "rondonienses"), "RR": ("Roraima", "de", "em", "roraimenses"),
-    "SC": ("Santa Catarina", "de", "em", "catarinenses"),
-    "SP": ("São Paulo", "de", "em", "paulistas"),
-    "SE": ("Sergipe", "de", "em", "sergipanos"), "TO": ("Tocantins", "do", "no", "tocantinenses"),
-}  # fmt: skip
-MONTHS = ["janeiro", "fevereiro", "março", "abril", "maio", "junho", "julho", "agosto",
-          "setembro", "outubro", "novembro", "dezembro"]  # fmt: skip
-NUMBERS = ["zero", "um", "dois", "três", "quatro", "cinco", "seis", "sete", "oito", "nove", "dez",
-           "onze", "doze"]  # fmt: skip
-STATUSES = {"pendente": "pendentes", "pago": "pagos", "enviado": "enviados",
-            "entregue": "entregues", "cancelado": "cancelados"}  # fmt: skip
+UFS: dict[str, list[str]] = catalog()["ufs"]
+MONTHS: list[str] = catalog()["meses"]
+NUMBERS: list[str] = catalog()["numeros"]  # de zero a doze, por extenso
+ORDINALS = ["primeiro", "segundo", "terceiro", "quarto"]
+STATUSES = {s: s + "s" for s in ("pendente", "pago", "enviado", "entregue", "cancelado")}
 PAYMENTS = ["pix", "boleto", "cartão"]
 REGIONS = ["Norte", "Nordeste", "Centro-Oeste", "Sudeste", "Sul"]
 AMBIGUOUS_CITIES = {"São Paulo", "Rio de Janeiro"}  # sozinhas, significam a UF
 YEARS = range(2022, 2026)
+COMPARISONS = [
+    ("<", ["abaixo de", "por menos de", "inferior a"]),
+    (">", ["acima de", "por mais de", "superior a"]),
+    ("<=", ["até", "no máximo"]),
+    (">=", ["a partir de", "no mínimo", "pelo menos"]),
+]
 
 
 def draw(name: str, rng: random.Random, column: str = "", bounds: list | None = None) -> dict:
@@ -132,26 +117,22 @@ def _price(rng: random.Random) -> dict:
         high = str(int(bound) + rng.choice([20, 50, 100, 300]))
         text = rng.choice([f"entre {bound} e {high} reais", f"de {bound} a {high} reais"])
         return {"sql": f"pr.preco BETWEEN {bound} AND {high}", "frase": text}
-    operator, words = [
-        ("<", ["abaixo de", "por menos de", "inferior a"]),
-        (">", ["acima de", "por mais de", "superior a"]),
-        ("<=", ["até", "no máximo"]),
-        (">=", ["a partir de", "no mínimo", "pelo menos"]),
-    ][kind]
+    operator, words = COMPARISONS[kind]
     return {"sql": f"pr.preco {operator} {bound}", "frase": f"{rng.choice(words)} {shown}"}
 
 
 def _stock(rng: random.Random) -> dict:
     n = rng.randint(5, 150)
-    operator, words = rng.choice([
-        (f"< {n}", [f"com menos de {n} unidades em estoque", f"com estoque abaixo de {n}",
-                    f"que têm menos de {n} peças"]),
+    less = [f"com menos de {n} unidades em estoque", f"com estoque abaixo de {n}"]
+    options = [
+        (f"< {n}", [*less, f"que têm menos de {n} peças"]),
         (f"> {n}", [f"com mais de {n} unidades em estoque", f"com estoque acima de {n}"]),
         (f"<= {n}", [f"com até {n} unidades no estoque", f"com no máximo {n} peças em estoque"]),
         (f">= {n}", [f"com pelo menos {n} em estoque", f"com {n} ou mais unidades"]),
         ("= 0", ["sem estoque", "esgotados", "com estoque zerado", "que acabaram"]),
         ("> 0", ["em estoque", "disponíveis", "com estoque"]),
-    ])  # fmt: skip
+    ]
+    operator, words = rng.choice(options)
     return {"sql": f"pr.estoque {operator}", "frase": rng.choice(words)}
 
 
@@ -169,10 +150,19 @@ def _grade(rng: random.Random) -> dict:
 
 
 _SIMPLE = {
-    "uf": _uf, "cidade": _city, "categoria": _category, "produto": _product,
-    "cliente": _person(0), "vendedor": _person(1), "status": _status, "pagamento": _payment,
-    "regiao": _region, "preco": _price, "estoque": _stock, "nota": _grade,
-}  # fmt: skip
+    "uf": _uf,
+    "cidade": _city,
+    "categoria": _category,
+    "produto": _product,
+    "cliente": _person(0),
+    "vendedor": _person(1),
+    "status": _status,
+    "pagamento": _payment,
+    "regiao": _region,
+    "preco": _price,
+    "estoque": _stock,
+    "nota": _grade,
+}
 
 
 def _last_day(year: int, month: int) -> int:
@@ -180,28 +170,30 @@ def _last_day(year: int, month: int) -> int:
 
 
 def _date_text(rng: random.Random, year: int, month: int, day: int) -> str:
-    return rng.choice([
-        f"{day:02}/{month:02}/{year}", f"{day}/{month}/{year}",
-        f"{day} de {MONTHS[month - 1]} de {year}",
-        f"{day:02}/{month:02}/{year % 100}", f"{day}-{month:02}-{year}",
-        f"{year}-{month:02}-{day:02}",
-    ])  # fmt: skip
+    short, full = f"{day:02}/{month:02}", f"{day} de {MONTHS[month - 1]} de {year}"
+    dashed = [f"{day}-{month:02}-{year}", f"{year}-{month:02}-{day:02}"]
+    forms = [f"{short}/{year}", f"{day}/{month}/{year}", full, f"{short}/{year % 100}", *dashed]
+    return rng.choice(forms)
 
 
 def _month_text(rng: random.Random, year: int, month: int) -> str:
-    name = MONTHS[month - 1]
-    return rng.choice([
-        f"{name} de {year}", f"{name} de {year}", f"{name} de {year % 100}", f"{name[:3]}/{year}",
-        f"{month:02}/{year}", f"{name}/{year % 100}", f"{name[:3]}/{year % 100}",
-    ])  # fmt: skip
+    name, short = MONTHS[month - 1], year % 100
+    spelled = [f"{name} de {year}", f"{name} de {year}", f"{name} de {short}"]
+    slashed = [f"{name[:3]}/{year}", f"{month:02}/{year}", f"{name}/{short}", f"{name[:3]}/{short}"]
+    return rng.choice(spelled + slashed)
 
 
 def _period(rng: random.Random, column: str) -> dict:
-    """Período com a condição sobre `column` e as formas "em …", "de …" e o nome."""
-    kinds = [_year, _year, _month, _month, _day, _quarter, _half, _between, _before, _after,
-             _since, _until, _any_month, _two_years]  # fmt: skip
-    sql, em, de, name = rng.choice(kinds)(rng)
-    return {"sql": sql.replace("@", column), "em": em, "de": de or em, "nome": name}
+    """Período com a condição sobre `column` e as formas "em …", "de …" e o nome.
+
+    Cada tipo de período devolve a condição (com `@` no lugar da coluna) e as três formas, ou uma só
+    que serve às três.
+    """
+    often = [_year, _year, _month, _month, _day, _quarter, _half, _between]
+    seldom = [_before, _after, _since, _until, _any_month, _two_years]
+    sql, em, *others = rng.choice(often + seldom)(rng)
+    de, name = others or (em, em)
+    return {"sql": sql.replace("@", column), "em": em, "de": de, "nome": name}
 
 
 def _year(rng: random.Random) -> tuple:
@@ -224,21 +216,22 @@ def _day(rng: random.Random) -> tuple:
     return f"@ = '{y}-{m:02}-{d:02}'", em, f"de {text}", text
 
 
-def _quarter(rng: random.Random) -> tuple:
-    y, q = rng.choice(YEARS), rng.randint(1, 4)
-    first, last = 3 * q - 2, 3 * q
-    ordinal = rng.choice([f"{q}º", ["primeiro", "segundo", "terceiro", "quarto"][q - 1], f"{q}o"])
-    text = f"{ordinal} {rng.choice(['trimestre', 'trimestre', 'tri'])} de {y}"
+def _part_of_year(rng: random.Random, months: int, words: list[str]) -> tuple:
+    """Um pedaço do ano de `months` meses: semestre ou trimestre."""
+    y, part = rng.choice(YEARS), rng.randint(1, 12 // months)
+    first, last = months * (part - 1) + 1, months * part
+    ordinal = rng.choice([f"{part}º", ORDINALS[part - 1], f"{part}o"])
+    text = f"{ordinal} {rng.choice(words) if len(words) > 1 else words[0]} de {y}"
     sql = f"@ BETWEEN '{y}-{first:02}-01' AND '{y}-{last:02}-{_last_day(y, last)}'"
     return sql, f"no {text}", f"do {text}", text
 
 
+def _quarter(rng: random.Random) -> tuple:
+    return _part_of_year(rng, 3, ["trimestre", "trimestre", "tri"])
+
+
 def _half(rng: random.Random) -> tuple:
-    y, h = rng.choice(YEARS), rng.randint(1, 2)
-    ordinal = rng.choice([f"{h}º", ["primeiro", "segundo"][h - 1], f"{h}o"])
-    text = f"{ordinal} semestre de {y}"
-    sql = f"@ BETWEEN '{y}-{6 * h - 5:02}-01' AND '{y}-{6 * h:02}-{_last_day(y, 6 * h)}'"
-    return sql, f"no {text}", f"do {text}", text
+    return _part_of_year(rng, 6, ["semestre"])
 
 
 def _between(rng: random.Random) -> tuple:
@@ -247,29 +240,27 @@ def _between(rng: random.Random) -> tuple:
     if rng.random() < 0.5:
         text = f"{MONTHS[first - 1]} e {MONTHS[last - 1]} de {y}"
         sql = f"@ BETWEEN '{y}-{first:02}-01' AND '{y}-{last:02}-{_last_day(y, last)}'"
-        return sql, f"entre {text}", None, f"entre {text}"
+        return sql, f"entre {text}"
     a, b = rng.randint(1, 28), rng.randint(1, 28)
     left, right = _date_text(rng, y, first, a), _date_text(rng, y, last, b)
     text = rng.choice([f"entre {left} e {right}", f"de {left} a {right}", f"de {left} até {right}"])
-    return f"@ BETWEEN '{y}-{first:02}-{a:02}' AND '{y}-{last:02}-{b:02}'", text, None, text
+    return f"@ BETWEEN '{y}-{first:02}-{a:02}' AND '{y}-{last:02}-{b:02}'", text
 
 
 def _before(rng: random.Random) -> tuple:
     y, m = rng.randint(2023, 2025), rng.randint(1, 12)
     if rng.random() < 0.5:
-        return f"@ < '{y}-01-01'", f"antes de {y}", None, f"antes de {y}"
-    text = _month_text(rng, y, m)
-    return f"@ < '{y}-{m:02}-01'", f"antes de {text}", None, f"antes de {text}"
+        return f"@ < '{y}-01-01'", f"antes de {y}"
+    return f"@ < '{y}-{m:02}-01'", f"antes de {_month_text(rng, y, m)}"
 
 
 def _after(rng: random.Random) -> tuple:
     y, m = rng.randint(2022, 2024), rng.randint(1, 12)
     if rng.random() < 0.4:
-        text = rng.choice([f"depois de {y}", f"após {y}"])
-        return f"@ > '{y}-12-31'", text, None, text
+        return f"@ > '{y}-12-31'", rng.choice([f"depois de {y}", f"após {y}"])
     day = rng.randint(1, 28)
     text = f"{rng.choice(['depois de', 'após'])} {_date_text(rng, y, m, day)}"
-    return f"@ > '{y}-{m:02}-{day:02}'", text, None, text
+    return f"@ > '{y}-{m:02}-{day:02}'", text
 
 
 def _since(rng: random.Random) -> tuple:
@@ -277,61 +268,59 @@ def _since(rng: random.Random) -> tuple:
     word = rng.choice(["desde", "a partir de", "de"])
     tail = " em diante" if word == "de" else ""
     if rng.random() < 0.4:
-        text = f"{word} {y}{tail}"
-        return f"@ >= '{y}-01-01'", text, None, text
-    text = f"{word} {_month_text(rng, y, m)}{tail}"
-    return f"@ >= '{y}-{m:02}-01'", text, None, text
+        return f"@ >= '{y}-01-01'", f"{word} {y}{tail}"
+    return f"@ >= '{y}-{m:02}-01'", f"{word} {_month_text(rng, y, m)}{tail}"
 
 
 def _until(rng: random.Random) -> tuple:
     y, m = rng.randint(2022, 2025), rng.randint(1, 12)
     if rng.random() < 0.4:
-        return f"@ <= '{y}-12-31'", f"até o fim de {y}", None, f"até o fim de {y}"
-    text = f"até {_month_text(rng, y, m)}"
-    return f"@ <= '{y}-{m:02}-{_last_day(y, m)}'", text, None, text
+        return f"@ <= '{y}-12-31'", f"até o fim de {y}"
+    return f"@ <= '{y}-{m:02}-{_last_day(y, m)}'", f"até {_month_text(rng, y, m)}"
 
 
 def _any_month(rng: random.Random) -> tuple:
-    column = "strftime('%m', @)"
     m = rng.randint(1, 12)
     text = rng.choice([f"em {MONTHS[m - 1]} de qualquer ano", f"nos meses de {MONTHS[m - 1]}"])
-    return f"{column} = '{m:02}'", text, None, text
+    return f"strftime('%m', @) = '{m:02}'", text
 
 
 def _two_years(rng: random.Random) -> tuple:
     first = rng.randint(2022, 2024)
     last = rng.randint(first + 1, 2025)
     text = rng.choice([f"de {first} a {last}", f"entre {first} e {last}"])
-    return f"@ BETWEEN '{first}-01-01' AND '{last}-12-31'", text, None, text
+    return f"@ BETWEEN '{first}-01-01' AND '{last}-12-31'", text
 
 
 def plain(text: str) -> str:
     """Minúsculas, sem acentos nem pontuação, espaços simples."""
-    folded = unicodedata.normalize("NFKD", text.lower()).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9%$]+", " ", folded).strip()
+    return re.sub(r"[^a-z0-9%$]+", " ", fold(text)).strip()
 
 
 @cache
 def _mask_pattern() -> re.Pattern:
+    shop = catalog()
+    places = [city for names in shop["cidades"].values() for city in names]
+    places += [uf[0] for uf in UFS.values()] + list(UFS) + ["minas"]
+    places += [form for uf in UFS.values() for form in inflections(uf[3])]
     groups = {
         "pessoa": person_names()[0] + person_names()[1],
-        "produto": [n for g in catalog()["produtos"].values() for n in g["nomes"]],
-        "lugar": [c for names in catalog()["cidades"].values() for c in names]
-        + [v[0] for v in UFS.values()] + list(UFS) + ["minas"]
-        + [form for v in UFS.values() for form in inflections(v[3])],
-        "categoria": [f for c in catalog()["produtos"] for f in (c, c[:-1], "eletronico", "movel")],
+        "produto": [name for group in shop["produtos"].values() for name in group["nomes"]],
+        "lugar": places,
+        "categoria": [f for c in shop["produtos"] for f in (c, c[:-1], "eletronico", "movel")],
         "status": [f for s, p in STATUSES.items() for f in (s, p, s[:-1] + "a", s[:-1] + "as")],
         "pagamento": [*PAYMENTS, "boletos", "cartoes"],
         "regiao": [*REGIONS, "centro oeste"],
-        "mes": MONTHS + [m[:3] for m in MONTHS if m != "maio"],
-        "numero": [*NUMBERS[2:], "primeiro", "segundo", "terceiro", "quarto", "mil"],
-    }  # fmt: skip
-    ambiguous = {"al", "am", "ma", "se", "pa", "to", "es", "ap", "ce", "mil reais"}
+        "mes": MONTHS + [month[:3] for month in MONTHS if month != "maio"],
+        "numero": [*NUMBERS[2:], *ORDINALS, "mil"],
+    }
+    # As siglas que ocorrem também como palavras, ou pedaços delas.
+    ambiguous = {"al", "am", "ma", "se", "pa", "to", "es", "ap", "ce"}
     parts = []
     for name, values in groups.items():
-        words = {plain(v) for v in values} - ambiguous - {""}
-        ordered = sorted(words, key=len, reverse=True)
-        parts.append(f"(?P<{name}>" + "|".join(map(re.escape, ordered)) + ")")
+        words = {plain(value) for value in values} - ambiguous - {""}
+        longest_first = sorted(words, key=len, reverse=True)
+        parts.append(f"(?P<{name}>" + "|".join(map(re.escape, longest_first)) + ")")
     parts.append(r"(?P<digitos>\d+\w?)")
     return re.compile(r"\b(?:" + "|".join(parts) + r")\b")
 
@@ -345,6 +334,7 @@ def inflections(people: str) -> list[str]:
     return forms
 
 
+@cache
 def mask(text: str) -> str:
     """O molde de uma pergunta: sem caixa, acentos, pontuação nem valores.
 

@@ -7,10 +7,11 @@ vez na pergunta e o literal correspondente está no SQL; na dúvida, fica como e
 
 import random
 import re
-import unicodedata
 from functools import cache
 
-from loja_sql.questions.generator import NOISE_RATE, add_noise
+from comum.text import fold
+
+from loja_sql.questions.noise import CLEAN, NOISE_RATE, add_noise
 from loja_sql.questions.slots import (
     AMBIGUOUS_CITIES,
     MONTHS,
@@ -63,8 +64,8 @@ class _Draft:
 
     def find(self, form: str) -> re.Match | None:
         """A única ocorrência de `form` na pergunta, sem olhar caixa nem acentos."""
-        pattern = rf"(?<!\w){re.escape(fold(form))}(?!\w)"
-        found = list(re.finditer(pattern, fold(self.question)))
+        pattern = rf"(?<!\w){re.escape(aligned_fold(form))}(?!\w)"
+        found = list(re.finditer(pattern, aligned_fold(self.question)))
         return found[0] if len(found) == 1 else None
 
     def literals(self) -> list[str]:
@@ -87,15 +88,15 @@ def vary(question: str, sql: str, rng: random.Random) -> tuple[str, str, str]:
     for swap in (_swap_names, _swap_ufs, _swap_statuses, _shift_years, _swap_month, _swap_numbers):
         swap(draft, rng)
     varied, new_sql = draft.done()
-    noise = "limpa"
+    noise = CLEAN
     if not draft.values or rng.random() < NOISE_RATE:
         varied, noise = add_noise(varied, rng)
     return varied, new_sql, noise
 
 
-def fold(text: str) -> str:
-    """Minúsculas sem acentos, com o mesmo comprimento de `text`."""
-    return "".join(unicodedata.normalize("NFD", char)[0].lower()[:1] or char for char in text)
+def aligned_fold(text: str) -> str:
+    """`fold` com o mesmo comprimento de `text`: as posições de um valem no outro."""
+    return "".join(fold(char)[:1] or char for char in text)
 
 
 @cache

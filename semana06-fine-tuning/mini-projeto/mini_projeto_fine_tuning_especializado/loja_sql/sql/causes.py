@@ -1,13 +1,24 @@
 """Por que uma consulta errou: a primeira diferença que explica o erro, comparando as árvores."""
 
-import sqlglot
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
-from loja_sql.sql.features import skeleton, tables
+from loja_sql.sql.features import parse, skeleton, tables
 
-CAUSES = ["SQL inválido", "convenção esquecida", "tabela errada", "valor errado no filtro",
-          "filtro a menos", "filtro a mais", "agrupamento", "colunas da resposta",
-          "função de agregação", "ordem ou limite", "outro filtro", "outra"]  # fmt: skip
+CAUSES = [
+    "SQL inválido",
+    "convenção esquecida",
+    "tabela errada",
+    "valor errado no filtro",
+    "filtro a menos",
+    "filtro a mais",
+    "agrupamento",
+    "colunas da resposta",
+    "função de agregação",
+    "ordem ou limite",
+    "outro filtro",
+    "outra",
+]
 AGGREGATES = (exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
 
 
@@ -20,10 +31,10 @@ def cause(gold: str, predicted: str, error: str | None) -> str:
     if error is not None:
         return "SQL inválido"
     try:
-        wanted, found = (sqlglot.parse_one(s, read="sqlite") for s in (gold, predicted))
+        wanted, found = parse(gold), parse(predicted)
         same_tables = tables(gold) == tables(predicted)
         same_skeleton = skeleton(gold) == skeleton(predicted)
-    except (sqlglot.errors.SqlglotError, RecursionError):
+    except (SqlglotError, RecursionError):
         return "outra"  # o SQLite entendeu, o analisador não
     if _skips_cancelled(wanted) and found.find(exp.Sum) and not _skips_cancelled(found):
         return "convenção esquecida"

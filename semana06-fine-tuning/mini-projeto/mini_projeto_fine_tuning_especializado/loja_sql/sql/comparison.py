@@ -1,59 +1,72 @@
 """Quando duas consultas valem o mesmo: acurácia de execução.
 
 A predição acerta se, em todos os bancos, devolve as mesmas linhas que a referência: mesmo número
-de colunas na mesma ordem; linhas comparadas como multiconjunto, ou como lista quando a referência
-tem ORDER BY externo; números com tolerância relativa de 1e-6; textos exatos.
+de colunas na mesma ordem; linhas comparadas como multiconjunto ou, quando a referência tem ORDER BY
+externo, na ordem que as chaves dele fixam (linhas empatadas vêm em qualquer ordem). Números reais
+têm tolerância relativa de 1e-6; inteiros e textos são exatos.
 """
 
 import math
-from functools import cache
+from itertools import pairwise
 
-import sqlglot
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
 from loja_sql.sql.database import Database, QueryError, Result
+from loja_sql.sql.features import parse
 
 REL_TOL = 1e-6
+CHANCE = (exp.Rand, exp.CurrentDate, exp.CurrentTime, exp.CurrentTimestamp)
+# Sem argumento, ou com 'now', são a data ou a hora em que se executa.
+CLOCKS = {"date", "time", "datetime", "julianday", "unixepoch", "timediff"}
 
 
-@cache
-def is_ordered(sql: str) -> bool:
-    """Diz se a consulta tem ORDER BY no nível mais externo."""
-    tree = sqlglot.parse_one(sql, read="sqlite")
-    return tree.args.get("order") is not None
+def same_rows(gold: Result, predicted: Result, cuts: list[int] = ()) -> bool:
+    """Compara dois resultados; só a ordem entre os blocos que `cuts` separa conta.
 
-
-def _same_value(left: object, right: object) -> bool:
-    numbers = (int, float)
-    if isinstance(left, numbers) and isinstance(right, numbers):
-        return math.isclose(left, right, rel_tol=REL_TOL, abs_tol=1e-9)
-    return type(left) is type(right) and left == right
-
-
-def _sort_key(row: tuple) -> tuple:
-    # Números arredondados a 9 algarismos significativos: linhas "iguais" ficam lado a lado.
-    return tuple(
-        (1, float(f"{v:.9g}"), "") if isinstance(v, int | float)
-        else (0, 0.0, "") if v is None
-        else (2, 0.0, str(v))
-        for v in row
-    )  # fmt: skip
-
-
-def same_rows(gold: Result, predicted: Result, ordered: bool) -> bool:
-    """Compara dois resultados; `ordered` exige a mesma sequência de linhas."""
+    Args:
+        cuts: posições das linhas que começam um bloco novo; nenhuma, e vale o multiconjunto.
+    """
     if len(gold.columns) != len(predicted.columns) or len(gold.rows) != len(predicted.rows):
         return False
     if gold.truncated != predicted.truncated:
         return False
-    left, right = gold.rows, predicted.rows
-    if not ordered:
-        left, right = sorted(left, key=_sort_key), sorted(right, key=_sort_key)
+    ends = [0, *cuts, len(gold.rows)]
+    return all(
+        _same_block(gold.rows[start:end], predicted.rows[start:end])
+        for start, end in pairwise(ends)
+    )
+
+
+def _same_block(gold: list[tuple], predicted: list[tuple]) -> bool:
+    if len(gold) > 1:
+        gold, predicted = sorted(gold, key=_sort_key), sorted(predicted, key=_sort_key)
     return all(
         _same_value(a, b)
-        for x, y in zip(left, right, strict=True)
-        for a, b in zip(x, y, strict=True)
+        for left, right in zip(gold, predicted, strict=True)
+        for a, b in zip(left, right, strict=True)
     )
+
+
+def _same_value(left: object, right: object) -> bool:
+    numbers = isinstance(left, int | float) and isinstance(right, int | float)
+    if numbers and float in (type(left), type(right)):
+        return math.isclose(left, right, rel_tol=REL_TOL, abs_tol=1e-9)
+    return type(left) is type(right) and left == right
+
+
+def _sort_key(row: tuple) -> tuple[list, list]:
+    """Linhas "iguais" ficam lado a lado; os inteiros, exatos, desempatam as que se parecem."""
+    return [_rounded(value) for value in row], [v for v in row if isinstance(v, int)]
+
+
+def _rounded(value: object) -> tuple[int, float, str]:
+    """NULL, depois os números, a 9 algarismos significativos, depois os textos."""
+    if value is None:
+        return 0, 0.0, ""
+    if isinstance(value, int | float):
+        return 1, float(f"{value:.9g}"), ""
+    return 2, 0.0, str(value)
 
 
 def judge(gold_sql: str, predicted_sql: str, databases: list[Database]) -> tuple[bool, str | None]:
@@ -68,61 +81,85 @@ def judge(gold_sql: str, predicted_sql: str, databases: list[Database]) -> tuple
             predicted = bank.run(predicted_sql)
         except QueryError as error:
             return False, str(error)
-        if not same_rows(gold, predicted, is_ordered(gold_sql)):
+        if not same_rows(gold, predicted, _order_cuts(parse(gold_sql), gold, bank)):
             return False, None
     return True, None
+
+
+def _order_cuts(tree: exp.Query, result: Result, bank: Database) -> list[int]:
+    """Onde as chaves do ORDER BY externo mudam; se não dá para saber, em toda linha."""
+    if tree.args.get("order") is None:
+        return []
+    everywhere = list(range(1, len(result.rows)))
+    try:
+        keys = _order_keys(tree, result, bank)
+    except QueryError:
+        return everywhere
+    if len(keys) != len(result.rows):  # um DISTINCT que as chaves a mais desfizeram
+        return everywhere
+    return [cut for cut in everywhere if keys[cut - 1] != keys[cut]]
 
 
 def reference_problem(sql: str, databases: list[Database]) -> str | None:
     """Diz por que uma consulta não serve de referência, ou None se ela serve.
 
-    Não servem: SQL que erra, resultado vazio, um NULL sozinho, ou que depende de um empate no
-    LIMIT (qualquer das linhas empatadas seria uma resposta igualmente certa).
+    Não servem: SQL que erra, resultado vazio, um NULL sozinho, ou que depende do relógio, do acaso
+    ou de um empate no LIMIT (qualquer das linhas empatadas seria uma resposta igualmente certa).
     """
     try:
-        tree = sqlglot.parse_one(sql, read="sqlite")
-    except (sqlglot.errors.SqlglotError, RecursionError):
+        tree = parse(sql)
+        if not isinstance(tree, exp.Query):
+            return "não é uma consulta SELECT"
+        if _changes_by_itself(tree):
+            return "depende do relógio ou do acaso"
+        for bank in databases:
+            problem = _result_problem(tree, bank.run(sql), bank)
+            if problem:
+                return problem
+    except QueryError as error:
+        return str(error)
+    except (SqlglotError, RecursionError):
         return "SQL que o analisador não entende"
-    if not isinstance(tree, exp.Query):
-        return "não é uma consulta SELECT"
-    for bank in databases:
-        try:
-            result = bank.run(sql)
-            if not result.rows:
-                return "resultado vazio"
-            if result.truncated:
-                return "resultado com linhas demais"
-            if len(result.rows) == 1 and all(value is None for value in result.rows[0]):
-                return "resultado é só NULL"
-            if _limit_tie(tree, result, bank):
-                return "depende de um empate no LIMIT"
-        except QueryError as error:
-            return str(error)
+    return None
+
+
+def _changes_by_itself(tree: exp.Query) -> bool:
+    for call in tree.find_all(exp.Func):
+        if isinstance(call, CHANCE):
+            return True
+        clock = isinstance(call, exp.Date | exp.TsOrDsToTimestamp)
+        if clock or (isinstance(call, exp.Anonymous) and call.name.lower() in CLOCKS):
+            arguments = list(call.iter_expressions())
+            now = (a for a in arguments if isinstance(a, exp.Literal) and a.name.lower() == "now")
+            if not arguments or any(now):
+                return True
+    return False
+
+
+def _result_problem(tree: exp.Query, result: Result, bank: Database) -> str | None:
+    if not result.rows:
+        return "resultado vazio"
+    if result.truncated:
+        return "resultado com linhas demais"
+    if len(result.rows) == 1 and all(value is None for value in result.rows[0]):
+        return "resultado é só NULL"
+    if tree.args.get("limit") and _limit_tie(tree, result, bank):
+        return "depende de um empate no LIMIT"
     return None
 
 
 def _limit_tie(tree: exp.Query, result: Result, bank: Database) -> bool:
     """Verdadeiro se o corte do LIMIT (ou do OFFSET) separa duas linhas empatadas na ordenação.
 
-    Repete a consulta sem o OFFSET, com uma linha a mais no limite e com as chaves de ordenação
-    que ainda não são colunas do resultado acrescentadas no fim.
+    Repete a consulta sem o OFFSET e com uma linha a mais no limite.
     """
-    limit, order = tree.args.get("limit"), tree.args.get("order")
-    if limit is None:
-        return False
-    if order is None:
+    if tree.args.get("order") is None:
         return True
-    count = _number(limit, bank)
+    count = _number(tree.args["limit"], bank)
     if count < 0:  # LIMIT -1: sem limite
         return False
     skipped = max(0, _number(tree.args.get("offset"), bank))
-    places, extra = _order_keys(order, result.columns)
-    wider = tree.copy().limit(skipped + count + 1)
-    wider.set("offset", None)
-    if extra and not isinstance(wider, exp.Select):
-        raise QueryError("não deu para conferir se há empate no LIMIT")
-    rows = _with_columns(wider, extra, bank)
-    keys = [tuple(row[place] for place in places) for row in rows]
+    keys = _order_keys(tree, result, bank, limit=skipped + count + 1)
     cuts = [cut for cut in (skipped, skipped + count) if 0 < cut < len(keys)]
     return any(keys[cut - 1] == keys[cut] for cut in cuts)
 
@@ -131,40 +168,56 @@ def _number(clause: exp.Expression | None, bank: Database) -> int:
     """O valor de um LIMIT ou OFFSET, que pode ser uma expressão; 0 se a cláusula não existe."""
     if clause is None:
         return 0
-    return int(bank.run(f"SELECT {clause.expression.sql(dialect='sqlite')}").rows[0][0])
+    return int(float(bank.run(f"SELECT {clause.expression.sql(dialect='sqlite')}").rows[0][0]))
 
 
-def _order_keys(order: exp.Order, columns: list[str]) -> tuple[list[int], list[exp.Expression]]:
-    """Onde está cada chave: a posição no resultado ou, além dele, uma expressão a acrescentar."""
-    names = [name.lower() for name in columns]
+def _order_keys(
+    tree: exp.Query, result: Result, bank: Database, limit: int | None = None
+) -> list[tuple]:
+    """As chaves do ORDER BY, linha a linha; as que não são colunas do resultado se acrescentam.
+
+    Raises:
+        QueryError: a consulta com as colunas a mais não executa.
+    """
+    names = [name.lower() for name in result.columns]
     places: list[int] = []
     extra: list[exp.Expression] = []
-    for ordered in order.expressions:
+    for ordered in tree.args["order"].expressions:
         key = ordered.this
-        if isinstance(key, exp.Literal) and not key.is_string:  # ORDER BY 2
+        if isinstance(key, exp.Literal) and key.is_int:  # ORDER BY 2
             places.append(int(key.name) - 1)
         elif isinstance(key, exp.Column) and not key.table and key.name.lower() in names:
             places.append(names.index(key.name.lower()))
         else:
-            places.append(len(columns) + len(extra))
+            places.append(len(names) + len(extra))
             extra.append(key.copy())
-    return places, extra
+    if extra and not isinstance(tree, exp.Select):
+        raise QueryError("não deu para conferir se a ordenação tem empates")
+    rows = result.rows
+    if extra or limit is not None:
+        rows = _with_columns(tree, extra, limit, bank)
+    return [tuple(row[place] for place in places) for row in rows]
 
 
-def _with_columns(tree: exp.Query, extra: list[exp.Expression], bank: Database) -> list[tuple]:
-    """Executa a consulta com colunas a mais, trocando apelidos do SELECT pelo que significam."""
+def _with_columns(
+    tree: exp.Query, extra: list[exp.Expression], limit: int | None, bank: Database
+) -> list[tuple]:
+    """Executa a consulta com colunas a mais e outro limite, a contar da primeira linha."""
     wider = tree.copy()
-    wider.set("expressions", [*tree.expressions, *extra])
+    if limit is not None:
+        wider = wider.limit(limit, copy=False)
+        wider.set("offset", None)
+    columns = wider.expressions
+    wider.set("expressions", [*columns, *extra])
     try:
         return bank.run(wider.sql(dialect="sqlite")).rows
     except QueryError:
-        # ORDER BY aceita apelidos dentro de uma expressão; a lista do SELECT, não.
+        # ORDER BY aceita apelidos dentro de uma expressão; a lista do SELECT, só o que significam.
         meaning = {e.alias.lower(): e.unalias() for e in tree.expressions if e.alias}
 
         def expand(node: exp.Expression) -> exp.Expression:
             known = isinstance(node, exp.Column) and not node.table
             return exp.paren(meaning.get(node.name.lower(), node)) if known else node
 
-        expanded = [key.transform(expand) for key in extra]
-        wider.set("expressions", [*tree.expressions, *expanded])
+        wider.set("expressions", [*columns, *(key.transform(expand) for key in extra)])
         return bank.run(wider.sql(dialect="sqlite")).rows

@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from comum.terminal import UserError
+
 TIME_LIMIT_S = 3.0
 ROW_LIMIT = 10_000
 MAX_SQL_CHARS = 5_000
@@ -25,10 +27,10 @@ MAX_RESULT_BYTES = 20_000_000
 MAX_LIKE_PATTERN_BYTES = 500
 PROGRESS_STEP = 2_000  # instruções da máquina virtual do SQLite entre duas leituras do relógio
 DENIED_FUNCTIONS = {
-    "load_extension", "readfile", "writefile", "edit", "fts3_tokenizer",
-    "randomblob", "zeroblob", "sqlite_compileoption_get", "sqlite_compileoption_used",
-    "printf", "format",  # printf('%.*c', 900000000, 'x') ocupa o processador por 10 s
-}  # fmt: skip
+    *("load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"),
+    *("sqlite_compileoption_get", "sqlite_compileoption_used", "randomblob", "zeroblob"),
+    *("printf", "format"),  # printf('%.*c', 900000000, 'x') ocupa o processador por 10 s
+}
 # Espaços e comentários, e então SELECT, WITH ou VALUES: o autorizador não vê o EXPLAIN.
 _QUERY_START = re.compile(
     r"(?:[\s\ufeff]|--[^\n]*\n|(?>/\*.*?\*/))*+(?:select|with|values)\b", re.IGNORECASE | re.DOTALL
@@ -39,7 +41,7 @@ class QueryError(Exception):
     """A consulta não pôde ser executada; a mensagem, em português, diz por quê."""
 
 
-class DatabaseError(Exception):
+class DatabaseError(UserError):
     """O arquivo do banco não existe ou não é um banco SQLite."""
 
 

@@ -1,0 +1,223 @@
+"""O estudo de hiperparâmetros do LoRA: um fator por vez, orçamento igual, várias sementes.
+
+    python semana06-fine-tuning/exemplos/dia4/estudo.py --level quick   # 5 treinos, 10 minutos
+    python semana06-fine-tuning/exemplos/dia4/estudo.py --level full    # 40 treinos, 1 hora e meia
+
+Cada treino é a lição do dia 4 com outras opções, no processo dela, e o seu resultado fica em
+`resultados/estudo_lora/`: interrompido, o estudo continua de onde parou. Os fatores estão em
+`estudo.yaml`.
+
+A regra de escolha, dita antes de ver os números: vence a menor perplexidade média na validação; das
+que ficam a menos de um desvio entre sementes dela, a de menos parâmetros treináveis. O teste não
+participa da escolha.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean, stdev
+
+from comum import tables
+from comum.numbers import decimal, general
+from comum.paths import DEFAULT_MODEL, RESULTS_DIR
+from comum.results import Day4, Day4Study, StudyRow, TrainingRun
+from comum.terminal import Parser, UserError, progress, run_main
+
+import yaml
+
+LESSON = Path(__file__).resolve().parents[1] / "exemplo_02_lora_peft.py"
+STUDY = Path(__file__).with_name("estudo.yaml")
+# A opção da lição que corresponde a cada chave do YAML.
+FLAGS = {
+    "method": "--variant",
+    "r": "--rank",
+    "alpha": "--alpha",
+    "dropout": "--dropout",
+    "learning_rate": "--learning-rate",
+    "target_modules": "--target-modules",
+    "epochs": "--epochs",
+    "train_examples": "--train-examples",
+}
+Point = dict[str, float | int | str | list[str]]
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--level", choices=("quick", "full"), default="quick", help="quanto variar")
+    add("--model", default=str(DEFAULT_MODEL), metavar="PASTA_OU_NOME", help="pasta ou nome no hub")
+    add("--study", type=Path, default=STUDY, metavar="YAML", help="outro arquivo de fatores")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    points, seeds = load_study(args.study, args.level)
+    base, rows = points[0][1], []
+    with progress(None, "Estudo", "treino", len(points) * len(seeds)) as bar:
+        for factor, point in points:
+            runs = []
+            for seed in seeds:
+                bar.set_postfix_str(f"{describe(changes(point, base))}, semente {seed}")
+                runs.append(train(args.model, point, seed))
+                bar.update()
+            rows.append(row_of(factor, changes(point, base), runs))
+    result = Day4Study(
+        model=args.model, level=args.level, seeds=seeds, base=base, rows=rows, chosen=choose(rows)
+    )
+    show(result)
+    name = f"dia4_estudo_{args.level}"
+    print(f"Figura: {draw(result, RESULTS_DIR / f'{name}.png')}\nResultados: {result.save(name)}")
+
+
+def load_study(path: Path, level: str) -> tuple[list[tuple[str, Point]], list[int]]:
+    """Lê o YAML: pares (fator, configuração) e as sementes do nível pedido.
+
+    Raises:
+        UserError: YAML ilegível, seção faltando ou chave que a lição não tem.
+    """
+    try:
+        study = yaml.safe_load(path.read_text(encoding="utf-8"))
+        seeds, base = study["seeds"][level], dict(study["base"])
+        names = study["factors"] if level == "full" else study["quick"]
+        points = [("base", base)]
+        points += [(name, base | change) for name in names for change in study["factors"][name]]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} não tem a forma esperada ({type(error).__name__}: {error}). Ele precisa de "
+            "base, seeds (quick e full), factors e quick, como no arquivo original."
+        ) from error
+    if unknown := {key for _, point in points for key in point} - FLAGS.keys():
+        raise UserError(
+            f"{path}: chave desconhecida: {', '.join(sorted(unknown))}. As que existem: "
+            f"{', '.join(FLAGS)}."
+        )
+    return points, seeds
+
+
+def train(model: str, point: Point, seed: int) -> TrainingRun:
+    """O treino já gravado desta configuração exata, ou um novo."""
+    settings = json.dumps([model, point, seed], sort_keys=True)
+    key = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    folder = RESULTS_DIR / "estudo_lora"
+    path = folder / f"dia4_lora_{key}.json"
+    if not path.is_file():
+        command = [sys.executable, str(LESSON), "--only-lora", "--no-answers", "--model", model]
+        command += ["--seed", str(seed), "--name", key]
+        for name, value in point.items():
+            command += [FLAGS[name], ",".join(value) if isinstance(value, list) else str(value)]
+        environment = os.environ | {"SEMANA06_RESULTADOS": str(folder)}
+        with tempfile.TemporaryDirectory() as output:
+            command += ["--output", output]
+            done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
+        if done.returncode:
+            raise UserError(
+                f"um treino do estudo não terminou ({shlex.join(command[1:-2])}); veja acima."
+            )
+    return next(iter(Day4.load(path).runs.values()))
+
+
+def changes(point: Point, base: Point) -> Point:
+    """O que a configuração muda no ponto base."""
+    return {key: value for key, value in point.items() if value != base.get(key)}
+
+
+def row_of(factor: str, change: Point, runs: list[TrainingRun]) -> StudyRow:
+    """As médias dos treinos de uma configuração, um por semente."""
+    scores = [run.validation["perplexity_token"].value for run in runs]
+    return StudyRow(
+        factor=factor,
+        change=change,
+        perplexity=mean(scores),
+        spread=stdev(scores) if len(scores) > 1 else None,
+        by_seed=scores,
+        test=mean(run.test["perplexity_token"].value for run in runs),
+        trainable_parameters=runs[0].trainable_parameters,
+        minutes=mean(run.seconds for run in runs) / 60,
+        peak_mib=mean(run.peak_mib for run in runs),
+    )
+
+
+def choose(rows: list[StudyRow]) -> StudyRow:
+    """A configuração vencedora, pela regra do começo do arquivo."""
+    best = min(rows, key=lambda row: row.perplexity)
+    spreads = [row.spread for row in rows if row.spread is not None]
+    # O desvio de duas sementes, sozinho, é instável: vale o quadrático médio de todas as linhas.
+    margin = math.sqrt(mean(spread**2 for spread in spreads)) if spreads else 0.0
+    close = [row for row in rows if row.perplexity <= best.perplexity + margin]
+    return min(close, key=lambda row: (row.trainable_parameters, row.perplexity))
+
+
+def written(value: float | str | list[str]) -> str:
+    """O valor de um fator, curto: as camadas pela inicial, os números com vírgula."""
+    if isinstance(value, list):
+        return ", ".join(name.removesuffix("_proj") for name in value)
+    return value if isinstance(value, str) else general(value)
+
+
+def describe(change: Point) -> str:
+    """O que muda em relação ao ponto base, em texto."""
+    return "; ".join(f"{key}={written(value)}" for key, value in change.items()) or "ponto base"
+
+
+def show(result: Day4Study) -> None:
+    """Imprime a tabela do estudo, com a escolhida marcada."""
+    rows = [
+        [
+            ("→ " if row == result.chosen else "  ") + describe(row.change),
+            decimal(row.perplexity, 2) + (f" ± {decimal(row.spread, 2)}" if row.spread else ""),
+            decimal(row.test, 2),
+            decimal(row.trainable_parameters),
+            decimal(row.minutes, 1),
+        ]
+        for row in result.rows
+    ]
+    header = ["configuração", "ppl validação", "ppl teste", "treináveis", "min"]
+    tables.show(header, rows)
+    print(f"Escolhida pela regra: {describe(result.chosen.change)}")
+
+
+def draw(result: Day4Study, path: Path) -> Path:
+    """Um painel por fator: perplexidade de validação de cada valor, com os pontos das sementes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    base, *others = result.rows
+    factors = list(dict.fromkeys(row.factor for row in others))
+    columns = min(3, len(factors))
+    size = (math.ceil(len(factors) / columns), columns)
+    figure, panels = pyplot.subplots(
+        *size, figsize=(5 * size[1], 3.6 * size[0]), squeeze=False, sharey=True
+    )
+    for axes, factor in zip(panels.flat, factors, strict=False):
+        rows = [row for row in result.rows if row.factor in (factor, "base")]
+        pairs = [(row.change.get(factor, result.base[factor]), row) for row in rows]
+        # A linha só liga valores que têm ordem; métodos e listas de camadas ficam soltos.
+        ordered = not isinstance(pairs[0][0], str)
+        if ordered:
+            pairs.sort(key=lambda pair: pair[0])
+        labels = [written(value) + " (base)" * (row is base) for value, row in pairs]
+        axes.plot(labels, [row.perplexity for _, row in pairs], "o-" if ordered else "o")
+        for label, (_, row) in zip(labels, pairs, strict=True):
+            axes.plot([label] * len(row.by_seed), row.by_seed, "x", color="gray")
+        axes.set_title(factor)
+        axes.tick_params(axis="x", rotation=20)
+    for axes in panels.flat[len(factors) :]:
+        axes.axis("off")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("perplexidade (validação)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, arguments()))

@@ -1,0 +1,171 @@
+"""O assistente: pergunta → prompt → SQL → linhas. O terminal e a página usam este mesmo."""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comum.terminal import UserError, progress
+
+from loja_sql.config import Config, as_trained, trained_kind, untrained
+from loja_sql.prompt import extract_sql, render
+from loja_sql.sql.database import Database, QueryError, Result
+
+if TYPE_CHECKING:
+    from loja_sql.model.engines import Engine
+
+MAX_QUESTION_CHARS = 500
+
+
+@dataclass(frozen=True)
+class Answer:
+    """O que o modelo respondeu: SQL e linhas, ou o erro, e o tempo em segundos.
+
+    Sem linhas nem erro, a resposta ainda está sendo escrita (`Assistant.stream`).
+    """
+
+    question: str
+    sql: str
+    result: Result | None
+    error: str | None
+    seconds: float
+
+
+class Assistant:
+    """Um motor pronto e o banco sobre o qual ele responde; UserError se um deles não se abre."""
+
+    def __init__(self, config: Config, adapter: Path | None, engine: "Engine | None" = None):
+        from loja_sql.model.engines import open_engine  # traz o torch, e --help não o espera
+
+        self.config = config
+        with Database(config.databases[0]) as bank:
+            self.schema = bank.schema
+        self.engine = engine or open_engine(config, adapter)
+
+    def ask(self, question: str) -> Answer:
+        """Responde uma pergunta; problemas na pergunta ou no SQL ficam em `error`."""
+        *_, done = self.stream(question)
+        return done
+
+    def ask_many(self, questions: list[str]) -> list[Answer]:
+        """Responde várias perguntas, em lotes, na ordem dada; o tempo de cada uma é o médio."""
+        started = time.perf_counter()
+        problems = [question_problem(question) for question in questions]
+        good = [place for place, problem in enumerate(problems) if problem is None]
+        prompts = [self._prompt(questions[place]) for place in good]
+        texts: dict[int, str] = {}
+        limits = self.config.generation.max_new_tokens, self.config.generation.batch_size
+        with progress(None, "Respondendo", "pergunta", len(good)) as bar:
+            # Sem nenhuma pergunta boa, o tokenizador não teria o que ler.
+            for batch in self.engine.generate(prompts, *limits) if prompts else ():
+                texts |= {good[place]: text for place, text in batch}
+                bar.update(len(batch))
+        seconds = (time.perf_counter() - started) / max(1, len(questions))
+        return [
+            replace(self._answer(question, texts.get(place, ""), problem), seconds=seconds)
+            for place, (question, problem) in enumerate(zip(questions, problems, strict=True))
+        ]
+
+    def stream(self, question: str) -> Iterator[Answer]:
+        """Responde uma pergunta mostrando o SQL à medida que sai; a última resposta é a completa.
+
+        O tempo é o de escrever o SQL e executá-lo.
+        """
+        started, text = time.perf_counter(), ""
+        problem = question_problem(question)
+        if problem is None:
+            limit = self.config.generation.max_new_tokens
+            try:
+                for text in self.engine.stream(self._prompt(question), limit):
+                    yield Answer(question, text, None, None, time.perf_counter() - started)
+            except UserError as error:
+                problem = str(error).rstrip(".")
+        done = self._answer(question, text, problem)
+        yield replace(done, seconds=time.perf_counter() - started)
+
+    def run(self, sql: str) -> Result:
+        """Executa um SQL qualquer, só para leitura; cada chamada abre o seu banco.
+
+        Raises:
+            QueryError: o SQL não pôde ser executado.
+        """
+        with Database(self.config.databases[0], self.config.database.time_limit_s) as bank:
+            return bank.run(sql)
+
+    def execute(self, sql: str, question: str = "") -> Answer:
+        """Executa um SQL, como `run`, e devolve o que houve: as linhas ou o erro."""
+        started = time.perf_counter()
+        try:
+            result, error = self.run(sql), None
+        except QueryError as problem:
+            result, error = None, str(problem)
+        return Answer(question, sql, result, error, time.perf_counter() - started)
+
+    def _prompt(self, question: str) -> str:
+        return render(self.engine.tokenizer, self.config, question, self.schema)
+
+    def _answer(self, question: str, text: str, problem: str | None) -> Answer:
+        """Executa o SQL que o modelo escreveu; `problem` é o que impediu de perguntar, se algo."""
+        sql = extract_sql(text)
+        if sql and problem is None:
+            return self.execute(sql, question)
+        return Answer(question, "", None, problem or "o modelo não escreveu nenhuma consulta", 0.0)
+
+
+def question_problem(question: str) -> str | None:
+    """Diz por que um texto não serve de pergunta, ou None."""
+    if not question.strip():
+        return "a pergunta está vazia"
+    if len(question) > MAX_QUESTION_CHARS:
+        return f"a pergunta passa de {MAX_QUESTION_CHARS} caracteres; encurte-a"
+    if not any(c.isalnum() for c in question):
+        return "isto não é uma pergunta: escreva-a com palavras"
+    if question != question.encode("utf-8", "replace").decode():
+        return "a pergunta tem um caractere inválido (meio par Unicode)"
+    return None
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Acrescenta `--adapter` e `--base`, lidos por `settings`."""
+    parser.add_argument("--adapter", type=Path, metavar="PASTA", help="pasta do modelo treinado")
+    parser.add_argument("--base", action="store_true", help="usa o modelo sem treino")
+
+
+def settings(config: Config, args: argparse.Namespace) -> tuple[Config, Path | None]:
+    """A configuração e a pasta do modelo que as opções escolhem; None é o modelo sem treino.
+
+    O prompt e o modelo base do treino valem mais que os da configuração atual.
+
+    Raises:
+        UserError: não há modelo treinado na pasta.
+    """
+    if args.base:
+        return untrained(config), None
+    adapter = args.adapter or config.output_dir
+    if trained_kind(adapter) is None:
+        raise UserError(
+            f"não há modelo treinado em {adapter}. Treine com train.py, indique outro com "
+            "--adapter, ou use --base para o modelo sem treino."
+        )
+    return as_trained(config, adapter), adapter
+
+
+def as_record(answer: Answer) -> dict:
+    """A resposta como uma linha de JSONL, ou a da API: question, sql, columns, rows e error."""
+    result = answer.result or Result([], [])
+    found = {"columns": result.columns, "rows": shown_rows(result)}
+    return {"question": answer.question, "sql": answer.sql, **found, "error": answer.error}
+
+
+def shown_rows(result: Result) -> list[list]:
+    """As linhas com o que o JSON não sabe escrever (bytes, infinito) trocado por texto."""
+    return [[_jsonable(value) for value in row] for row in result.rows]
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, bytes):
+        return f"x'{value.hex()}'"
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

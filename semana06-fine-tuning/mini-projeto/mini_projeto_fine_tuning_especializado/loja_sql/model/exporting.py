@@ -1,0 +1,198 @@
+"""Da pasta de um treino às formas de implantação: fundir, conferir, gravar cada uma."""
+
+import contextlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+from comum import gguf, gptq
+from comum.files import weights_bytes, write_text
+from comum.models import load_tokenizer, nf4
+from comum.terminal import UserError
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from loja_sql.config import Config, as_trained, load_effective, trained_kind
+from loja_sql.model import exports
+from loja_sql.model.card import model_card
+from loja_sql.model.drafts import SLOTS_PER_NGRAM, write_drafts
+from loja_sql.model.exports import GGUF_FORMS, Form, Manifest, Merge
+from loja_sql.model.loading import load_model
+from loja_sql.prompt import encode_pair, render
+
+LOGITS_TOLERANCE = 1e-3  # em float32, numa escala em que os logits passam de 10
+CHECKED_PROMPTS = 8
+CALIBRATION_EXAMPLES = 128
+
+
+class Exporter:
+    """As formas de implantação do modelo treinado em `training.output_dir`.
+
+    Args:
+        training, validation: linhas com `question` e `sql`: as do treino calibram o GPTQ e fazem os
+            rascunhos; com as da validação se confere a fusão.
+        schema: o esquema do banco, em SQL.
+
+    Raises:
+        UserError: não há modelo treinado na pasta.
+    """
+
+    def __init__(
+        self, config: Config, training: list[dict], validation: list[dict], schema: str
+    ) -> None:
+        self.adapter = config.output_dir
+        if trained_kind(self.adapter) is None:
+            raise UserError(f"não há treino em {self.adapter}. Treine antes: python train.py")
+        self.config = as_trained(config, self.adapter)
+        self.config.training.precision, self.config.model.load_in_4bit = "fp32", False
+        self.tokenizer = load_tokenizer(self.config.model_path)
+        self.training, self.schema = training, schema
+        self.prompts = [self._prompt(row["question"]) for row in validation[:CHECKED_PROMPTS]]
+        self.folder = self.adapter / exports.EXPORT_FOLDER
+
+    def _prompt(self, question: str) -> str:
+        return render(self.tokenizer, self.config, question, self.schema)
+
+    def _pairs(self, limit: int | None = None) -> list[tuple[list[int], list[int]]]:
+        return [
+            encode_pair(self.tokenizer, self.config, row["question"], row["sql"], self.schema)
+            for row in self.training[:limit]
+        ]
+
+    def export(self, forms: list[str], force: bool = False) -> Manifest:
+        """Grava as formas que faltam, com uma só fusão para todas, e o que vai ao lado delas.
+
+        Uma forma que falta não impede as outras: o manifesto diz por que e como obtê-la.
+        """
+        manifest = self._manifest(force)
+        missing = [form for form in forms if form not in manifest.ready(self.folder)]
+        merged = self.folder / ".fundido"
+        try:
+            if missing:
+                manifest.merge = self.merge(merged)
+            for form in missing:
+                manifest.forms[form] = self._write(form, merged)
+                manifest.save(self.folder)
+        finally:
+            shutil.rmtree(merged, ignore_errors=True)
+        if any(form in GGUF_FORMS for form in missing):
+            # Com o fim do prompt à frente, também o começo da resposta se adivinha.
+            answers = [prompt[-SLOTS_PER_NGRAM:] + answer for prompt, answer in self._pairs()]
+            write_drafts(self.folder, answers)
+        self._write_modelfile(manifest)
+        self._write_cards(manifest)
+        return manifest
+
+    def _manifest(self, force: bool) -> Manifest:
+        """O que já se exportou deste treino; nada, se ele mudou ou se o registro se estragou."""
+        with contextlib.suppress(UserError):
+            if not force and (found := exports.read_manifest(self.adapter)):
+                return found
+        digest = exports.adapter_digest(self.adapter)
+        return Manifest(adapter_sha256=digest, base=self.config.model.name)
+
+    def merge(self, output: Path) -> Merge | None:
+        """Funde o adaptador à base em float32, confere os logits e grava em `output`.
+
+        De um treino de todos os pesos não há o que fundir (None): o modelo só é gravado. Uma base
+        quantizada, ou logits que mudam mais que a tolerância, são um UserError.
+        """
+        whole = trained_kind(self.adapter) == "full"
+        model, checked = (load_model(self.config, self.adapter), None) if whole else self._merged()
+        model.save_pretrained(output)
+        self.tokenizer.save_pretrained(output)
+        return checked
+
+    def _merged(self) -> tuple[PreTrainedModel, Merge]:
+        base = load_model(self.config)
+        if getattr(base, "quantization_method", None) is not None or base.dtype != torch.float32:
+            raise UserError(
+                f"a base {self.config.model.name} é quantizada, e fundir nela perderia qualidade; "
+                "indique a de precisão cheia com --model."
+            )
+        tuned = PeftModel.from_pretrained(base, self.adapter).eval()
+        before = self._logits(tuned)
+        merged = tuned.merge_and_unload()
+        pairs = list(zip(before, self._logits(merged), strict=True))
+        worst = max((a - b).abs().max().item() for a, b in pairs)
+        if not worst <= LOGITS_TOLERANCE:
+            raise UserError(
+                f"a fusão mudou os logits em até {worst:.2g}, mais que a tolerância de "
+                f"{LOGITS_TOLERANCE:g}; nada foi gravado."
+            )
+        same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean().item()
+        found = Merge(largest_difference=worst, questions=len(pairs), same_tokens=same)
+        print(f"Adaptador fundido em float32: os logits mudam no máximo {found.shown}.")
+        return merged, found
+
+    @torch.inference_mode()
+    def _logits(self, model) -> list[torch.Tensor]:
+        encoded = self.tokenizer(self.prompts, add_special_tokens=False).input_ids
+        return [model(input_ids=torch.tensor([e], device=model.device)).logits[0] for e in encoded]
+
+    def _write(self, form: str, merged: Path) -> Form:
+        """Grava uma forma por inteiro ou não grava; devolve a linha dela no manifesto."""
+        print(f"Exportando {form}…", flush=True)
+        name = f"modelo-{form}.gguf" if form in GGUF_FORMS else form
+        temporary, target = self.folder / f".{os.getpid()}-{name}", self.folder / name
+        started = time.perf_counter()
+        try:
+            if form in GGUF_FORMS:
+                gguf.write(merged, temporary, form)
+            else:
+                self._write_folder(form, merged, temporary)
+            _remove(target)
+            os.replace(temporary, target)
+        except UserError as error:
+            print(f"  {form} ficou de fora: {error}")
+            return Form(missing=str(error))
+        finally:
+            _remove(temporary)
+        size = target.stat().st_size if target.is_file() else weights_bytes(target)
+        return Form(path=name, bytes=size, seconds=time.perf_counter() - started)
+
+    def _write_folder(self, form: str, merged: Path, output: Path) -> None:
+        """As formas que o transformers abre; cada uma sai da cópia em float32, e não de outra."""
+        options = {"quantization_config": nf4(torch.bfloat16)} if form == "nf4" else {}
+        dtype = torch.float32 if form == "gptq" else torch.bfloat16
+        model = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype, **options).eval()
+        if form == "gptq":
+            pairs = self._pairs(CALIBRATION_EXAMPLES)
+            scales = gptq.quantize(model, [prompt + answer for prompt, answer in pairs])
+            gptq.save(model, scales, gptq.BITS, gptq.GROUP, output)
+        else:
+            model.save_pretrained(output)
+        self.tokenizer.save_pretrained(output)
+
+    def _write_modelfile(self, manifest: Manifest) -> None:
+        """O `Modelfile` do Ollama, com o prompt do treino, para o primeiro GGUF que houver."""
+        ready = manifest.ready(self.folder)
+        found = [ready[form].name for form in GGUF_FORMS if form in ready]
+        if not found:
+            return
+        text = (
+            '# ollama create loja-sql -f Modelfile && ollama run loja-sql "quantos clientes?"\n'
+            f"FROM ./{found[0]}\n"
+            f'TEMPLATE """{self._prompt("{{ .Prompt }}")}"""\n'
+            f'PARAMETER stop "{self.tokenizer.eos_token}"\n'
+            "PARAMETER temperature 0\n"
+            f"PARAMETER num_predict {self.config.generation.max_new_tokens}\n"
+        )
+        write_text(self.folder / "Modelfile", text)
+
+    def _write_cards(self, manifest: Manifest) -> None:
+        """A ficha do modelo, na pasta da exportação e na de cada forma."""
+        text = model_card(load_effective(self.adapter), self.adapter, manifest)
+        folders = [path for path in manifest.ready(self.folder).values() if path.is_dir()]
+        for folder in (self.folder, *folders):
+            write_text(folder / "README.md", text)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""O que export.py deixou ao lado de um adaptador: as formas que há, e de que treino saíram."""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from comum.files import read_json, sha256, write_json
+from comum.numbers import decimal
+from comum.results import Shape
+from comum.terminal import UserError
+
+from pydantic import Field, ValidationError
+
+GGUF_FORMS = ("q8_0", "q4_k_m", "q4_0", "f16")  # na ordem em que `auto` as prefere
+FORMS = ("bf16", "nf4", "gptq", *GGUF_FORMS)
+EXPORT_FOLDER = "exported"
+MANIFEST = "exported.json"
+EXPORT_COMMAND = "python export.py"
+
+
+class Merge(Shape):
+    """A fusão em float32: o quanto os logits mudaram em algumas perguntas da validação."""
+
+    largest_difference: float
+    questions: int
+    same_tokens: float  # fração das posições com o mesmo token mais provável
+
+    @property
+    def shown(self) -> str:
+        return f"{self.largest_difference:.1e}".replace(".", ",")
+
+
+class Form(Shape):
+    """Uma forma gravada, em `path` (relativo à pasta da exportação), ou por que faltou."""
+
+    path: str | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    missing: str | None = None
+
+
+class Manifest(Shape):
+    """O `exported.json`; sem fusão depois de um treino de todos os pesos."""
+
+    adapter_sha256: str
+    base: str
+    merge: Merge | None = None
+    forms: dict[str, Form] = Field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / MANIFEST, self.model_dump())
+
+    def ready(self, folder: Path) -> dict[str, Path]:
+        """As formas que estão mesmo na pasta da exportação: nome → pasta ou arquivo GGUF."""
+        paths = {name: folder / form.path for name, form in self.forms.items() if form.path}
+        return {name: path for name, path in paths.items() if path.exists()}
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Forma, tamanho, tempo e onde está, ou o que falta: as linhas de uma tabela."""
+        return [
+            (name, "", "", f"falta: {form.missing}")
+            if form.missing
+            else (name, megabytes(form.bytes), decimal(form.seconds, unit=" s"), form.path)
+            for name, form in self.forms.items()
+        ]
+
+
+def megabytes(size: int) -> str:
+    return decimal(size / 1e6, unit=" MB")
+
+
+def read_manifest(adapter: Path) -> Manifest | None:
+    """O manifesto da exportação deste adaptador; None se não há, ou se é de outro treino.
+
+    Raises:
+        UserError: o arquivo está estragado.
+    """
+    path = adapter / EXPORT_FOLDER / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        found = Manifest.model_validate(read_json(path))
+    except (UserError, ValidationError) as error:
+        raise UserError(
+            f"{path} está estragado; exporte de novo: {EXPORT_COMMAND} --force"
+        ) from error
+    return found if found.adapter_sha256 == adapter_digest(adapter) else None
+
+
+def adapter_digest(adapter: Path) -> str:
+    """SHA-256 dos pesos treinados: liga a exportação ao treino de que ela saiu."""
+    digests = [sha256(path) for path in sorted(adapter.glob("*.safetensors"))]
+    return hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
+
+
+def exported_forms(adapter: Path) -> dict[str, Path]:
+    """As formas exportadas deste adaptador: nome → pasta ou arquivo GGUF.
+
+    Uma exportação de outro treino (o adaptador mudou desde então) não conta.
+    """
+    manifest = read_manifest(adapter)
+    return {} if manifest is None else manifest.ready(adapter / EXPORT_FOLDER)
+
+
+def form_list(text: str) -> list[str]:
+    """Lê `bf16,q8_0` ou `all` na linha de comando."""
+    names = list(FORMS) if text == "all" else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in FORMS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"forma desconhecida: {', '.join(unknown)} (há: {', '.join(FORMS)}, ou all)"
+        )
+    return names

@@ -1,0 +1,278 @@
+"""O treino: LoRA, QLoRA ou todos os pesos, pelo SFTTrainer da TRL.
+
+A TRL faz o que faz bem: o LoRA sobre a base, os lotes, o laço, os checkpoints, a volta de um deles.
+O que se troca aqui (a ordem dos lotes, as camadas e a perda) está ao lado da linha de
+tests/benchmarks/train_speed.py que mede o que a troca rende.
+"""
+
+import importlib.util
+import math
+import random
+import time
+from collections.abc import Iterator
+from itertools import chain
+
+from comum.files import write_json
+from comum.memory import MemoryGrowth
+from comum.models import device, fix_seeds, load_tokenizer
+from comum.numbers import decimal, percent
+from comum.results import TrainingSummary
+from comum.terminal import UserError
+from comum.training import similar_lengths
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from peft import LoraConfig
+from torch.utils.data import Sampler
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig, SFTTrainer
+
+from loja_sql.config import Config, save_effective, trained_kind
+from loja_sql.model import fused
+from loja_sql.model.callbacks import Progress, plot_curve
+from loja_sql.model.examples import audit, tokenized
+from loja_sql.model.loading import load_model, uses_bf16
+from loja_sql.model.summary import METRICS, SUMMARY
+
+AUDIT_SHOWN = 2
+POOL = 50  # lotes sorteados de uma vez; dentro deles os exemplos se juntam por comprimento
+
+
+def train(
+    config: Config, rows: list[dict], validation: list[dict], schema: str, resume: bool = False
+) -> TrainingSummary:
+    """Treina em `rows` (`question`, `sql`) e devolve o resumo que deixa em `training.json`.
+
+    Raises:
+        UserError: os dados ensinariam errado, ou a pasta de saída não serve.
+        KeyboardInterrupt: Ctrl-C, depois de gravar um checkpoint.
+    """
+    check_tracking(config.training.tracking)
+    checkpoint = find_checkpoint(config, resume)
+    fix_seeds(config.training.seed)
+    processes, output = all_processes(), config.output_dir
+    tokenizer = load_tokenizer(config.model_path)
+    train_set = tokenized(config, tokenizer, rows, schema)
+    validation_set = tokenized(config, tokenizer, validation, schema)
+    shown = AUDIT_SHOWN if processes.is_main_process else 0
+    audit(tokenizer, train_set, config.training.max_length, shown)
+    audit(tokenizer, validation_set, config.training.max_length)
+    memory = MemoryGrowth()
+    trainer = build_trainer(config, tokenizer, train_set, validation_set)
+    if processes.is_main_process:
+        save_effective(config, output)
+    processes.print(trainer.announcement())
+    memory.restart_peak()  # conta o modelo carregado, e não o pico de carregá-lo
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - started
+    if trainer.progress.interrupted:
+        processes.print(
+            f"\nInterrompido no passo {trainer.state.global_step}; o checkpoint está em {output}. "
+            "Continue com: python train.py --resume (e os mesmos argumentos)."
+        )
+        raise KeyboardInterrupt
+    summary = TrainingSummary(
+        method="qlora" if config.model.load_in_4bit else config.training.method,
+        processes=processes.num_processes,
+        memory_bytes=memory.peak(),
+        resumed=checkpoint is not None,
+        **trainer.measures(seconds),
+    )
+    trainer.save_model(str(output))
+    if processes.is_main_process:
+        tokenizer.save_pretrained(output)
+        write_json(output / SUMMARY, summary.model_dump())
+        plot_curve(trainer.state.log_history, output / "curva.png")
+    return summary
+
+
+def all_processes() -> PartialState:
+    """Os processos deste treino: um só, ou os que `accelerate launch` e `torchrun` abriram."""
+    return PartialState(cpu=device().type == "cpu")
+
+
+def check_tracking(name: str) -> None:
+    """Recusa cedo um acompanhamento cuja biblioteca não está instalada."""
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"training.tracking={name}, mas a biblioteca não está instalada. Instale-a com "
+            f"`python -m pip install {name}` ou use training.tracking=none."
+        )
+
+
+def find_checkpoint(config: Config, resume: bool) -> str | None:
+    """O checkpoint de onde continuar; sem `resume`, só confere que nada da pasta se perderia."""
+    folder, method = config.output_dir, config.training.method
+    kind = trained_kind(folder)
+    if kind not in (None, method):
+        raise UserError(
+            f"{folder} tem um treino de outro método ({kind}, e agora é {method}). "
+            "Escolha outra pasta com training.output_dir=…"
+        )
+    found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if resume and found is None:
+        raise UserError(f"não há checkpoint em {folder} de onde continuar; rode sem --resume.")
+    if resume:
+        return found
+    if found is not None and not (folder / SUMMARY).is_file():
+        raise UserError(
+            f"{folder} tem um treino interrompido. Continue-o com --resume, apague a pasta ou "
+            "escolha outra com training.output_dir=…"
+        )
+    processes = all_processes()
+    processes.wait_for_everyone()  # os outros ainda podem estar lendo o que se vai apagar
+    if processes.is_main_process:
+        (folder / SUMMARY).unlink(missing_ok=True)
+    return None
+
+
+class SimilarLengths(Sampler):
+    """A ordem de `similar_lengths`: a mesma numa mesma época, também depois de `--resume`."""
+
+    def __init__(self, lengths: list[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed = lengths, batch, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """O Trainer diz aqui qual época começa."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self.seed}/{self.epoch}")
+        batches = similar_lengths(self.lengths, self.batch, rng, POOL, short_last=True)
+        return chain.from_iterable(batches)
+
+
+class AnswerTrainer(SFTTrainer):
+    """O SFTTrainer com duas trocas, que se ligam uma a uma: a ordem dos lotes e a perda."""
+
+    progress: Progress
+    group_by_length = False
+    fused_loss = False
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        """Paga por si na linha "+ lotes de comprimento parecido"."""
+        if not self.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        # O lote de todos os processos: o accelerate dá a cada um a sua fatia.
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return SimilarLengths(self._lengths(), batch * self.args.world_size, self.args.data_seed)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Paga por si na linha "+ camadas e perda de fused.py"."""
+        if not self.fused_loss or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        total, count = fused.answer_loss(model, inputs)
+        # Com acumulação de gradiente, o divisor é o dos lotes somados: 1x8 tem de valer 8x1.
+        return total / (count if num_items_in_batch is None else num_items_in_batch)
+
+    def _lengths(self) -> list[int]:
+        return [len(ids) for ids in self.train_dataset["input_ids"]]
+
+    def announcement(self) -> str:
+        """Os tamanhos do que vai começar, numa frase."""
+        trainable, total = self.get_num_trainable_parameters(), self.model.num_parameters()
+        return (
+            f"Treino: {decimal(len(self.train_dataset))} exemplos, {decimal(sum(self._lengths()))} "
+            f"tokens por época; {decimal(trainable)} parâmetros treináveis de {decimal(total)} "
+            f"({percent(trainable / total)})."
+        )
+
+    def measures(self, seconds: float) -> dict:
+        """O que `TrainingSummary` guarda de um treino de `seconds` segundos que terminou."""
+        best = self.state.best_model_checkpoint
+        tokens = self.state.num_input_tokens_seen - self.progress.tokens_before
+        return {
+            "steps": self.state.global_step,
+            "minutes": seconds / 60,
+            "examples": len(self.train_dataset),
+            "tokens_per_second": tokens / seconds,
+            "tokens_seen": tokens,
+            "trainable_parameters": self.get_num_trainable_parameters(),
+            "best_step": int(best.rsplit("-", 1)[1]) if best else self.state.global_step,
+            "best_eval_loss": self.state.best_metric,
+        }
+
+
+def build_trainer(
+    config: Config, tokenizer: PreTrainedTokenizerBase, train_set: Dataset, validation_set: Dataset
+) -> AnswerTrainer:
+    """Monta o Trainer; as camadas rápidas entram quando o modelo e o aparelho as permitem."""
+    full, wanted = config.training.method == "full", config.training.fused_layers
+    # Com todos os pesos treinando, eles ficam em float32: passos miúdos se perderiam em bf16.
+    model = load_model(config, dtype=torch.float32 if full else None)
+    # Em vários processos, o DDP só sincroniza gradientes de quem passa pelo forward do modelo.
+    fast = wanted and fused.supports(model) and all_processes().num_processes == 1
+    # Com o LoRA, as camadas de fused.py já recebem e devolvem bf16; o autocast só repetiria
+    # conversões. Com todos os pesos em float32, as contas em bf16 são dele.
+    autocast = uses_bf16(config) and (full or not fast)
+    progress, lora = Progress(config.output_dir / METRICS), config.lora
+    adapter = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    trainer = AnswerTrainer(
+        model=model,
+        args=_arguments(config, len(train_set), autocast),
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        processing_class=tokenizer,
+        peft_config=None if full else adapter,
+        callbacks=[EarlyStoppingCallback(config.training.early_stopping_patience), progress],
+    )
+    trainer.progress, trainer.group_by_length = progress, config.training.group_by_length
+    trainer.remove_callback(PrinterCallback)
+    if fast:
+        if device().type == "cpu" and uses_bf16(config):
+            # Em bf16, a volta da atenção "sdpa" do torch em CPU leva o dobro da por extenso.
+            model.set_attn_implementation("eager")
+        fused.accelerate_layers(trainer.model)
+        trainer.fused_loss = fused.supports_answer_loss(trainer.model)
+    return trainer
+
+
+def _arguments(config: Config, examples: int, autocast: bool) -> SFTConfig:
+    training = config.training
+    global_batch = training.batch_size * training.gradient_accumulation_steps
+    steps_per_epoch = math.ceil(examples / (global_batch * all_processes().num_processes))
+    steps = training.max_steps or math.ceil(steps_per_epoch * training.epochs)
+    eval_steps = min(training.eval_steps, steps)
+    return SFTConfig(
+        output_dir=str(config.output_dir),
+        run_name=config.output_dir.name,
+        project="loja-sql",
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        learning_rate=training.learning_rate,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=config.generation.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        gradient_checkpointing=training.gradient_checkpointing,
+        warmup_steps=math.ceil(training.warmup_ratio * steps),
+        lr_scheduler_type=training.lr_scheduler_type,
+        max_length=None,  # a auditoria recusa o que seria cortado
+        bf16=autocast,
+        use_cpu=device().type == "cpu",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        eval_strategy="steps",
+        eval_steps=eval_steps,
+        save_steps=eval_steps,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        logging_steps=5,
+        disable_tqdm=True,  # a barra é a de callbacks.py
+        include_num_input_tokens_seen="non_padding",
+        seed=training.seed,
+        data_seed=training.seed,
+        report_to=training.tracking,
+    )

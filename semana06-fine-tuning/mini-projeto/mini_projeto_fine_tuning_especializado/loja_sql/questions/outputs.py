@@ -1,0 +1,59 @@
+"""O que data_prep.py grava em `data.output_dir`, e como sabe que já está pronto."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from comum.files import read_json, write_json, write_jsonl, write_text
+
+from loja_sql.config import Config, resolve, save_effective
+from loja_sql.questions.reading import Rejected
+from loja_sql.questions.report import build_report, report_markdown
+from loja_sql.questions.splits import Splits
+from loja_sql.shop import DATA_DIR
+
+REPORT, REJECTED = "report.json", "rejected.jsonl"
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def write_outputs(config: Config, splits: Splits, rejected: list[Rejected]) -> None:
+    """Grava divisões, recusadas e relatório; o JSON do relatório, por último, marca o fim."""
+    for name, rows in splits.items():
+        write_jsonl(config.data_dir / f"{name}.jsonl", map(asdict, rows))
+    write_rejected(config, rejected)
+    save_effective(config, config.data_dir)
+    report = build_report(config, splits, rejected) | {"fingerprint": fingerprint(config)}
+    write_text(config.data_dir / "report.md", report_markdown(report))
+    write_json(config.data_dir / REPORT, report)
+
+
+def write_rejected(config: Config, rejected: list[Rejected]) -> Path:
+    """Grava as recusadas, uma por linha, e devolve o caminho."""
+    path = config.data_dir / REJECTED
+    write_jsonl(path, map(asdict, rejected))
+    return path
+
+
+def fingerprint(config: Config) -> str:
+    """Muda quando mudam a configuração dos dados, as perguntas ou o código que os faz."""
+    settings = [config.data.model_dump(), config.database.model_dump()]
+    sources = [path for room in ("questions", "sql") for path in (PACKAGE / room).glob("*.py")]
+    sources += [PACKAGE / "shop.py", *DATA_DIR.glob("*.yaml"), *DATA_DIR.glob("*.sql")]
+    sources += DATA_DIR.glob("*.jsonl")
+    for given in (config.data.feedback, config.data.custom, config.database.custom):
+        sources += [resolve(given)] if given else []
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for path in sorted(sources):
+        digest.update(path.read_bytes() if path.is_file() else b"ausente")
+    return digest.hexdigest()
+
+
+def is_current(config: Config) -> bool:
+    """Diz se o que está gravado é o que se gravaria agora."""
+    if not all(path.is_file() for path in (config.data_dir / REPORT, *config.databases)):
+        return False
+    report = read_json(config.data_dir / REPORT)
+    splits = [config.data_dir / f"{name}.jsonl" for name in report.get("splits", {})]
+    same = report.get("fingerprint") == fingerprint(config)
+    return same and all(path.is_file() for path in splits)

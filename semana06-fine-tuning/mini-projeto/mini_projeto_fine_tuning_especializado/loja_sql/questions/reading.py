@@ -1,0 +1,122 @@
+"""Ler perguntas com a sua consulta de um CSV ou JSONL, sem perder nenhuma linha em silêncio."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from comum.terminal import UserError
+
+Record = tuple[int, dict | None, str | None]  # linha do arquivo, conteúdo, problema
+
+
+@dataclass
+class Row:
+    """Uma pergunta e o SQL de referência, com o que se sabe sobre eles."""
+
+    id: str
+    question: str
+    sql: str
+    source: str  # written | generated | variation | validation | test | own | feedback
+    wording: str = "livre"  # o ruído, nas geradas e nas variações
+    kind: str = ""
+    difficulty: str = ""
+
+
+@dataclass
+class Rejected:
+    """Uma linha recusada: de onde veio, o conteúdo e por quê."""
+
+    where: str
+    question: str
+    sql: str
+    reason: str
+
+
+def read_questions(path: Path, source: str, rejected: list[Rejected]) -> list[Row]:
+    """Lê CSV ou JSONL com `question` e `sql`; linhas ruins vão para `rejected`, com o número.
+
+    Raises:
+        UserError: arquivo ausente, em formato desconhecido ou sem as colunas.
+    """
+    if not path.is_file():
+        raise UserError(f"arquivo de perguntas não encontrado: {path}.")
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    if path.suffix.lower() == ".csv":
+        records = _csv_records(path, text)
+    elif path.suffix.lower() in (".jsonl", ".ndjson"):
+        records = _jsonl_records(text)
+    else:
+        raise UserError(f"{path}: formato desconhecido; use .csv ou .jsonl.")
+    rows = []
+    for line, record, problem in records:
+        question, sql = (record or {}).get("question"), (record or {}).get("sql")
+        problem = problem or _content_problem(question, sql)
+        if problem:
+            shown = json.dumps(record, ensure_ascii=False) if record is not None else ""
+            texts = _printable(str(question or shown)), _printable(str(sql or ""))
+            rejected.append(Rejected(f"{path.name}:{line}", *texts, problem))
+            continue
+        clean = sql.strip().rstrip(";").strip()
+        rows.append(Row(f"{source}-{line:05}", question.strip(), clean, source))
+    return rows
+
+
+def _content_problem(question: object, sql: object) -> str | None:
+    if not (isinstance(question, str) and isinstance(sql, str)):
+        return "faltam os campos de texto `question` e `sql`"
+    if not (question.strip() and sql.strip()):
+        return "`question` ou `sql` em branco"
+    if "\ufffd" in question + sql:
+        return "a linha não está em UTF-8"
+    if _printable(question + sql) != question + sql:
+        return "texto com caractere inválido (meio par Unicode)"
+    return None
+
+
+def _printable(text: str) -> str:
+    """Troca por `?` o que o UTF-8 não sabe gravar (JSON aceita meio par: `"\\ud800"`)."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _csv_records(path: Path, text: str) -> Iterator[Record]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        missing = {"question", "sql"} - set(reader.fieldnames or [])
+    except csv.Error as error:
+        raise UserError(f"{path}: a primeira linha não é CSV ({error}).") from error
+    if missing:
+        raise UserError(
+            f"{path}: falta a coluna {' e '.join(sorted(missing))} na primeira linha; "
+            "o CSV precisa de question,sql."
+        )
+    while True:
+        first = reader.reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            last = reader.reader.line_num
+            span = f"das linhas {first} a {last}, " if last > first else ""
+            yield first, None, f"não é CSV: {span}{error} (aspas sem par?)"
+            continue
+        extra = "campos demais (aspas faltando?)" if None in record else None
+        yield reader.line_num, {k: v for k, v in record.items() if k is not None}, extra
+
+
+def _jsonl_records(text: str) -> Iterator[Record]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, None, f"não é JSON ({getattr(error, 'msg', error)}): {line[:200]}"
+            continue
+        if isinstance(record, dict):
+            yield number, record, None
+        else:
+            yield number, None, f"esperava um objeto JSON: {line[:200]}"

@@ -1,0 +1,132 @@
+"""O relatório dos dados: contagens, tamanhos, o que as divisões têm em comum, recusas e hashes."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from comum.files import sha256
+from comum.labels import SPLITS
+from comum.numbers import MISSING, decimal
+from comum.tables import markdown
+
+from loja_sql.config import Config
+from loja_sql.questions.reading import Rejected, Row
+from loja_sql.questions.sieve import NEARLY, REPEATED
+from loja_sql.questions.slots import mask, plain
+from loja_sql.questions.splits import NAMES, Splits
+from loja_sql.sql.features import skeleton, tables
+
+SOURCE_NAMES = SPLITS | {
+    "written": "escritas",
+    "variation": "variações",
+    "generated": "geradas",
+    "feedback": "opiniões",
+    "own": "próprias",
+}
+OVERLAP_NAMES = {
+    "same_question": "perguntas iguais",
+    "same_mould": "mesmo molde",
+    "same_skeleton": "mesmo esqueleto de SQL",
+}
+GROUPED_REASONS = {
+    REPEATED: "mesmo molde de outra",
+    NEARLY: "quase igual a uma reservada",
+    "SQL inválido": "SQL inválido",
+}
+
+
+def build_report(config: Config, splits: Splits, rejected: list[Rejected]) -> dict:
+    """O relatório das divisões já gravadas em `config.data_dir`, com chaves em inglês."""
+    lengths = _token_lengths(config, splits)
+    train, *others = splits
+    return {
+        "splits": {
+            name: _described(rows)
+            | {"tokens": lengths.get(name), "sha256": sha256(config.data_dir / f"{name}.jsonl")}
+            for name, rows in splits.items()
+        },
+        "overlap": {name: _overlap(splits[name], splits[train]) for name in others},
+        "rejected": _counts(_grouped(item.reason) for item in rejected),
+    }
+
+
+def _described(rows: list[Row]) -> dict:
+    return {
+        "questions": len(rows),
+        "by_source": _counts(row.source for row in rows),
+        "by_kind": _counts(row.kind for row in rows),
+        "by_difficulty": _counts(row.difficulty for row in rows),
+        "by_wording": _counts(row.wording for row in rows),
+        "skeletons": len({skeleton(row.sql) for row in rows}),
+        "tables_per_query": dict(sorted(Counter(len(tables(row.sql)) for row in rows).items())),
+    }
+
+
+def _overlap(rows: list[Row], train: list[Row]) -> dict[str, int]:
+    """Quantas de `rows` têm no treino a mesma pergunta, o mesmo molde e o mesmo esqueleto."""
+    traits = (
+        lambda row: plain(row.question),
+        lambda row: mask(row.question),
+        lambda row: skeleton(row.sql),
+    )
+    known = [set(map(trait, train)) for trait in traits]
+    shared = [sum(t(row) in seen for row in rows) for t, seen in zip(traits, known, strict=True)]
+    return dict(zip(OVERLAP_NAMES, shared, strict=True))
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _grouped(reason: str) -> str:
+    return next(
+        (name for start, name in GROUPED_REASONS.items() if reason.startswith(start)), reason
+    )
+
+
+def _token_lengths(config: Config, splits: Splits) -> dict[str, dict]:
+    """Mediana, percentil 95 e máximo de tokens de pergunta e SQL, se há tokenizador local."""
+    path = Path(config.model_path) / "tokenizer.json"
+    if not path.is_file():
+        return {}
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+
+    def lengths(texts: list[str]) -> dict[str, int]:
+        sizes = sorted(len(encoded.ids) for encoded in tokenizer.encode_batch(texts))
+        at95 = sizes[min(len(sizes) - 1, int(0.95 * len(sizes)))]
+        return {"median": sizes[len(sizes) // 2], "p95": at95, "maximum": sizes[-1]}
+
+    return {
+        name: {key: lengths([getattr(r, key) for r in rows]) for key in ("question", "sql")}
+        for name, rows in splits.items()
+        if rows
+    }
+
+
+def report_markdown(report: dict) -> str:
+    """O relatório em Markdown, para gente ler."""
+    splits = report["splits"]
+    names = [NAMES[name] for name in splits]
+    header = ["divisão", "perguntas", "fontes", "esqueletos", "SQL em tokens (mediana / p95)"]
+    parts = ["# Relatório dos dados", markdown(header, map(_row, names, splits.values()))]
+    for title, key in (("tipo", "by_kind"), ("dificuldade", "by_difficulty")):
+        labels = sorted({label for part in splits.values() for label in part[key]})
+        counts = [[x, *(decimal(part[key].get(x, 0)) for part in splits.values())] for x in labels]
+        parts += [f"## Por {title}", markdown([title, *names], counts)]
+    shared = [[NAMES[x], *map(decimal, part.values())] for x, part in report["overlap"].items()]
+    reasons = [[reason, decimal(count)] for reason, count in report["rejected"].items()]
+    parts += ["## O que as outras divisões têm em comum com o treino"]
+    parts += [markdown(["divisão", *OVERLAP_NAMES.values()], shared)]
+    parts += ["## Recusadas", markdown(["motivo", "linhas"], reasons)]
+    hashes = [f"- `{name}.jsonl`: `{part['sha256']}`" for name, part in splits.items()]
+    return "\n\n".join([*parts, "## Arquivos (SHA-256)", "\n".join(hashes)]) + "\n"
+
+
+def _row(name: str, part: dict) -> list[str]:
+    sources = [f"{SOURCE_NAMES[x]} {decimal(n)}" for x, n in part["by_source"].items()]
+    size = (part["tokens"] or {}).get("sql")
+    shown = f"{size['median']} / {size['p95']}" if size else MISSING
+    counts = decimal(part["questions"]), ", ".join(sources), decimal(part["skeletons"])
+    return [name, *counts, shown]

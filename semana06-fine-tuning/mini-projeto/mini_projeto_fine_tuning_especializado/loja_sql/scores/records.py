@@ -1,0 +1,84 @@
+"""O resultado de uma avaliação, gravado depois de cada variante: as notas e as respostas."""
+
+from comum import results
+from comum.files import read_jsonl, write_jsonl
+from comum.results import Evaluation
+from comum.statistics import mcnemar
+from comum.terminal import UserError
+
+from loja_sql.config import Config
+from loja_sql.model.summary import read_summary
+from loja_sql.scores.variants import BASE, TUNED, UNTRAINED
+
+GROUPS = (*UNTRAINED, "trained", "wordings", "others", "forms")  # na ordem em que se mostram
+
+
+class Record:
+    """As variantes já medidas nas mesmas perguntas.
+
+    Attributes:
+        evaluation: o que está em `resultados/NOME.json`.
+        lines: o que está em `resultados/NOME.jsonl`, uma linha por pergunta e variante.
+    """
+
+    def __init__(self, config: Config, name: str, questions: str) -> None:
+        self.path = results.RESULTS_DIR / f"{name}.json"
+        self.lines: list[dict] = []
+        self.evaluation = Evaluation(
+            model=config.model.name,
+            questions=questions,
+            config=config.model_dump(),
+            variants={},
+            training=read_summary(config.output_dir),
+        )
+
+    def take_earlier(self, rows: list[dict]) -> None:
+        """Parte do que já estava gravado, se as perguntas são as mesmas.
+
+        As medidas do modelo sem treino valem sempre; as outras, só se o treino ainda é o mesmo.
+
+        Raises:
+            UserError: o que está gravado é de outras perguntas.
+        """
+        if not self.path.is_file():
+            return
+        earlier, lines = Evaluation.load(self.path), read_jsonl(self.path.with_suffix(".jsonl"))
+        asked = {(line["id"], line["gold"]) for line in lines}
+        if asked != {(row["id"], row["sql"]) for row in rows}:
+            raise UserError(
+                f"{self.path} é de outras perguntas; rode sem --add, ou dê outro --name."
+            )
+        kept = earlier.variants
+        if earlier.training != self.evaluation.training:
+            print(f"{self.path} é de outro treino: dele ficam só as medidas do modelo sem treino.")
+            kept = {name: part for name, part in kept.items() if part.group in UNTRAINED}
+        self.evaluation.variants = kept
+        self.lines = [line for line in lines if line["variant"] in kept]
+
+    def add(self, label: str, scores: results.Variant, lines: list[dict]) -> None:
+        """Junta uma variante (ou a refaz) e grava os dois arquivos."""
+        found = self.evaluation.variants | {label: scores}
+        # No mesmo grupo fica a ordem de medida.
+        ordered = sorted(found.items(), key=lambda item: GROUPS.index(item[1].group))
+        self.lines = [line for line in self.lines if line["variant"] != label] + lines
+        self.evaluation.variants = dict(ordered)
+        self._compare()
+        commands = dict.fromkeys(part.command for part in self.evaluation.variants.values())
+        write_jsonl(self.path.with_suffix(".jsonl"), self.lines)
+        self.evaluation.save(self.path.stem, " && ".join(commands))
+
+    def _compare(self) -> None:
+        """O teste de McNemar: o treinado com o modelo sem treino, e com as variantes dele."""
+        variants = self.evaluation.variants
+        if TUNED not in variants:
+            return
+        right: dict[str, list[bool]] = {name: [] for name in variants}
+        for line in self.lines:
+            right[line["variant"]].append(line["correct"])
+        if BASE in variants:
+            self.evaluation.base_against_trained = mcnemar(right[BASE], right[TUNED])
+        self.evaluation.against_trained = {
+            name: mcnemar(right[TUNED], right[name])
+            for name, part in variants.items()
+            if part.group not in (*UNTRAINED, "trained")
+        }

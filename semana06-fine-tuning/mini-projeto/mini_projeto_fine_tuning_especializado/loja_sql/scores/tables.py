@@ -1,0 +1,86 @@
+"""As tabelas do fim da avaliação: notas com intervalos de 95%, tamanho e tempo."""
+
+from comum import tables
+from comum.numbers import decimal, interval, p_value
+from comum.results import Evaluation, Paired, Variant
+
+SHARES = {
+    "acurácia de execução": "execution_accuracy",
+    "SQL válido": "valid_sql",
+    "igual à referência": "exact_match",
+}
+DIFFICULTIES = ("fácil", "média", "difícil")
+SIDE_BY_SIDE = 3  # variantes que cabem lado a lado num terminal de 80 colunas
+
+
+def show(evaluation: Evaluation) -> None:
+    """Imprime as notas, os custos e as comparações com o treinado."""
+    variants = evaluation.variants
+    total = next(iter(variants.values())).execution_accuracy.n
+    print(f"\n{total} perguntas; intervalos de 95% entre colchetes")
+    _show(["%", *SHARES], variants, _shares)
+    header = ["", "perplexidade da referência", "BLEU", "tokens no prompt", "treino"]
+    _show(header, variants, _others)
+    names = list(variants)
+    for start in range(0, len(names), SIDE_BY_SIDE):
+        block = names[start : start + SIDE_BY_SIDE]
+        tables.show(["acurácia, %", *block], _details([variants[name] for name in block]))
+    print("Perguntas feitas uma a uma:")
+    _show(["", "motor", "p50", "p95", "tokens/s", "pesos", "memória"], variants, _costs)
+    paired = evaluation.base_against_trained
+    if paired:
+        print(
+            f"McNemar: {paired.only_second} perguntas só o treinado acerta, "
+            f"{paired.only_first} só o base ({_p(paired)})"
+        )
+    for name, paired in evaluation.against_trained.items():
+        print(
+            f"McNemar, {name}: perde {paired.only_first} do treinado, ganha "
+            f"{paired.only_second} ({_p(paired)})"
+        )
+
+
+def _show(header: list[str], variants: dict[str, Variant], cells) -> None:
+    """Uma linha por variante: o nome e o que `cells` diz dela."""
+    tables.show(header, [[name, *cells(part)] for name, part in variants.items()])
+
+
+def _shares(part: Variant) -> list[str]:
+    return [interval(getattr(part, key), 1, 100) for key in SHARES.values()]
+
+
+def _others(part: Variant) -> list[str]:
+    return [
+        interval(part.gold_perplexity, 3),
+        interval(part.bleu, 1),
+        decimal(part.prompt_tokens),
+        decimal(part.training and part.training.minutes, unit=" min"),
+    ]
+
+
+def _details(parts: list[Variant]) -> list[list[str]]:
+    """A acurácia por dificuldade e por tipo de consulta, com uma coluna por variante."""
+    rows = []
+    for key, names in (("by_difficulty", DIFFICULTIES), ("by_kind", parts[0].by_kind)):
+        for name in names:
+            scores = [getattr(part, key).get(name) for part in parts]
+            if all(scores):
+                shown = [interval(score, 1, 100) for score in scores]
+                rows.append([f"{name} ({scores[0].n})", *shown])
+    return rows
+
+
+def _costs(part: Variant) -> list[str]:
+    alone = part.latency
+    sizes = (part.weights_bytes, part.memory_bytes)
+    return [
+        part.engine,
+        decimal(alone.p50_s, 2, " s"),
+        decimal(alone.p95_s, 2, " s"),
+        decimal(alone.tokens_per_second, 1),
+        *(decimal(None if size is None else size / 1e6, unit=" MB") for size in sizes),
+    ]
+
+
+def _p(paired: Paired) -> str:
+    return f"p: {p_value(paired.p_value)}"

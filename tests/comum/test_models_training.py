@@ -1,0 +1,83 @@
+"""O pad que não esconde o fim, a perda só da resposta, os lotes parecidos e o processo à parte."""
+
+import os
+import random
+
+from comum import models, process, training
+from comum.terminal import UserError
+
+import pytest
+import torch
+
+TURNS = [{"role": "user", "content": "quantos clientes?"}]
+
+
+def test_the_pad_never_is_the_end_of_the_answer(tiny_gpt2, tiny_llama):
+    for folder in (tiny_gpt2, tiny_llama):
+        tokenizer = models.load_tokenizer(str(folder))
+        assert tokenizer.pad_token_id != tokenizer.eos_token_id
+        assert tokenizer.padding_side == "right"
+        prompt, answer = training.encode_pair(tokenizer, TURNS, "SELECT 1")
+        assert answer[-1] == tokenizer.eos_token_id
+        row = training.masked(prompt, answer)
+        batch = training.pad([row, training.masked(prompt, answer * 2)], tokenizer.pad_token_id)
+        learned = batch["labels"][0][batch["labels"][0] != training.IGNORED]
+        assert learned.tolist() == answer  # o fim entra na perda; o preenchimento, não
+        assert batch["attention_mask"][0].sum() == len(prompt) + len(answer)
+
+
+def test_what_the_model_reads_in_use_is_what_it_read_in_training(tiny_llama):
+    tokenizer = models.load_tokenizer(str(tiny_llama))
+    prompt, answer = training.encode_pair(tokenizer, TURNS, "SELECT 1")
+    text = tokenizer.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(prompt) == text
+    assert tokenizer.decode(answer) == "SELECT 1" + tokenizer.eos_token
+    tokenizer.chat_template = "{{ messages | length }}"
+    with pytest.raises(UserError, match="template"):
+        training.encode_pair(tokenizer, TURNS, "SELECT 1")
+
+
+def test_a_model_that_is_not_there_is_explained(tmp_path):
+    with pytest.raises(UserError, match="nada"):
+        models.load_tokenizer(str(tmp_path / "nada"))
+    with pytest.raises(UserError, match="preparar_modelo"):
+        models.load_model(str(tmp_path / "nada"))
+
+
+def test_the_answer_loss_is_the_one_of_the_model(tiny_llama):
+    model = models.load_model(str(tiny_llama))
+    rows = [training.masked([5, 6, 7], [8, 9, 2]), training.masked([5], [10, 2])]
+    batch = {key: x.to(model.device) for key, x in training.pad(rows, 0).items()}
+    ours = training.answer_loss(model, batch)
+    assert ours.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    logits, answers = training.answer_logits(model, batch)
+    assert answers.tolist() == [8, 9, 2, 10, 2] and logits.shape == (5, model.config.vocab_size)
+
+
+def test_similar_lengths_is_one_shuffled_pass_over_all():
+    lengths = random.Random(1).choices(range(10, 200), k=203)
+    batches = training.similar_lengths(lengths, 8, random.Random(6), short_last=True)
+    assert sorted(i for batch in batches for i in batch) == list(range(203))
+    assert [len(batch) for batch in batches] == [8] * 25 + [3]
+    padding = sum(len(b) * max(lengths[i] for i in b) for b in batches) / sum(lengths)
+    assert padding < 1.15  # ao acaso, os lotes seriam mais de 1,6 vez o texto
+    means = torch.tensor([sum(lengths[i] for i in b) / len(b) for b in batches])
+    places = torch.arange(len(means), dtype=torch.float)
+    assert torch.corrcoef(torch.stack([means, places]))[0, 1].abs() < 0.5  # sem desfile
+    again = training.similar_lengths(lengths, 8, random.Random(6), short_last=True)
+    assert again == batches
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    models.fix_seeds(6)
+    first = torch.rand(3), random.random()
+    models.fix_seeds(6)
+    assert torch.equal(torch.rand(3), first[0]) and random.random() == first[1]
+
+
+def test_alone_is_another_process_and_its_errors_come_back():
+    assert process.alone(os.getpid) != os.getpid()
+    with pytest.raises(ZeroDivisionError):
+        process.alone(divmod, 1, 0)
+    with pytest.raises(UserError, match="morreu antes de responder"):
+        process.alone(os._exit, 9)

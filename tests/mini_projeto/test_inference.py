@@ -1,0 +1,149 @@
+"""inference.py: perguntas na linha de comando, num arquivo e na conversa."""
+
+import json
+
+from comum.terminal import UserError, run_main
+
+import inference
+import pytest
+from loja_sql.config import load_config
+from loja_sql.model.assistant import Assistant, as_record, question_problem
+from loja_sql.page.terminal import format_table
+from loja_sql.sql.database import Result
+
+HOSTILE = ["???", "😀", "…", "x" * 600, "\x1b[2J", "\x00", "quantos \udcff?", "%s%n", "<|im_end|>"]
+
+
+@pytest.fixture(scope="module")
+def assistant(trained) -> Assistant:
+    args, folder = trained
+    return Assistant(load_config(None, args), folder)
+
+
+def test_asking_from_the_terminal(trained, capsys):
+    args, _ = trained
+    questions = ["quantos clientes temos?", "  ", "qual o x=y? "]
+    assert inference.main([*args, *questions]) == 0
+    output = capsys.readouterr().out
+    assert output.count("Pergunta: ") == 3 and "Pergunta: quantos clientes temos?" in output
+    # Um modelo minúsculo ou escreve algum SQL, ou nada: os dois têm de ficar visíveis.
+    assert "SQL:" in output or "não escreveu nenhuma consulta" in output
+    assert "a pergunta está vazia" in output
+
+
+def test_file_of_questions_gives_one_json_line_each(trained, tmp_path):
+    args, _ = trained
+    source, target = tmp_path / "perguntas.txt", tmp_path / "saida" / "respostas.jsonl"
+    text = "quantos clientes?\n\n" + "x" * 600 + "\nliste os produtos\n"
+    source.write_text(text, encoding="utf-8")
+    assert inference.main([*args, "--input", str(source), "--output", str(target)]) == 0
+    records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    assert [r["question"][:5] for r in records] == ["quant", "xxxxx", "liste"]
+    assert all(set(r) == {"question", "sql", "columns", "rows", "error"} for r in records)
+    assert "500 caracteres" in records[1]["error"]
+
+
+def test_chat_loop_keeps_history_and_survives_hostile_lines(trained, monkeypatch, capsys):
+    args, _ = trained
+    typed = iter(
+        [
+            *("", ":ajuda", ":historico", "quantos clientes?", *HOSTILE, ":esquema", ":sql"),
+            *(":sql DROP TABLE clientes", ":sql SELECT COUNT(*) FROM clientes"),
+            *(":historico", ":xyz", ":sair"),
+        ]
+    )
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    assert inference.main(args) == 0
+    output = capsys.readouterr().out
+    assert "só consultas SELECT são permitidas" in output
+    assert "Ainda não há perguntas" in output and "CREATE TABLE" in output
+    assert "600" in output and "1. quantos clientes?" in output
+    assert "Não conheço o comando :xyz" in output
+    assert "\x1b" not in output and "\x00" not in output
+
+
+@pytest.mark.parametrize("question", ["", " \n", *HOSTILE[:3]])
+def test_what_is_not_a_question_is_answered_with_the_reason(assistant, question):
+    problem = question_problem(question)
+    assert problem and assistant.ask(question).error == problem
+    assert [answer.error for answer in assistant.ask_many([question])] == [problem]
+
+
+def test_what_the_engine_refuses_is_an_answer_too(assistant):
+    """Um prompt que o llama.cpp recusa, por exemplo, não acaba com a conversa."""
+
+    class Refusing:
+        tokenizer = assistant.engine.tokenizer
+
+        def stream(self, *_):
+            yield "SELECT"
+            raise UserError("não cabe no contexto.")
+
+    answer = Assistant(assistant.config, None, Refusing()).ask("quantos clientes temos?")
+    assert (answer.sql, answer.error) == ("", "não cabe no contexto")
+
+
+def test_one_by_one_and_in_a_batch_the_answer_is_the_same(assistant):
+    questions = ["quantos clientes temos?", "???", "liste os produtos em falta"]
+    together = [as_record(answer) for answer in assistant.ask_many(questions)]
+    assert together == [as_record(assistant.ask(question)) for question in questions]
+    assert [record["question"] for record in together] == questions
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--input", "nada.txt", "--output", "x"], "não encontrado"),
+        (["--input", "x"], "andam juntos"),
+        (["--input", "x", "--output", "y", "oi"], "não dos dois"),
+        (["--adapter", "/nao/existe", "oi"], "não há modelo"),
+        (["lora.rr=1", "oi"], "lora.r"),
+        (["--base", "database.seeds=[99]", "oi"], "banco de dados não encontrado"),
+    ],
+)
+def test_bad_arguments_end_with_code_two(project, extra, message, capsys):
+    args, _ = project
+    assert run_main(inference.main, [*args, *extra]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "message"), [("perguntas.txt", "o mesmo arquivo"), (".", "é uma pasta")]
+)
+def test_answers_never_go_over_the_questions(project, output, message, capsys):
+    args, folder = project
+    source = folder / "perguntas.txt"
+    source.write_text("quantos clientes?\n", encoding="utf-8")
+    asked = ["--input", str(source), "--output", str(folder / output)]
+    assert run_main(inference.main, [*args, *asked]) == 2
+    assert message in capsys.readouterr().err
+    assert source.read_text(encoding="utf-8") == "quantos clientes?\n"
+
+
+def test_the_untrained_model_answers_with_its_own_settings(project, monkeypatch, capsys):
+    args, _ = project
+    made = []
+    start = Assistant.__init__
+    monkeypatch.setattr(
+        Assistant, "__init__", lambda self, *given: (made.append(given), start(self, *given))[0]
+    )
+    args = [*args, "generation.max_new_tokens=16", "evaluation.base_max_new_tokens=4"]
+    assert inference.main([*args, "--base", "quantos clientes?"]) == 0
+    output = capsys.readouterr().out
+    assert "SQL:" in output or "não escreveu nenhuma consulta" in output
+    config, adapter = made[0]
+    assert adapter is None and config.prompt.schema_in_prompt
+    assert config.generation.max_new_tokens == 4, "o mesmo limite da avaliação"
+
+
+def test_table_cells_cannot_control_the_terminal():
+    rows = [("\x1b[2Jx\n", ":smile: [red]"), (None, 1234.5), (b"\x00", float("inf"))]
+    text = format_table(Result(["a\x07", "[b]"], rows))
+    assert "\x1b" not in text and "\x07" not in text
+    assert all(word in text for word in ("NULL", "1.234,50", ":smile: [red]", "[b]", "3 linhas"))
+
+
+def test_a_long_result_says_how_much_is_hidden():
+    text = format_table(Result(["n"], [(i,) for i in range(25)], truncated=True))
+    assert "… 20 de mais de 25 linhas" in text and "\n24" not in text
+    assert format_table(Result(["n"], [])) == "Nenhuma linha."

@@ -83,10 +83,11 @@ def test_the_link_checker_says_so_and_exits_with_one(tmp_path, capsys):
 
 def code_of(text: str) -> list[str]:
     """Linhas dos blocos de código e trechos entre crases de um Markdown."""
-    blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.S | re.M)
+    tokens = conferir_links.MARKDOWN.parse(text)
+    blocks = [x.content for x in tokens if x.type == "fence" and x.info in ("", "bash", "sh")]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    outside = "\n".join(line for _, line in conferir_links.prose(text))
-    return lines + [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", outside)]
+    inside = [part for token in tokens for part in token.children or []]
+    return lines + [part.content for part in inside if part.type == "code_inline"]
 
 
 def makefile() -> dict[str, list[str]]:

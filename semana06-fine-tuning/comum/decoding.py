@@ -5,29 +5,22 @@ from collections.abc import Iterator
 
 import torch
 from peft import PeftModel
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+Model = PreTrainedModel | PeftModel
 
 GROUPED_ATTENTION = "sdpa_agrupada"
 MIN_SHARED_PREFIX = 64  # tokens: abaixo disto, guardar o começo comum não compensa
 
 
 def grouped_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **options,
-) -> tuple[torch.Tensor, None]:
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options
+) -> tuple[Tensor, None]:
     """A atenção do torch sem copiar chaves e valores, quando se gera um token por vez.
 
     Num modelo com menos cabeças de chave que de consulta (GQA: Ainslie et al., 2023,
@@ -43,12 +36,10 @@ def grouped_attention(
     """
     batch, heads, positions, size = query.shape
     if positions > 1 or heads == key.shape[1]:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **options
-        )
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
     grouped = query.reshape(batch, key.shape[1], -1, size)
     output = functional.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=attention_mask, scale=scaling
+        grouped, key, value, attn_mask=mask, scale=options.get("scaling")
     )
     return output.reshape(batch, 1, heads, size), None
 
@@ -59,11 +50,7 @@ AttentionMaskInterface.register(GROUPED_ATTENTION, sdpa_mask)
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    max_new_tokens: int,
-    batch_size: int,
+    model: Model, tokenizer: Tokenizer, prompts: list[str], max_new_tokens: int, batch_size: int
 ) -> Iterator[list[tuple[int, str]]]:
     """Gera por decodificação gulosa, em lotes de comprimento parecido.
 
@@ -90,12 +77,7 @@ def generate(
 
 
 @torch.inference_mode()
-def stream(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    max_new_tokens: int,
-) -> Iterator[str]:
+def stream(model: Model, tokenizer: Tokenizer, prompt: str, max_new_tokens: int) -> Iterator[str]:
     """Gera a resposta de um prompt, gulosa; produz o texto acumulado a cada token."""
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
     following, cache, answer = ids.to(model.device), None, []
@@ -112,7 +94,7 @@ def stream(
 class SharedPrefix:
     """As chaves e valores de atenção do começo comum a várias sequências, calculados uma vez."""
 
-    def __init__(self, model: PreTrainedModel | PeftModel, sequences: list[list[int]]) -> None:
+    def __init__(self, model: Model, sequences: list[list[int]]) -> None:
         self.model = model
         first, last = (min(sequences), max(sequences)) if sequences else ([], [])
         same = [a == b for a, b in zip(first, last, strict=False)]
@@ -131,13 +113,10 @@ class SharedPrefix:
         ids, mask = [], []
         for sequence in sequences:
             gap = width - len(sequence)
-            head, tail = sequence[: self.size], sequence[self.size :]
-            ids.append(head + [pad] * gap + tail)
-            mask.append([1] * len(head) + [0] * gap + [1] * len(tail))
-        inputs = {
-            "input_ids": torch.tensor(ids, device=self.model.device),
-            "attention_mask": torch.tensor(mask, device=self.model.device),
-        }
+            ids.append(sequence[: self.size] + [pad] * gap + sequence[self.size :])
+            mask.append([1] * self.size + [0] * gap + [1] * (len(sequence) - self.size))
+        ids, mask = torch.tensor([ids, mask], device=self.model.device)
+        inputs = {"input_ids": ids, "attention_mask": mask}
         if self.size:
             cache = copy.deepcopy(self.cache)
             cache.batch_repeat_interleave(len(sequences))
@@ -147,10 +126,7 @@ class SharedPrefix:
 
 @torch.inference_mode()
 def answer_losses(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: list[tuple[list[int], list[int]]],
-    batch_size: int,
+    model: Model, tokenizer: Tokenizer, pairs: list[tuple[list[int], list[int]]], batch_size: int
 ) -> Iterator[list[tuple[int, float, int]]]:
     """Perda da resposta dado o prompt, para cada par (tokens do prompt, tokens da resposta).
 

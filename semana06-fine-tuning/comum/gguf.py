@@ -8,7 +8,7 @@ menor, como no llama.cpp: no SmolLM2-135M, de largura 576, o Q4_K_M vira quase t
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from comum.files import read_json
@@ -19,20 +19,15 @@ import numpy
 from gguf import GGMLQuantizationType as Kind
 from gguf import LlamaFileType
 
+# Forma: o tipo do arquivo e o da maioria dos tensores.
 FILE_TYPES = {
-    "f16": LlamaFileType.MOSTLY_F16,
-    "q8_0": LlamaFileType.MOSTLY_Q8_0,
-    "q4_0": LlamaFileType.MOSTLY_Q4_0,
-    "q4_k_m": LlamaFileType.MOSTLY_Q4_K_M,
+    "f16": (LlamaFileType.MOSTLY_F16, Kind.F16),
+    "q8_0": (LlamaFileType.MOSTLY_Q8_0, Kind.Q8_0),
+    "q4_0": (LlamaFileType.MOSTLY_Q4_0, Kind.Q4_0),
+    "q4_k_m": (LlamaFileType.MOSTLY_Q4_K_M, Kind.Q4_K),
 }
 # O bloco que se usa quando a largura da matriz não se divide no pedido.
-SMALLER_BLOCK = {
-    Kind.Q4_K: Kind.Q5_0,
-    Kind.Q6_K: Kind.Q8_0,
-    Kind.Q5_0: Kind.F16,
-    Kind.Q8_0: Kind.F16,
-    Kind.Q4_0: Kind.F16,
-}
+SMALLER_BLOCK = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}  # os outros caem em F16
 # Como o llama.cpp corta o texto antes dos pares de bytes, pelo pré-tokenizador do Hugging Face.
 PRETOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # tipos de token do GGUF
@@ -55,18 +50,18 @@ def write(folder: Path, output: Path, file_type: str) -> Counter:
             raise UserError(f"{folder} não é a pasta de um modelo: falta {name}.")
     config = read_json(folder / "config.json")
     _check_architecture(config, folder)
-    tensors = _find_tensors(folder, config)
-    shapes = {name: shape for name, (shape, _) in tensors.items()}
-    kinds = {name: kind_of(name, shapes, file_type, config) for name in shapes}
     if not output.parent.is_dir():
         raise UserError(f"a pasta {output.parent} não existe; crie-a ou mude --output.")
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    counts: Counter[str] = Counter()
     try:
         writer = gguf.GGUFWriter(temporary, "llama", use_temp_file=True)
-        _add_shape(writer, config, FILE_TYPES[file_type])
+        _add_shape(writer, config, FILE_TYPES[file_type][0])
         _add_tokenizer(writer, folder, config["vocab_size"])
-        for name, (_, load) in tensors.items():
-            writer.add_tensor(name, _encode(load(), kinds[name]), raw_dtype=kinds[name])
+        for name, weight in _tensors(folder, config):
+            kind = kind_of(name, weight.shape, file_type, config)
+            writer.add_tensor(name, _encode(weight, kind), raw_dtype=kind)
+            counts[kind.name] += 1
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -74,7 +69,7 @@ def write(folder: Path, output: Path, file_type: str) -> Counter:
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
-    return Counter(kind.name for kind in kinds.values())
+    return counts
 
 
 def _check_architecture(config: dict, folder: Path) -> None:
@@ -94,8 +89,8 @@ def _check_architecture(config: dict, folder: Path) -> None:
             )
 
 
-def _find_tensors(folder: Path, config: dict) -> dict[str, tuple[tuple[int, ...], Callable]]:
-    """Os tensores pelo nome no GGUF: forma e uma função que lê o float32, já na ordem do llama.cpp.
+def _tensors(folder: Path, config: dict) -> Iterator[tuple[str, numpy.ndarray]]:
+    """Cada tensor, em float32 e na ordem do llama.cpp, com o nome que tem no GGUF.
 
     Raises:
         UserError: faltam pesos, ou há um tensor que o Llama não tem.
@@ -106,7 +101,7 @@ def _find_tensors(folder: Path, config: dict) -> dict[str, tuple[tuple[int, ...]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
     queries = config["num_attention_heads"]
     heads = {"attn_q": queries, "attn_k": config.get("num_key_value_heads", queries)}
-    found = {}
+    found = 0
     for path in sorted(folder.glob("*.safetensors")):
         try:
             weights = safe_open(path, framework="pt")
@@ -118,20 +113,15 @@ def _find_tensors(folder: Path, config: dict) -> dict[str, tuple[tuple[int, ...]
                 raise UserError(f"{path}: o tensor {key} não é de um Llama.")
             if key == "lm_head.weight" and tied:
                 continue  # a saída é a própria tabela de entrada
-            part = name.split(".")[-2]
-            found[name] = (
-                tuple(weights.get_slice(key).get_shape()),
-                lambda weights=weights, key=key, part=part: _rotated(
-                    weights.get_tensor(key).float().numpy(), heads.get(part)
-                ),
-            )
+            found += 1
+            weight = weights.get_tensor(key).float().numpy()
+            yield name, _rotated(weight, heads.get(name.split(".")[-2]))
     expected = 9 * layers + 2 + (not tied)
-    if len(found) != expected:
+    if found != expected:
         raise UserError(
-            f"{folder} tem {len(found)} tensores, e este Llama teria {expected}. Se é um adaptador "
+            f"{folder} tem {found} tensores, e este Llama teria {expected}. Se é um adaptador "
             "LoRA, funda-o antes (merge_and_unload)."
         )
-    return found
 
 
 def _rotated(weight: numpy.ndarray, heads: int | None) -> numpy.ndarray:
@@ -143,22 +133,21 @@ def _rotated(weight: numpy.ndarray, heads: int | None) -> numpy.ndarray:
     return numpy.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows, columns)
 
 
-def kind_of(name: str, shapes: dict[str, tuple[int, ...]], file_type: str, config: dict) -> Kind:
+def kind_of(name: str, shape: tuple[int, ...], file_type: str, config: dict) -> Kind:
     """O tipo de cada tensor, pela receita do llama.cpp (`llama_tensor_get_type`)."""
-    if len(shapes[name]) == 1:
+    if len(shape) == 1:
         return Kind.F32  # normas: poucas, e sensíveis
-    wanted = {"f16": Kind.F16, "q8_0": Kind.Q8_0, "q4_0": Kind.Q4_0, "q4_k_m": Kind.Q4_K}[file_type]
-    is_output = name == ("output.weight" if "output.weight" in shapes else "token_embd.weight")
-    if is_output and wanted in (Kind.Q4_0, Kind.Q4_K):
+    wanted = FILE_TYPES[file_type][1]
+    tied, layers = config.get("tie_word_embeddings", False), config["num_hidden_layers"]
+    if name == ("token_embd.weight" if tied else "output.weight"):
         # Quantizar a saída é o que mais custa em qualidade. Sem o llama.cpp não há Q6_K.
-        wanted = Kind.Q8_0 if file_type == "q4_0" else Kind.Q6_K
+        wanted = {Kind.Q4_0: Kind.Q8_0, Kind.Q4_K: Kind.Q6_K}.get(wanted, wanted)
     elif file_type == "q4_k_m" and name.endswith(("attn_v.weight", "ffn_down.weight")):
-        layer, layers = int(name.split(".")[1]), config["num_hidden_layers"]
-        eighth = layers // 8
+        layer, eighth = int(name.split(".")[1]), layers // 8
         if layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2:
             wanted = Kind.Q6_K
-    while wanted in SMALLER_BLOCK and shapes[name][-1] % gguf.GGML_QUANT_SIZES[wanted][0]:
-        wanted = SMALLER_BLOCK[wanted]
+    while shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0]:
+        wanted = SMALLER_BLOCK.get(wanted, Kind.F16)
     return wanted
 
 

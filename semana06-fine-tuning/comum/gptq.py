@@ -8,6 +8,7 @@ formato do compressed-tensors, que o transformers e o vLLM leem.
 
 import contextlib
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 from comum.terminal import UserError, progress
@@ -28,11 +29,7 @@ class _Captured(Exception):
 
 @torch.no_grad()
 def quantize(
-    model: PreTrainedModel,
-    sequences: list[list[int]],
-    bits: int = BITS,
-    group: int = GROUP,
-    damping: float = DAMPING,
+    model: PreTrainedModel, sequences: list[list[int]], bits: int = BITS, group: int = GROUP
 ) -> dict[str, Tensor]:
     """Troca, no lugar, os pesos lineares dos blocos pelos de uma grade de `bits` bits.
 
@@ -55,10 +52,10 @@ def quantize(
     scales: dict[str, Tensor] = {}
     for number, block in enumerate(progress(blocks, "GPTQ", "bloco")):
         linears = {n: m for n, m in block.named_modules() if isinstance(m, nn.Linear)}
-        hessians = _hessians(block, linears, calls)
+        hessians = _hessians(block, linears.values(), calls)
         for name, layer in linears.items():
             if sequences:
-                found = round_columns(layer.weight, hessians[name], bits, group, damping)
+                found = round_columns(layer.weight, hessians[layer], bits, group)
             else:
                 found = round_to_nearest(layer.weight, bits, group)
             rounded, scales[f"model.layers.{number}.{name}"] = found
@@ -82,21 +79,15 @@ def _block_inputs(model: PreTrainedModel, block: nn.Module, ids: list[int]) -> t
     return found[0]
 
 
-def _hessians(block: nn.Module, linears: dict[str, nn.Linear], calls: list) -> dict[str, Tensor]:
+def _hessians(block: nn.Module, linears: Iterable[nn.Linear], calls: list) -> dict:
     """Σ x·xᵀ das entradas de cada camada do bloco: [entrada, entrada]."""
-    sums = {
-        name: torch.zeros(layer.in_features, layer.in_features, device=layer.weight.device)
-        for name, layer in linears.items()
-    }
+    sums = {x: x.weight.new_zeros(x.in_features, x.in_features) for x in linears}
 
-    def watch(name: str):
-        def hook(module, args):
-            x = args[0].reshape(-1, args[0].shape[-1])
-            sums[name].addmm_(x.T, x)
+    def add(layer: nn.Linear, args: tuple) -> None:
+        x = args[0].reshape(-1, args[0].shape[-1])
+        sums[layer].addmm_(x.T, x)
 
-        return hook
-
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in linears.items()]
+    hooks = [layer.register_forward_pre_hook(add) for layer in sums]
     for hidden, options in calls:
         block(hidden, **options)
     for handle in hooks:
@@ -105,7 +96,7 @@ def _hessians(block: nn.Module, linears: dict[str, nn.Linear], calls: list) -> d
 
 
 def round_columns(
-    weight: Tensor, hessian: Tensor, bits: int = BITS, group: int = GROUP, damping: float = DAMPING
+    weight: Tensor, hessian: Tensor, bits: int = BITS, group: int = GROUP
 ) -> tuple[Tensor, Tensor]:
     """O algoritmo 1 do artigo, com um bloco de colunas por grupo.
 
@@ -122,10 +113,9 @@ def round_columns(
     left, hessian = weight.clone(), hessian.clone()
     unused = hessian.diagonal() == 0  # entradas que nunca se acenderam na calibração
     hessian.diagonal()[unused] = 1
-    hessian.diagonal().add_(damping * hessian.diagonal().mean())
-    inverse = torch.linalg.cholesky(
-        torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True
-    )
+    hessian.diagonal().add_(DAMPING * hessian.diagonal().mean())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    inverse = torch.linalg.cholesky(inverse, upper=True)
     scales = weight.new_empty(len(weight), weight.shape[1] // group)
     for start in range(0, weight.shape[1], group):
         stop = start + group
@@ -185,20 +175,14 @@ def save(
     """
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
-        QuantizationArgs,
         QuantizationConfig,
-        QuantizationScheme,
         QuantizationStatus,
         apply_quantization_config,
     )
 
-    grid = QuantizationArgs(
-        num_bits=bits, type="int", symmetric=True, strategy="group", group_size=group
-    )
-    scheme = QuantizationScheme(targets=["Linear"], weights=grid)
-    config = QuantizationConfig(
-        config_groups={"group_0": scheme}, ignore=["lm_head"], format=FORMAT
-    )
+    grid = {"num_bits": bits, "type": "int", "strategy": "group", "group_size": group}
+    groups = {"group_0": {"targets": ["Linear"], "weights": grid}}
+    config = QuantizationConfig(config_groups=groups, ignore=["lm_head"], format=FORMAT)
     with contextlib.redirect_stderr(io.StringIO()):  # barras de progresso em inglês
         apply_quantization_config(model, config)
         for name, scale in scales.items():

@@ -1,15 +1,13 @@
 """O llama.cpp por dentro: os logits de cada posição, que o servidor dele não dá, e o quantizador.
 
-O pacote `xllamacpp` traz o llama.cpp compilado. O servidor que ele oferece só devolve o texto e
-alguns tokens mais prováveis; para a perplexidade e a KL é preciso a distribuição inteira. Aqui se
-chama a biblioteca pela interface C pública dela (`llama.h`), com ctypes. As contas são as do
-llama.cpp com as opções padrão, entre elas o cache de chaves e valores em float16.
+A perplexidade e a KL pedem a distribuição inteira. Aqui a biblioteca que o pacote `xllamacpp` traz
+compilada é chamada pela interface C pública dela (`llama.h`), com ctypes e as opções padrão, entre
+elas o cache de chaves e valores em float16.
 """
 
 import ctypes
 import importlib.util
-import os
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int32, c_int64, c_uint32, c_void_p
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,13 +30,8 @@ class ModelOptions(ctypes.Structure):
 class ContextOptions(ctypes.Structure):
     """`llama_context_params`: os primeiros campos pelo nome, o resto como vem."""
 
-    _fields_ = [
-        ("n_ctx", ctypes.c_uint32),
-        ("n_batch", ctypes.c_uint32),
-        ("n_ubatch", ctypes.c_uint32),
-        ("n_seq_max", ctypes.c_uint32),
-        ("rest", ctypes.c_uint8 * 496),
-    ]
+    _fields_ = [(name, c_uint32) for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max")]
+    _fields_ += [("rest", ctypes.c_uint8 * 496)]
 
 
 class Batch(ctypes.Structure):
@@ -63,12 +56,11 @@ SIGNATURES = {
     "llama_context_default_params": (ContextOptions, []),
     "llama_model_load_from_file": (c_void_p, [c_char_p, ModelOptions]),
     "llama_init_from_model": (c_void_p, [c_void_p, ContextOptions]),
-    "llama_n_ctx": (ctypes.c_uint32, [c_void_p]),
+    "llama_n_ctx": (c_uint32, [c_void_p]),
     "llama_set_n_threads": (None, [c_void_p, c_int32, c_int32]),
     "llama_model_size": (ctypes.c_uint64, [c_void_p]),
     "llama_model_get_vocab": (c_void_p, [c_void_p]),
     "llama_vocab_n_tokens": (c_int32, [c_void_p]),
-    "llama_tokenize": (c_int32, [c_void_p, c_char_p, c_int32, c_void_p, c_int32, c_bool, c_bool]),
     "llama_get_memory": (c_void_p, [c_void_p]),
     "llama_memory_clear": (None, [c_void_p, c_bool]),
     "llama_batch_init": (Batch, [c_int32, c_int32, c_int32]),
@@ -78,8 +70,8 @@ SIGNATURES = {
     "llama_free": (None, [c_void_p]),
     "llama_model_free": (None, [c_void_p]),
     "ggml_quantize_chunk": (
-        c_size_t,
-        [c_int32, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p],
+        ctypes.c_size_t,
+        [c_int32, c_void_p, c_void_p, *[c_int64] * 3, c_void_p],
     ),
 }
 
@@ -134,10 +126,7 @@ def quantize(weight: numpy.ndarray, kind: int, shape: tuple[int, ...]) -> numpy.
 class LlamaCpp:
     """Um GGUF aberto pelo llama.cpp, chamado como um modelo do transformers.
 
-    Args:
-        path: o arquivo GGUF.
-        sequences: quantas sequências cabem no cache ao mesmo tempo (o lote).
-        length: tokens de cada sequência.
+    O cache é para `sequences` ao mesmo tempo (o lote), de até `length` tokens cada uma.
 
     Raises:
         UserError: o llama.cpp não abriu o arquivo.
@@ -154,8 +143,9 @@ class LlamaCpp:
         )
         if not self.model:
             raise UserError(f"o llama.cpp não conseguiu abrir {path}; apague-o e repita.")
-        self.vocab = self.lib.llama_model_get_vocab(self.model)
-        self.vocabulary = self.lib.llama_vocab_n_tokens(self.vocab)
+        vocabulary = self.lib.llama_model_get_vocab(self.model)
+        self.weights_bytes = self.lib.llama_model_size(self.model)
+        self.config = SimpleNamespace(vocab_size=self.lib.llama_vocab_n_tokens(vocabulary))
         self.context = None
         self.resize(sequences, length)
 
@@ -169,8 +159,7 @@ class LlamaCpp:
         self.context = self.lib.llama_init_from_model(self.model, options)
         if not self.context or self.lib.llama_n_ctx(self.context) < sequences * length:
             raise UserError("o llama.cpp não conseguiu reservar memória para o cache.")
-        # Os núcleos deste processo: o padrão dele, quatro threads, atrapalha quem tem dois.
-        threads = torch.get_num_threads() or os.cpu_count() or 1
+        threads = torch.get_num_threads()  # o padrão dele, quatro, atrapalha quem tem dois núcleos
         self.lib.llama_set_n_threads(self.context, threads, threads)
 
     def close(self) -> None:
@@ -179,23 +168,6 @@ class LlamaCpp:
 
     def eval(self) -> "LlamaCpp":
         return self
-
-    def size(self) -> int:
-        """Bytes dos pesos na memória."""
-        return self.lib.llama_model_size(self.model)
-
-    def tokenize(self, text: str) -> list[int]:
-        """Os tokens do texto pelo tokenizador que está no GGUF."""
-        content = text.encode()
-        tokens = (c_int32 * (len(content) + 1))()
-        count = self.lib.llama_tokenize(
-            self.vocab, content, len(content), tokens, len(tokens), False, True
-        )
-        return tokens[:count]
-
-    def clear(self) -> None:
-        """Esquece o que já leu."""
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
 
     def decode(self, tokens: numpy.ndarray, start: int, last_only: bool) -> torch.Tensor:
         """Lê `tokens` [sequências, n], nas posições a partir de `start`.
@@ -216,25 +188,31 @@ class LlamaCpp:
         self.lib.llama_batch_free(batch)
         if status:
             raise UserError(f"o llama.cpp parou com o código {status} ao ler o texto.")
-        shape = (sequences, 1 if last_only else length, self.vocabulary)
+        shape = (sequences, 1 if last_only else length, self.config.vocab_size)
         values = numpy.ctypeslib.as_array(self.lib.llama_get_logits(self.context), shape)
         return torch.from_numpy(values.copy())  # o llama.cpp reaproveita essa memória
 
-    def __call__(self, input_ids: torch.Tensor) -> SimpleNamespace:
-        """Os logits de todas as posições: `.logits` [1, n, vocabulário], como no transformers."""
-        self.clear()
-        return SimpleNamespace(logits=self.decode(input_ids.numpy(), 0, last_only=False))
+    def __call__(
+        self, input_ids: torch.Tensor, past_key_values: int | None = None, logits_to_keep: int = 0
+    ) -> SimpleNamespace:
+        """`logits` e `past_key_values` (aqui, quantos tokens já foram lidos), como no transformers.
+
+        `logits_to_keep` é 1, os da última posição, ou 0, os de todas.
+        """
+        if past_key_values is None:
+            self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        start = past_key_values or 0
+        logits = self.decode(input_ids.numpy(), start, last_only=logits_to_keep == 1)
+        return SimpleNamespace(logits=logits, past_key_values=start + input_ids.shape[1])
 
     def greedy(self, prompt: list[int], new_tokens: int, stop: int) -> list[int]:
         """Continua `prompt` pelo token mais provável, até `stop` ou `new_tokens`."""
-        self.clear()
-        answer: list[int] = []
-        step, place = prompt, 0
+        answer, step, cache = [], prompt, None
         for _ in range(new_tokens):
-            token = int(self.decode(numpy.array([step]), place, last_only=True)[0, -1].argmax())
+            found = self(torch.tensor([step]), cache, logits_to_keep=1)
+            token, cache = int(found.logits[0, -1].argmax()), found.past_key_values
             if token == stop:
                 break
-            place += len(step)
             answer.append(token)
             step = [token]
         return answer

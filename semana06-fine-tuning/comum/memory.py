@@ -69,25 +69,25 @@ def measure_step(
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = loss_of(model, batch)
-    activations = _mib_of(saved.values())
+    activations = storage_bytes(saved.values()) / MIB
     saved.clear()
     loss.backward()
     optimizer.step()
     states = [t for state in optimizer.state.values() for t in state.values() if t.dim()]
     found = MemoryParts(
-        weights=_mib_of(model.parameters()),
-        gradients=_mib_of(p.grad for p in parameters if p.grad is not None),
-        optimizer=_mib_of(states),
+        weights=storage_bytes(model.parameters()) / MIB,
+        gradients=storage_bytes(p.grad for p in parameters if p.grad is not None) / MIB,
+        optimizer=storage_bytes(states) / MIB,
         activations=activations,
     )
     model.zero_grad(set_to_none=True)
     return found
 
 
-def _mib_of(tensors: Iterable[torch.Tensor]) -> float:
-    """MiB de armazenamento, cada um contado uma vez (dois tensores podem dividir o mesmo)."""
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes de armazenamento, cada um contado uma vez (dois tensores podem dividir o mesmo)."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values()) / MIB
+    return sum(storages.values())
 
 
 class MemoryGrowth:

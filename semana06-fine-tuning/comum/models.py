@@ -7,6 +7,7 @@ from comum.terminal import UserError
 
 import numpy
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -14,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D  # a camada linear do GPT-2: peso transposto
 from transformers.utils import logging
 
 logging.disable_progress_bar()
@@ -93,6 +95,13 @@ def load_model(
         return _load(AutoModelForCausalLM, name, dtype=dtype).to(device()).eval()
     options = {"dtype": dtype, "quantization_config": nf4(dtype), "device_map": {"": device()}}
     return _load(AutoModelForCausalLM, name, **options).eval()
+
+
+def linears_of(model: nn.Module) -> dict[str, nn.Module]:
+    """As camadas lineares, pelo nome, sem a de saída: as que recebem LoRA e vão a poucos bits."""
+    head = model.get_output_embeddings()
+    found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    return {name: module for name, module in found.items() if module is not head}
 
 
 def nf4(compute: torch.dtype) -> BitsAndBytesConfig:

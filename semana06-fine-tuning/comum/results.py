@@ -5,12 +5,13 @@ inglês, os termos da área; o que se mostra a quem lê é traduzido na hora de 
 """
 
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from datetime import datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
@@ -70,11 +71,10 @@ class Result(Shape):
     def save(self, name: str, command: str | None = None) -> Path:
         """Grava `resultados/NOME.json`, de uma vez só, com data, comando, commit e versões."""
         script = Path(sys.argv[0]).name
-        typed = shlex.join(["python", script, *sys.argv[1:]])
         provenance = {
             "script": script,
             "when": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": command or typed,
+            "command": command or shlex.join(["python", script, *sys.argv[1:]]),
             "commit": commit(),
             "machine": machine(),
             "versions": library_versions(),
@@ -105,29 +105,20 @@ def machine() -> Machine:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return Machine(
-        system=platform.platform(), processor=_processor(), threads=torch.get_num_threads(), gpu=gpu
-    )
+    threads = torch.get_num_threads()
+    return Machine(system=platform.platform(), processor=_processor(), threads=threads, gpu=gpu)
 
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").split("\n"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    found = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def library_versions() -> dict[str, str]:
-    """Versão de cada biblioteca da semana; "ausente" para a que falta."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "ausente"
-    return found
+    """Versão de cada biblioteca da semana."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 @cache
@@ -188,7 +179,7 @@ class TrainingRun(Shape):
     total_parameters: int
     trainable_parameters: int
     memory_tokens: int
-    memory_predicted: MemoryParts | None
+    memory_predicted: MemoryParts | None = None
     memory_measured: MemoryParts
     peak_mib: float
     idle_mib: float  # o processo com as bibliotecas, antes do modelo

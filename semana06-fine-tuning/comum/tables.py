@@ -40,10 +40,10 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     columns = zip(*cells, strict=True) if cells else [[]] * len(header)
     align = ["right" if _numeric(column) else "left" for column in columns]
-    lines = tabulate(cells, header, "pipe", colalign=align, disable_numparse=True).split("\n")
+    lines = tabulate(cells, header, "pipe", colalign=align, disable_numparse=True)
     # Sem encher de espaços: mudar uma célula comprida mudaria todas as linhas da tabela.
-    lines = [re.sub(" {2,}", " ", line) for line in lines]
-    return "\n".join([lines[0], re.sub("-{3,}", "---", lines[1]), *lines[2:]])
+    first, rule, *others = re.sub(" {2,}", " ", lines).split("\n")
+    return "\n".join([first, re.sub("-{3,}", "---", rule), *others])
 
 
 def _numeric(column: Sequence[str]) -> bool:

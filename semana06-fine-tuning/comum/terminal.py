@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -41,11 +42,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None = None, epilog: str | None = None) -> None:
         argparse._ = lambda text: PHRASES.get(text, text)
-        super().__init__(
-            description=description,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        shape = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, epilog=epilog, formatter_class=shape)
 
     def error(self, message: str) -> NoReturn:
         """Uma frase no stderr e código 2."""
@@ -58,15 +56,11 @@ def above_zero(kind: type) -> Callable[[str], int | float]:
     """O `type=` de uma opção numérica que só vale acima de zero."""
 
     def parse(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        # Um nan não é maior que nada.
-        if not value > 0:
-            what = "inteiro" if kind is int else "número"
-            raise argparse.ArgumentTypeError(f"esperava um {what} maior que zero, e veio {text!r}")
-        return value
+        with suppress(ValueError):
+            if (value := kind(text)) > 0:  # um nan não é maior que nada
+                return value
+        what = "inteiro" if kind is int else "número"
+        raise argparse.ArgumentTypeError(f"esperava um {what} maior que zero, e veio {text!r}")
 
     return parse
 

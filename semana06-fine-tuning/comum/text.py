@@ -9,20 +9,12 @@ _MARKS = dict.fromkeys(range(0x300, 0x370))  # os acentos, separados das letras 
 
 
 def without_accents(text: str) -> str:
-    """As letras sem os acentos e a cedilha; o resto fica como está.
-
-    >>> without_accents("Ação já")
-    'Acao ja'
-    """
+    """As letras sem os acentos e a cedilha; o resto fica como está: `Ação já` vira `Acao ja`."""
     return _unmarked(text, "NFD")
 
 
 def fold(text: str) -> str:
-    """Em minúsculas, sem acentos e sem variantes tipográficas (`1º` é `1o`), para comparar.
-
-    >>> fold("São PAULO")
-    'sao paulo'
-    """
+    """Em minúsculas, sem acentos e sem variantes tipográficas (`1º` é `1o`), para comparar."""
     return _unmarked(text.lower(), "NFKD")
 
 

@@ -224,14 +224,8 @@ def measure(model, tokenizer, texts, rows, args, sizes) -> tuple[dict[str, Score
     for language, file in (("portuguese", "portugues"), ("english", "ingles")):
         text = (args.data / f"fora_do_dominio_{file}.txt").read_text(encoding="utf-8")
         scores[f"outside_{language}"] = text_perplexity(model, tokenizer, text)
-    return scores, fixed_answers(model, tokenizer, sizes["new_tokens"])
-
-
-def fixed_answers(model, tokenizer, new_tokens: int) -> list[str]:
-    """As respostas às mesmas perguntas de sempre."""
-    questions = [[{"role": "user", "content": text}, {}] for text in utils.PROMPTS]
-    prompts = [utils.prompt_of(tokenizer, messages) for messages in questions]
-    return utils.greedy_answers(model, tokenizer, prompts, new_tokens)
+    fixed = utils.fixed_prompts(tokenizer)
+    return scores, utils.greedy_answers(model, tokenizer, fixed, sizes["new_tokens"])
 
 
 def check_memory(model, batch: dict[str, torch.Tensor]) -> tuple[MemoryParts, MemoryParts]:
@@ -245,7 +239,7 @@ def check_memory(model, batch: dict[str, torch.Tensor]) -> tuple[MemoryParts, Me
     # float32 são 4 bytes: uma vez o peso, uma o gradiente, duas o Adam (média e variância).
     print(f"pesos: 4 x {decimal(weights)} bytes; gradientes, o mesmo; otimizador, o dobro")
     predicted = memory_plan.predict(model.config, "full float32", tokens, answers)
-    measured = memory_plan.measure(model, batch)
+    measured = memory.measure_step(model, batch, answer_loss)
     memory_plan.show_comparison(predicted, measured)
     print("\nGradientes e otimizador custam três vezes os pesos: é o que o LoRA vai cortar.")
     return predicted, measured
@@ -332,8 +326,9 @@ def check_reload(model, tokenizer, answers: list[str], output: Path, new_tokens:
     """Grava, recarrega do disco e exige as mesmas respostas."""
     model.save_pretrained(output)  # safetensors e config.json
     tokenizer.save_pretrained(output)  # sem ele, ninguém sabe com que template o modelo treinou
-    reloaded = load_model(str(output))
-    same = fixed_answers(reloaded, load_tokenizer(str(output)), new_tokens) == answers
+    reloaded, tokenizer = load_model(str(output)), load_tokenizer(str(output))
+    prompts = utils.fixed_prompts(tokenizer)
+    same = utils.greedy_answers(reloaded, tokenizer, prompts, new_tokens) == answers
     size = sum(file.stat().st_size for file in output.glob("*.safetensors")) / MIB
     print(
         f"{output}: {decimal(size)} MiB; respostas iguais depois de recarregar: "
@@ -372,12 +367,10 @@ def check_exercise(model, tokenizer, rows: list[Row]) -> str:
 
 def plot(name: str, curve: list[CurvePoint], predicted: MemoryParts, measured: MemoryParts) -> Path:
     """Curva de perda e memória prevista contra medida, lado a lado."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    figure = Figure(figsize=(11, 4))
+    left, right = figure.subplots(1, 2)
     for key, label in (("loss", "treino"), ("eval_loss", "validação")):
         points = [(p.step, getattr(p, key)) for p in curve if getattr(p, key) is not None]
         if points:

@@ -30,6 +30,7 @@ from comum.tracking import TRACKERS, require
 import utils
 
 PLANNED = "meta-llama/Llama-2-7b-hf"
+RELEASE_EVERY = 5  # passos entre duas devoluções de memória ao sistema
 TOLERANCE = 1e-4  # diferença relativa aceita entre dois caminhos que fazem a mesma conta
 VARIANTS = ("lora", "rslora", "dora", "lora_plus", "adalora")
 
@@ -71,13 +72,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGS = arguments()  # antes dos imports pesados: --help responde na hora
 
-from comum import memory, models
+from comum import memory, models, sft
 from comum.files import weights_bytes
 from comum.numbers import MIB, decimal
 from comum.process import alone
 from comum.results import Day4, TrainingRun
-from comum.scoring import answer_scores
-from comum.statistics import bleu
 from comum.training import pad, similar_lengths
 
 import torch
@@ -86,7 +85,7 @@ from dia4 import memory_plan, runs
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch import nn
-from transformers import AutoModelForCausalLM, PrinterCallback
+from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 
@@ -101,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
     banner(1, "LoRA à mão, numa camada")
     # Uma camada do modelo basta: carregar as 32 de um modelo grande só para isto não caberia.
     model = AutoModelForCausalLM.from_pretrained(args.model, num_hidden_layers=1, dtype="float32")
-    name, layer = next(iter(memory_plan.linears_of(model).items()))
+    name, layer = next(iter(models.linears_of(model).items()))
     linear = as_linear(layer)
     print(
         f"camada {name}: W₀ é {list(linear.weight.shape)}; com r={args.r}, "
@@ -133,7 +132,7 @@ def main(args: argparse.Namespace) -> None:
     for number, prompt in enumerate(utils.PROMPTS):
         answers = [(m, " ".join(r.answers[number].split())) for m, r in found.items() if r.answers]
         print(f"\n> {prompt}", *(f"{runs.METHODS[m]}: {text}" for m, text in answers), sep="\n  ")
-    runs.show_table(found)
+    sft.show_runs({runs.METHODS[method]: run for method, run in found.items()})
     if len(found) == 2:
         runs.show_verdict(*found.values())
 
@@ -268,55 +267,32 @@ def train_one(run: argparse.Namespace) -> TrainingRun:
     tokenizer = models.load_tokenizer(run.model)
     limits = {"treino": run.train_examples, "validacao": run.test_examples}
     limits["teste"] = run.test_examples
-    texts = {
-        part: utils.read_conversations(utils.DATA_DIR / f"atendimento_{part}.jsonl", limit)
+    train, validation, test = (
+        utils.read_conversations(utils.DATA_DIR / f"atendimento_{part}.jsonl", limit)
         for part, limit in limits.items()
-    }
-    rows = {part: [utils.encode(tokenizer, m) for m in found] for part, found in texts.items()}
+    )
     shutil.rmtree(run.output, ignore_errors=True)  # sem restos de outra vez
-    trainer = build_trainer(run, tokenizer, texts["treino"])
-    model = trainer.model
-    # O peft copia a entrada de cada camada para o float32 do adaptador, e a volta guarda as cópias;
-    # o autocast já põe os dois lados na mesma precisão.
-    with disable_input_dtype_casting(model, active=models.gains_from_bf16()):
-        batch = pad(rows["treino"][: run.batch_size], tokenizer.pad_token_id)
-        predicted, measured = runs.memory_of(trainer, batch, run)
-        seconds = trainer.train().metrics["train_runtime"]
-    peak = memory.peak_mib()
-
-    scores = {
-        part: answer_scores(model, tokenizer, rows[part], [m[-1]["content"] for m in texts[part]])
-        for part in ("validacao", "teste")
-    }
-    answers = []
-    if not run.no_answers:
-        questions = [[{"role": "user", "content": text}, {}] for text in utils.PROMPTS]
-        prompts = [utils.prompt_of(tokenizer, m) for m in [*questions, *texts["teste"]]]
-        answers = utils.greedy_answers(model, tokenizer, prompts, run.new_tokens)
-        expected = [messages[-1]["content"] for messages in texts["teste"]]
-        scores["teste"]["bleu"] = bleu(answers[len(questions) :], expected)
-    model.save_pretrained(run.output)  # com LoRA, só o adaptador
-    tokenizer.save_pretrained(run.output)
-    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    return TrainingRun(
+    trainer = build_trainer(run, tokenizer, train)
+    rows = [utils.encode(tokenizer, messages) for messages in train[: run.batch_size]]
+    batch = pad(rows, tokenizer.pad_token_id)
+    found = sft.training_run(
+        trainer,
+        batch,
+        texts={"validation": validation, "test": test},
+        new_tokens=0 if run.no_answers else run.new_tokens,
+        asked=utils.fixed_prompts(tokenizer),
+        # O peft copia a entrada de cada camada para o float32 do adaptador, e a volta guarda as
+        # cópias; o autocast já põe os dois lados na mesma precisão.
+        around=disable_input_dtype_casting(trainer.model, active=models.gains_from_bf16()),
         method=run.method,
         settings=vars(run),
-        validation=scores["validacao"],
-        test=scores["teste"],
-        total_parameters=sum(p.numel() for p in model.parameters()),
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        memory_tokens=batch["input_ids"].numel(),
-        memory_predicted=predicted,
-        memory_measured=measured,
-        peak_mib=peak,
         idle_mib=idle,
-        steps=len(losses),
-        seconds=seconds,
-        tokens_per_second=sum(map(len, trainer.train_dataset["input_ids"])) / seconds,
-        losses=losses,
-        disk_mib=weights_bytes(Path(run.output)) / MIB,
-        answers=answers[: len(utils.PROMPTS)],
+        memory_predicted=runs.predicted(trainer.model.config, batch, run),
     )
+    trainer.model.save_pretrained(run.output)  # com LoRA, só o adaptador
+    tokenizer.save_pretrained(run.output)
+    found.disk_mib = weights_bytes(Path(run.output)) / MIB
+    return found
 
 
 def build_trainer(run: argparse.Namespace, tokenizer, texts: list[utils.Messages]) -> SFTTrainer:
@@ -339,7 +315,7 @@ def build_trainer(run: argparse.Namespace, tokenizer, texts: list[utils.Messages
         use_cpu=models.device().type == "cpu",
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=1,  # a perda de cada passo, para a figura
-        disable_tqdm=True,  # a barra é a de `runs.Bar`
+        disable_tqdm=True,  # a barra é a de `sft.Bar`
         report_to="none",  # e o painel de fora também
         save_strategy="no",  # um treino de minutos: grava-se no fim
         seed=run.seed,  # o TRL a aplica antes de sortear A
@@ -354,16 +330,15 @@ def build_trainer(run: argparse.Namespace, tokenizer, texts: list[utils.Messages
         target_modules=run.target_modules,  # "all-linear" deixa a camada de saída de fora
         task_type="CAUSAL_LM",  # como o peft embrulha o modelo: prever o próximo token
     )
-    trainer = runs.TRAINERS.get(run.method, SFTTrainer)(
+    label, panel = f"Treinando ({runs.METHODS[run.method]})", f"dia4-{run.method}-{run.seed}"
+    return runs.TRAINERS.get(run.method, SFTTrainer)(
         model=models.load_model(run.model, dtype, run.load_in_4bit),
         args=config,
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=None if run.method == "full" else runs.variant_of(lora, run.method, steps),
-        callbacks=[runs.Bar(run.method, run.tracking, f"dia4-{run.method}-{run.seed}")],
+        callbacks=[sft.Bar(label, RELEASE_EVERY, run.tracking, panel)],
     )
-    trainer.remove_callback(PrinterCallback)  # sem a barra dele, o Trainer imprime dicionários
-    return trainer
 
 
 def prompt_completion(messages: utils.Messages) -> dict[str, utils.Messages]:

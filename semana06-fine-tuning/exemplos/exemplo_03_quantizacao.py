@@ -17,6 +17,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import textwrap
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from comum.terminal import Parser, UserError, banner, run_main
 
 
 def arguments(argv=None):
-    """As opções, já conferidas; sem importar nada pesado."""
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=Path, metavar="PASTA", help="modelo a quantizar (padrão: o do dia 3)")
@@ -42,18 +42,19 @@ def arguments(argv=None):
 if __name__ == "__main__":
     ARGS = arguments()  # antes dos imports pesados: --help responde na hora
 
-from comum import gguf, gptq, models, process
+from comum import gguf, gptq, models, process, sft
+from comum.conversations import DATA_DIR, encode, read_conversations
 from comum.memory import peak_mib
 from comum.numbers import decimal, percent
 from comum.results import Day5, TrainingRun
-from comum.training import similar_lengths
+from comum.training import pad, similar_lengths
 
 import torch
 from dia5 import measuring, report
-from dia5.measuring import RECIPES, linears, missing, relative_error
+from dia5.measuring import RECIPES, missing, relative_error
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from utils import DATA_DIR, encode, read_conversations, save_result
+from utils import save_figure, save_result
 
 BLOCK = 64  # pesos que dividem uma escala, no NF4
 NF4_EDGE = 0.9677083  # a última fração da normal que ainda é um nível (QLoRA, apêndice E)
@@ -73,7 +74,7 @@ def main(args) -> None:
     source = str(trained_model(args))
     args.output.mkdir(parents=True, exist_ok=True)
     model, tokenizer = models.load_model(source), models.load_tokenizer(source)
-    layers = linears(model)
+    layers = models.linears_of(model)
     name, layer = next(iter(layers.items()))
     weight = layer.weight.detach().cpu()
     print(f"Modelo: {source}. Nos passos 1 a 4, um peso: {name}, {list(weight.shape)}.")
@@ -116,19 +117,19 @@ def main(args) -> None:
         print(f"comparação pulada: {why}")
     else:
         runs = {m: process.alone(train_adapter, args.base, m, sizes) for m in ("lora", "qlora")}
-        report.show_qlora(runs)
+        sft.show_runs({"LoRA sobre bf16": runs["lora"], "QLoRA sobre NF4": runs["qlora"]})
 
     banner(8, "O que levar")
     advice = report.guide(rows, runs)
-    print(*advice, sep="\n")
+    print(*(textwrap.fill(line, 100, subsequent_indent="    ") for line in advice), sep="\n")
     stem = "dia5_quantizacao" + "_quick" * bool(args.quick or args.only)
-    figures = report.plot_levels(weight, nf4_levels(), BLOCK), report.plot_tradeoff(rows, stem)
+    levels = save_figure(report.draw_levels(weight, nf4_levels(), BLOCK), "dia5_niveis")
+    print(f"Figuras: {levels}, {save_figure(report.draw_tradeoff(rows), stem)}")
     result = Day5(
         **{"model": source, "sizes": sizes, "checks": checks, "trap": trap, "techniques": rows},
         **{"absent": absent, "gptq_over_rounding": paired, "qlora": runs, "guide": advice},
     )
     save_result(result, stem)
-    print(f"Figuras: {figures[0]}, {figures[1]}")
     print("A seguir: escreva `your_turn`; repita com --only e outra calibração (SIZES).")
 
 
@@ -194,6 +195,11 @@ def nf4_levels() -> Tensor:
     return levels / levels.max()
 
 
+def nearest(values: Tensor, levels: Tensor) -> Tensor:
+    """O índice, uint8, do nível mais próximo: entre dois deles, muda-se de código no meio."""
+    return torch.bucketize(values, (levels[1:] + levels[:-1]) / 2).byte()
+
+
 def quantize_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Códigos de 0 a 15, uint8 [n / 64, 64], e o absmax de cada bloco, [n / 64]."""
     if weight.numel() % BLOCK:
@@ -202,8 +208,7 @@ def quantize_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
     blocks = weight.reshape(-1, BLOCK)
     absmax = blocks.abs().amax(1)
     levels = nf4_levels().to(weight.device)
-    middle = (levels[1:] + levels[:-1]) / 2  # entre dois níveis, muda-se de código no meio
-    return torch.bucketize(blocks / absmax.clamp(min=1e-12)[:, None], middle).byte(), absmax
+    return nearest(blocks / absmax.clamp(min=1e-12)[:, None], levels), absmax
 
 
 def dequantize_nf4(codes: Tensor, absmax: Tensor, shape: torch.Size) -> Tensor:
@@ -223,9 +228,8 @@ def double_quantize(absmax: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Ten
     # O último bloco, incompleto, ganha zeros: não mudam o maior valor dele.
     blocks = torch.nn.functional.pad(absmax - mean, (0, -len(absmax) % 256)).reshape(-1, 256)
     second = blocks.abs().amax(1)
-    middle = (levels[1:] + levels[:-1]) / 2
-    codes = torch.bucketize(blocks / second.clamp(min=1e-12)[:, None], middle)
-    return codes.reshape(-1)[: len(absmax)].byte(), second, mean
+    codes = nearest(blocks / second.clamp(min=1e-12)[:, None], levels)
+    return codes.reshape(-1)[: len(absmax)], second, mean
 
 
 def four_bits(weight: Tensor) -> dict[str, bool]:
@@ -248,14 +252,13 @@ def four_bits(weight: Tensor) -> dict[str, bool]:
     ours, second, _ = double_quantize(absmax, levels)
     # Os códigos que diferem são empates, ou valores junto do zero em que a busca do bitsandbytes
     # não escolhe o nível mais próximo.
-    same = (ours == theirs).float().mean().item()
+    same = (ours == theirs).float().mean().item() >= 0.99
     gap = (levels[ours.long()] - levels[theirs.long()]).abs().max()
+    near = bool(gap <= levels.diff().max() + 1e-6)
     return {
         "códigos NF4 empacotados": torch.equal(pack(codes), packed.reshape(-1)),
         "absmax dos blocos": torch.equal(absmax, state.absmax),
-        "escalas em 8 bits (99% dos códigos, os outros a um degrau)": (
-            same >= 0.99 and bool(gap <= levels.diff().max() + 1e-6)
-        ),
+        "escalas em 8 bits (99% dos códigos, os outros a um degrau)": same and near,
         "escalas das escalas": torch.allclose(second, nested.state2.absmax, rtol=1e-4),
     }
 
@@ -360,7 +363,7 @@ def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder
         )
     dtype = torch.float32 if name == "fp32" else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=options)
-    widths = {layer.in_features for layer in linears(model).values()}
+    widths = {layer.in_features for layer in models.linears_of(model).values()}
     if recipe.kind == "bnb" and recipe.group and any(width % BLOCK for width in widths):
         raise UserError(f"o bitsandbytes em CPU pede larguras múltiplas dos blocos de {BLOCK}.")
     model.save_pretrained(folder)
@@ -377,8 +380,8 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
     idle, tokenizer = peak_mib(), models.load_tokenizer(base)
     train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", QLORA["train"])
     rows = [encode(tokenizer, messages) for messages in train]  # a máscara do dia 3
-    lengths = [len(row["input_ids"]) for row in rows]
-    batches = similar_lengths(lengths, QLORA["batch_size"], random.Random(QLORA["seed"]))
+    lengths, size = [len(row["input_ids"]) for row in rows], QLORA["batch_size"]
+    batches = similar_lengths(lengths, size, random.Random(QLORA["seed"]))
     # O dtype vale também para o que não se quantiza: sem ele, embeddings e normas da base em NF4
     # ficariam em float32, e a comparação de memória sairia errada.
     model = models.load_model(base, models.compute_dtype(), load_in_4bit=method == "qlora")
@@ -395,7 +398,7 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
             lr_scheduler_type="cosine",
             warmup_steps=1,
             num_train_epochs=1,
-            per_device_train_batch_size=QLORA["batch_size"],
+            per_device_train_batch_size=size,
             train_sampling_strategy="sequential",  # os lotes já estão sorteados, iguais nas duas
             max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é a resposta
             gradient_checkpointing=False,  # o padrão, True, trocaria tempo por memória
@@ -404,13 +407,16 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
         ),
         train_dataset=Dataset.from_list([rows[i] for batch in batches for i in batch]),
         processing_class=tokenizer,
-        callbacks=[measuring.StepBar(method)],
+        callbacks=[sft.Bar(method, release_every=1)],  # o pico que se compara é o dos pesos
     )
     # Numa base quantizada o TRL passa o adaptador a bf16, como no artigo. Aqui só a base muda.
     for parameter in trainer.model.parameters():
         parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    texts = {"test": read_conversations(measuring.TEST, sizes["test"])}
+    batch = pad(rows[:size], tokenizer.pad_token_id)
     settings = QLORA | {"model": base, "load_in_4bit": method == "qlora"}
-    return measuring.adapter_run(trainer, tokenizer, rows, sizes, settings, idle)
+    known = {"method": "lora", "settings": settings, "idle_mib": idle}
+    return sft.training_run(trainer, batch, texts, measuring.ANSWER_TOKENS, **known)
 
 
 if __name__ == "__main__":

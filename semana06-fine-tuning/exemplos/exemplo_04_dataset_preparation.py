@@ -225,7 +225,7 @@ def split(rows: datasets.Dataset, relatives: list, args) -> datasets.Dataset:
         ]  # parente de parente
         parts = dataset.draw(rows.select(alive), groups, args)
         held = numpy.flatnonzero(parts)  # as de validação e de teste
-        found = leaks(normal.select(alive[held])["normal"], normal.select(alive)["normal"])
+        found = leaks(*(dataset.texts_of(normal.select(some)) for some in (alive[held], alive)))
         # O MinHash não acha todos os parentes distantes: o que a conferência ainda acha é juntado,
         # e a divisão, refeita.
         apart = [(held[i], j) for i, j in found if parts[held[i]] != parts[j]]
@@ -313,7 +313,7 @@ def write(rows: datasets.Dataset, folder: Path, name: str) -> dict[str, int]:
             ready = ready.filter(lambda unfit: not unfit, input_columns="unfit")
         # O nome no lugar do hash que o datasets calcularia: os mesmos bytes em toda máquina.
         options = {"remove_columns": rows.column_names, "new_fingerprint": f"{name}-{part}"}
-        ready = ready.map(formatted, **options)
+        ready = dataset.step(ready, formatted, f"Gravando {name}, {SPLITS[part]}", **options)
         parts[part] = ready.select_columns([*formatted(rows[0])]) if len(ready) else ready
     dataset.save(parts, folder)
     return {part: len(ready) for part, ready in parts.items()}

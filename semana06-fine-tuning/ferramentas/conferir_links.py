@@ -10,18 +10,20 @@ seguem a regra do GitHub: o título em minúsculas, sem pontuação, com hífens
 import re
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from comum.paths import WEEK_DIR
 from comum.terminal import Parser, UserError, run_main
 
+from markdown_it import MarkdownIt
+
 ROOT = WEEK_DIR.parent
-SKIPPED = {".git", ".venv", ".pytest_cache", "modelos", "models", "resultados", "gerados"}
-FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
-HEADING = re.compile(r"^ {0,3}#{1,6}\s+(.*?)(?:\s+#+)?\s*$")
-CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)")
-LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^)\s>]*)>?(?:\s+\"[^\"]*\")?\s*\)")
+GENERATED = {"modelos", "models", "resultados", "gerados"}
+TEMPLATES = {"ficha_modelo.md"}  # os links valem na pasta do que se gera com ele
+SKIPPED = {".git", ".venv", ".pytest_cache"} | GENERATED | TEMPLATES
+MARKDOWN = MarkdownIt("commonmark").enable("table")
 HTML_ANCHOR = re.compile(r"<a\s+(?:id|name)=[\"']([^\"']+)[\"']", re.IGNORECASE)
 
 
@@ -52,68 +54,50 @@ def check(path: Path) -> list[str]:
 
 def _problem(path: Path, target: str) -> str | None:
     parts = urlsplit(target)
-    title = unquote(parts.fragment)
-    file = path.parent / unquote(parts.path) if parts.path else path
+    file = path.parent / parts.path if parts.path else path
     if parts.scheme in ("http", "https"):
         return None if "." in parts.netloc else f"`{target}` não tem a forma de um endereço"
     if parts.scheme:
         return None if parts.scheme == "mailto" else f"`{target}` usa um esquema desconhecido"
-    if not parts.path and not title:
+    if not target:
         return "link vazio"
     if parts.path.startswith("/"):
         return f"`{target}` começa na raiz do disco; use um caminho relativo ao documento"
     if not file.exists():
         return f"`{parts.path}` não existe"
-    if title and file.suffix.lower() == ".md" and title not in anchors(file.read_text("utf-8")):
-        return f"`{target}`: {file.name} não tem o título `#{title}`"
+    if parts.fragment and file.suffix.lower() == ".md" and parts.fragment not in anchors(file):
+        return f"`{target}`: {file.name} não tem o título `#{parts.fragment}`"
     return None
 
 
-def prose(text: str) -> list[tuple[int, str]]:
-    """As linhas fora dos blocos de código, com o número de cada uma, a partir de 1."""
-    kept, fence = [], ""
-    for number, line in enumerate(text.splitlines(), 1):
-        mark = FENCE.match(line)
-        if mark and not fence:
-            fence = mark[1]
-        elif mark and mark[1].startswith(fence) and not line.strip().strip(fence[0]):
-            fence = ""
-        elif not fence:
-            kept.append((number, line))
-    return kept
-
-
 def links(text: str) -> list[tuple[int, str]]:
-    """Os destinos dos links e imagens, com a linha; os citados entre crases não contam."""
-    return [
-        (number, match[1])
-        for number, line in prose(text)
-        for match in LINK.finditer(CODE.sub(lambda m: "x" * len(m[0]), line))
-    ]
-
-
-def anchors(text: str) -> set[str]:
-    """As âncoras de um documento: os títulos, na regra do GitHub, e os `<a id>`."""
-    found: set[str] = set()
-    times: Counter[str] = Counter()
-    for _, line in prose(text):
-        found.update(HTML_ANCHOR.findall(line))
-        if heading := HEADING.match(line):
-            base = slug(heading[1])
-            found.add(f"{base}-{times[base]}" if times[base] else base)
-            times[base] += 1
+    """Os destinos dos links e imagens, com a linha; os citados em código não contam."""
+    lines, found = text.split("\n"), []
+    for block in MARKDOWN.parse(text):
+        for part in block.children or []:
+            target = part.attrs.get("href", part.attrs.get("src"))
+            if target is not None:
+                target = unquote(str(target))
+                here = (n for n in range(*block.map) if f"({target}" in lines[n])
+                found.append((next(here, block.map[0]) + 1, target))
     return found
 
 
-def slug(heading: str) -> str:
-    """A âncora que o GitHub dá a um título.
-
-    >>> slug("O treino, *mais* rápido")
-    'o-treino-mais-rápido'
-    """
-    text = LINK.sub(lambda m: m[0][m[0].index("[") + 1 : m[0].rindex("](")], heading)
-    text = re.sub(r"[*`]|(?<!\w)_|_(?!\w)", "", text).strip().lower()
-    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+@cache
+def anchors(path: Path) -> set[str]:
+    """As âncoras de um documento: os títulos, na regra do GitHub, e os `<a id>`."""
+    found: set[str] = set()
+    times: Counter[str] = Counter()
+    blocks = MARKDOWN.parse(path.read_text("utf-8"))
+    for place, block in enumerate(blocks):
+        if block.type in ("inline", "html_block"):
+            found.update(HTML_ANCHOR.findall(block.content))
+        if blocks[place - 1].type == "heading_open":
+            shown = [x.content for x in block.children if x.type in ("text", "code_inline")]
+            base = re.sub(r"[^\w\- ]", "", "".join(shown).lower()).replace(" ", "-")
+            found.add(f"{base}-{times[base]}" if times[base] else base)
+            times[base] += 1
+    return found
 
 
 if __name__ == "__main__":

@@ -17,13 +17,10 @@ TYPES = ("f16", "q8_0", "q4_0", "q4_k_m")
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__)
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="PASTA", help="a pasta do modelo"
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="ARQUIVO", help="o GGUF a escrever"
-    )
-    parser.add_argument("--type", choices=TYPES, required=True, help="o tipo dos pesos")
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="PASTA", help="a pasta do modelo")
+    add("--output", type=Path, required=True, metavar="ARQUIVO", help="o GGUF a escrever")
+    add("--type", choices=TYPES, required=True, help="o tipo dos pesos")
     args = parser.parse_args(argv)
 
     from comum.gguf import write

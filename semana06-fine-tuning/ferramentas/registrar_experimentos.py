@@ -16,6 +16,8 @@ repositório). Quando há os dois, as duas tabelas aparecem, uma abaixo da outra
 import argparse
 import difflib
 import hashlib
+import io
+import json
 import os
 import re
 import sys
@@ -34,7 +36,6 @@ from tabelas_experimentos import SOURCES, TABLES, Source, Table, rows_of
 
 DOCUMENTS = [WEEK_DIR / "experimentos.md", WEEK_DIR / "notas.md"]
 MINE, REFERENCE = "Sua medida", "Medida de referência"
-LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 OPENING = re.compile(r"<!-- tabela: (\w+)(?: soma: ([0-9a-f]{8}))? -->")
 CLOSING = re.compile(r"<!-- /tabela: (\w+) -->")
 UNCLOSED = (
@@ -52,14 +53,14 @@ DAMAGED = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Block:
-    """Uma tabela no texto: as linhas das marcas, a partir de 0, e a soma que a primeira guarda."""
+    """Uma tabela no texto: a soma que a marca guarda e as linhas das marcas, a partir de 0."""
 
     name: str
-    opening: int
-    closing: int
     checksum: str | None
+    opening: int
+    closing: int = 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,19 +80,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    files = {"nargs": "*", "type": Path, "default": DOCUMENTS, "metavar": "ARQUIVO"}
+    add, folder = parser.add_argument, {"type": Path, "metavar": "PASTA"}
     what = "o que preencher (padrão: experimentos.md e notas.md)"
-    parser.add_argument("documents", **files, help=what)
-    for option, folder, what in (
-        ("--results", RESULTS_DIR, "pasta dos seus resultados"),
-        ("--reference", REFERENCE_DIR, "pasta dos resultados de referência"),
-    ):
-        parser.add_argument(option, type=Path, default=folder, metavar="PASTA", help=what)
-    for option, what in (
-        ("--check", "não grava; termina com 1 se algo mudaria"),
-        ("--save-reference", "manutenção: os resultados de agora viram referência"),
-    ):
-        parser.add_argument(option, action="store_true", help=what)
+    add("documents", nargs="*", type=Path, default=DOCUMENTS, metavar="ARQUIVO", help=what)
+    add("--results", **folder, default=RESULTS_DIR, help="pasta dos seus resultados")
+    add("--reference", **folder, default=REFERENCE_DIR, help="pasta dos resultados de referência")
+    add("--check", action="store_true", help="não grava; termina com 1 se algo mudaria")
+    what = "manutenção: os resultados de agora viram referência"
+    add("--save-reference", action="store_true", help=what)
     return parser.parse_args(argv)
 
 
@@ -106,7 +102,7 @@ class Folder:
     def first(self, source: Source) -> tuple[str, Result] | None:
         """O primeiro resultado da fonte que existe, com o nome dele."""
         found = ((name, self.read(name, source)) for name in source.names)
-        return next((pair for pair in found if pair[1] is not None), None)
+        return next((pair for pair in found if pair[1]), None)
 
     def read(self, name: str, source: Source) -> Result | None:
         """O resultado, com os caminhos de dentro da semana contados a partir dela.
@@ -117,20 +113,13 @@ class Folder:
         path = self.path / f"{name}.json"
         if name not in self.results and path.is_file():
             try:
-                content = source.shape.load(path).model_dump()
+                content = json.dumps(source.shape.load(path).model_dump(), ensure_ascii=False)
             except UserError as error:
                 again = f"O comando é `{source.command}`; nenhum arquivo foi mudado."
                 raise UserError(f"{error} {again}") from error
-            self.results[name] = source.shape.model_validate(_without_local_paths(content))
+            local = json.dumps(f"{WEEK_DIR}{os.sep}", ensure_ascii=False)[1:-1]
+            self.results[name] = source.shape.model_validate(json.loads(content.replace(local, "")))
         return self.results.get(name)
-
-
-def _without_local_paths(value):
-    if isinstance(value, dict):
-        return {key: _without_local_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_local_paths(item) for item in value]
-    return value.replace(f"{WEEK_DIR}{os.sep}", "") if isinstance(value, str) else value
 
 
 def save_reference(results: Folder, reference: Path) -> None:
@@ -208,23 +197,31 @@ def plan(path: Path, sides: dict[str, Folder]) -> tuple[str, str, dict[str, str]
         UserError: o arquivo não existe, não é UTF-8, tem marcas estragadas ou texto dentro delas.
     """
     old = read(path)
-    lines = LINE.findall(old)
-    blocks = find_blocks(path, lines)
-    check_contents(path, lines, blocks)
-    changes = {}
-    for block in reversed(blocks):  # de trás para a frente: os números das linhas seguem valendo
+    lines = io.StringIO(old, newline="").readlines()
+    changes, new, done = {}, [], 0
+    for block in find_blocks(path, lines):
+        first, last = block.opening + 1, block.closing
+        before = "".join(lines[first:last])
+        if before.strip() and checksum(before) != block.checksum:
+            raise UserError(
+                f"{path}:{first + 1}: dentro da tabela `{block.name}` (linhas {first + 1} a "
+                f"{last}) há texto que este programa não escreveu. Passe o que é seu para depois "
+                "da marca de fim e apague o resto do que está entre as marcas: a tabela é refeita. "
+                "Nada foi mudado."
+            )
         content = render(TABLES[block.name], sides)
-        before = "".join(lines[block.opening + 1 : block.closing])
-        if _bare(before) == _bare("\n".join(content)) and block.checksum:
+        total = checksum("".join(content))
+        if before.strip() and total == block.checksum:
             changes[block.name] = "igual"
             continue
         changes[block.name] = "mudou" if before.strip() else "preenchida"
         opening = lines[block.opening]
         ending = opening[len(opening.rstrip("\r\n")) :]
-        mark = f"<!-- tabela: {block.name} soma: {checksum(''.join(content))} -->"
-        body = [line + ending for line in ["", *content, ""]]
-        lines[block.opening : block.closing] = [OPENING.sub(mark, opening), *body]
-    return old, "".join(lines), dict(reversed(changes.items()))
+        mark = f"<!-- tabela: {block.name} soma: {total} -->"
+        body = (line + ending for line in ["", *content, ""])
+        new += [*lines[done : block.opening], OPENING.sub(mark, opening), *body]
+        done = last
+    return old, "".join([*new, *lines[done:]]), changes
 
 
 def read(path: Path) -> str:
@@ -249,7 +246,8 @@ def find_blocks(path: Path, lines: list[str]) -> list[Block]:
     """
     blocks: list[Block] = []
     problems: list[str] = []
-    current = None  # o nome, a linha e a soma da marca que está aberta
+    seen: set[str] = set()
+    current: Block | None = None  # a que está aberta
 
     def problem(line: int, text: str) -> None:
         problems.append(f"{path}:{line + 1}: {text}")
@@ -258,16 +256,18 @@ def find_blocks(path: Path, lines: list[str]) -> list[Block]:
         text = line.strip().removeprefix("\ufeff")
         opening, closing = OPENING.fullmatch(text), CLOSING.fullmatch(text)
         if current and (opening or number == len(lines)):
-            problem(current[1], UNCLOSED.format(current[0], number))
+            problem(current.opening, UNCLOSED.format(current.name, number))
         if opening:
             name, total = opening.groups()
             if name not in TABLES:
                 problem(number, f"não conheço a tabela `{name}`; {_hint(name)}")
-            elif name in {b.name for b in blocks} or (current and current[0] == name):
+            elif name in seen:
                 problem(number, TWICE.format(name))
-            current = (name, number, total)
-        elif closing and current and current[0] == closing[1]:
-            blocks.append(Block(current[0], current[1], number, current[2]))
+            seen.add(name)
+            current = Block(name, total, number)
+        elif closing and current and current.name == closing[1]:
+            current.closing = number
+            blocks.append(current)
             current = None
         elif closing:
             problem(number, UNOPENED.format(closing[1]))
@@ -289,26 +289,10 @@ def _looks_like_a_mark(text: str) -> bool:
     return comment and bool(re.search(rf"(?i:tabela\s*:\s*\w)|\b(?:{names})\b", text))
 
 
-def check_contents(path: Path, lines: list[str], blocks: list[Block]) -> None:
-    """Recusa a tabela em que alguém escreveu: reescrevê-la apagaria o que não é nosso."""
-    for block in blocks:
-        content = "".join(lines[block.opening + 1 : block.closing])
-        if content.strip() and checksum(content) != block.checksum:
-            raise UserError(
-                f"{path}:{block.opening + 2}: dentro da tabela `{block.name}` (linhas "
-                f"{block.opening + 2} a {block.closing}) há texto que este programa não escreveu. "
-                "Passe o que é seu para depois da marca de fim e apague o resto do que está entre "
-                "as marcas: a tabela é refeita. Nada foi mudado."
-            )
-
-
 def checksum(content: str) -> str:
     """Soma do conteúdo sem espaços e com traços juntos: um formatador pode alinhar as colunas."""
-    return hashlib.sha256(_bare(content).encode()).hexdigest()[:8]
-
-
-def _bare(content: str) -> str:
-    return re.sub(r"-{2,}", "-", re.sub(r"\s+", "", content))
+    bare = re.sub(r"-{2,}", "-", re.sub(r"\s+", "", content))
+    return hashlib.sha256(bare.encode()).hexdigest()[:8]
 
 
 def report(path: Path, changes: dict[str, str], check: bool) -> None:

@@ -1,20 +1,24 @@
 """As tabelas que registrar_experimentos.py preenche: de que resultado vêm e que linhas têm.
 
 Cada função de `ROWS` lê um resultado e dá, par a par, o nome de uma tabela e uma linha dela. Para
-acrescentar uma tabela: uma linha em `HEADERS`, as linhas dela na função do resultado de que vêm, e
+acrescentar uma tabela: as colunas em `tabelas.yaml`, as linhas na função do resultado de que vêm e
 as duas marcas onde ela deve aparecer.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from comum import results
 from comum.labels import CLASSIFIERS, DIRT, MEMORY, SCORES, SPLITS
 from comum.numbers import MIB, MISSING, decimal, general, interval, p_value, percent, signed
 from comum.results import Score
 
-Row = list[str]
-Rows = Iterator[tuple[str, Row]]
+import yaml
+
+LAYOUT = Path(__file__).with_name("tabelas.yaml")
+Cell = str | float | Score | None
+Rows = Iterator[tuple[str, list[Cell]]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Source:
 @dataclass(frozen=True)
 class Table:
     name: str
-    header: list[str]
+    header: tuple[str, ...]
+    formats: tuple[str, ...]
     sources: list[Source]
 
 
@@ -39,7 +44,7 @@ def _lesson(shape: type[results.Result], name: str, script: str) -> Source:
 
 
 PROJECT = "python semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado"
-PROJECT_NAMES = ("mini_projeto_lora_teste", "mini_projeto_rapido_teste")
+PROJECT_NAMES = ("mini_projeto_lora_test", "mini_projeto_rapido_test")
 DAY6 = "exemplo_04_dataset_preparation.py"
 DAY7 = Source(results.Evaluation, PROJECT_NAMES, f"{PROJECT}/evaluate.py")
 STUDY = "python semana06-fine-tuning/exemplos/dia4/estudo.py --level full"
@@ -56,64 +61,38 @@ SOURCES = {
     "forms": replace(DAY7, command=f"{DAY7.command} --forms all"),
     "train": replace(DAY7, command=f"{PROJECT}/train.py` e, depois, `{DAY7.command}"),
 }
-VARIANTS = (
-    "acurácia de execução (%) | SQL que executa (%) | igual à referência (%) | "
-    "perplexidade da referência | BLEU | tokens no prompt"
-)
-# nome da tabela, de onde vem: colunas (o que não cabe continua na linha seguinte, recuado)
-HEADERS = f"""
-dia1_abordagens, few_shot: abordagem | {VARIANTS}
-dia2_conferencias, day4: conferência | resultado
-dia3_notas, day3: medida | antes | depois | mudança | intervalos separados?
-dia3_memoria, day3: parcela | prevista (MiB) | medida (MiB) | medida / prevista
-dia3_treino, day3: modelo | parâmetros | passadas | lote | learning_rate | treino (min) |
-  menor perda de validação | no passo
-dia4_memoria, day4: parcela (MiB) | todos os pesos, prevista | todos os pesos, medida |
-  LoRA, prevista | LoRA, medida | LoRA / todos os pesos
-dia4_metodos, day4: medida | todos os pesos | LoRA | LoRA / todos os pesos
-dia4_estudo, study: fator | configuração | perplexidade, validação | perplexidade, teste |
-  treináveis | treino (min)
-dia4_melhor, study: fator | valores tentados | o melhor | perplexidade | ponto base
-dia4_variantes, study: variante | perplexidade, validação | treináveis | treino (min) | pico (MiB)
-dia5_tecnicas, day5: técnica | arquivo (MiB) | memória em uso (MiB) | pico (MiB) | aceleração |
-  memória | qualidade | perplexidade por token | KL em relação ao fp32
-dia5_custos, day5: técnica | arquivo previsto (MiB) | medido (MiB) | para quantizar (s) |
-  prefill, lote 1 (tokens/s) | decodificação, lote 1 | decodificação, lote 8
-dia5_armadilha, day5: pesos | perplexidade sem arredondar | na grade Q4_1 | erro dos pesos |
-  na grade NF4 | erro dos pesos
-dia5_sobra, day5: quanto o treino moveu cada peso (passos da grade) | sobra do treino na Q4_1 |
-  no NF4
-dia5_qlora, day5: medida | LoRA sobre bf16 | QLoRA sobre NF4 | QLoRA / LoRA
-dia5_guia, day5: o guia, calculado destes números
-dia5_gptq, day5: grade | nats por token que arredondar perde a mais | conclusão
-dia6_preparo, data: medida | valor
-dia6_defeitos, data: defeito | linhas com ele | recusadas por ele
-dia6_conjunto, data: formato | treino | validação | teste
-dia6_medidas, metrics: exemplo de lápis e papel | à mão | pela biblioteca
-dia6_formatos, tuning: formato | medida | antes | depois | intervalos separados?
-dia6_classificadores, tuning: jeito de classificar | acurácia (%) | macro-F1 (%) | treino (s) |
-  resposta (s) | treináveis | p contra o TF-IDF
-dia7_resultados, day7: variante | {VARIANTS}
-dia7_formas, forms: variante | motor | pesos (MiB) | memória (MiB) | latência p50 (s) | p95 (s) |
-  tokens por segundo | acurácia de execução (%) | em relação ao treinado
-dia7_causas, day7: causa do erro | erros | parte
-dia7_grupos, day7: perguntas | quantas | base com esquema (%) | treinado (%)
-dia7_treino, train: treino | método | exemplos | minutos | tokens por segundo | treináveis |
-  memória (MiB) | menor perda de validação | no passo
-resumo_semana, day3 day4 study day5 data day7: dia | o que mudou | medida | antes | depois |
-  comando
-"""
 TABLES: dict[str, Table] = {}
-for line in HEADERS.replace("\n  ", " ").strip().split("\n"):
-    place, columns = line.split(": ", 1)
+for place, columns in yaml.safe_load(LAYOUT.read_text(encoding="utf-8")).items():
     name, sources = place.split(", ")
-    TABLES[name] = Table(name, columns.split(" | "), [SOURCES[x] for x in sources.split()])
+    header, formats = zip(*(f"{x} :".split(" :")[:2] for x in columns.split(" | ")), strict=True)
+    TABLES[name] = Table(name, header, formats, [SOURCES[x] for x in sources.split()])
 
 
-def rows_of(table: Table, result: results.Result) -> list[Row]:
-    """As linhas que um resultado dá a uma tabela, na ordem."""
+def rows_of(table: Table, result: results.Result) -> list[list[str]]:
+    """As linhas que um resultado dá a uma tabela, na ordem, já escritas."""
     found = (pair for function in ROWS[type(result)] for pair in function(result))
-    return [row for name, row in found if name == table.name]
+    rows = (row for name, row in found if name == table.name)
+    return [[_written(*cell) for cell in zip(row, table.formats, strict=True)] for row in rows]
+
+
+WRITERS: dict[str, Callable[[float], str]] = {
+    "mib": lambda size: decimal(size / MIB),
+    "x": lambda times: decimal(times, 2, "x"),
+    "g": general,
+    "p": p_value,
+}
+
+
+def _written(cell: Cell, kind: str) -> str:
+    """A célula em português: um de `WRITERS`, ou as casas decimais, depois de `%` se é fração."""
+    if cell is None or isinstance(cell, str):
+        return MISSING if cell is None else cell
+    if kind in WRITERS:
+        return WRITERS[kind](cell)
+    share, places = kind.startswith("%"), int(kind.lstrip("%") or 0)
+    if isinstance(cell, Score):
+        return interval(cell, places, 100 if share else 1)
+    return percent(cell, places) if share else decimal(cell, places)
 
 
 # --- células --------------------------------------------------------------------------------------
@@ -121,17 +100,13 @@ def _over(above: float | None, below: float | None) -> float | None:
     return above / below if above is not None and below else None
 
 
-def _mib(size: float | None) -> str:
-    return decimal(_over(size, MIB))
-
-
-def _ratio_row(label: str, values: list, places: int = 0, share: int = 3) -> Row:
+def _ratio_row(label: str, values: list, places: int = 0, share: int = 3) -> list[str]:
     """Dois valores e quantas vezes o segundo é o primeiro."""
     ratio = decimal(_over(values[1], values[0]), share)
     return [label, *(decimal(value, places) for value in values), ratio]
 
 
-def _score_row(key: str, before: Score | None, after: Score | None, suffix: str = "") -> Row:
+def _score_row(key: str, before: Score | None, after: Score | None, suffix: str = "") -> list[str]:
     label, places, scale = SCORES[key]
     return [label + suffix, *(interval(score, places, scale) for score in (before, after))]
 
@@ -141,7 +116,7 @@ def _apart(pair: list[Score | None], yes: str = "sim", no: str = "não") -> str:
     return MISSING if None in pair else yes if pair[0].apart(pair[1]) else no
 
 
-def _test_scores(runs: list[results.TrainingRun | None]) -> Iterator[Row]:
+def _test_scores(runs: list[results.TrainingRun | None]) -> Iterator[list[str]]:
     """As notas de teste de dois treinos, e se os intervalos as separam."""
     for key in ("perplexity_token", "next_token_accuracy", "bleu"):
         pair = [run and run.test.get(key) for run in runs]
@@ -154,10 +129,6 @@ def _memory(measures: list[results.MemoryParts | None], total: str) -> Iterator[
     for part, label in MEMORY.items():
         yield label, [measure and getattr(measure, part) for measure in measures]
     yield f"**{total}**", [measure and measure.total for measure in measures]
-
-
-def _tokens(*scores: dict[str, Score] | None) -> Row:
-    return [interval(found and found.get("perplexity_token")) for found in scores]
 
 
 def _text(value: float | int | str | list[str]) -> str:
@@ -176,6 +147,11 @@ def _spread(row: results.StudyRow) -> str:
     return decimal(row.perplexity, 2) + (f" ± {decimal(row.spread, 2)}" if row.spread else "")
 
 
+def _summary(result: results.Result, day: str, what: str, measure: str, *pair: Cell) -> tuple:
+    """A linha que o resultado tem no resumo da semana."""
+    return "resumo_semana", [day, what, measure, *pair, f"`{result.command}`"]
+
+
 # --- dias 2 e 3 -----------------------------------------------------------------------------------
 def day3(result: results.Day3) -> Rows:
     for key in (key for key in SCORES if key in result.before and key in result.after):
@@ -186,15 +162,14 @@ def day3(result: results.Day3) -> Rows:
             change = signed(scale * (after.value - before.value), places, " pontos")
         yield "dia3_notas", [*_score_row(key, before, after), change, _apart([before, after])]
     for label, pair in _memory([result.memory_predicted, result.memory_measured], "soma"):
-        yield "dia3_memoria", _ratio_row(label, pair, share=2)
+        yield "dia3_memoria", [label, *pair, _over(pair[1], pair[0])]
     losses = [(p.eval_loss, p.step) for p in result.curve if p.eval_loss is not None]
-    loss, step = min(losses, default=(None, None))
-    settings = (result.epochs, result.batch_size, result.learning_rate)
-    model = [result.model.split("/")[-1], decimal(result.parameters), *map(general, settings)]
-    measured = [decimal(result.train_minutes, 1), decimal(loss, 3), decimal(step)]
-    yield "dia3_treino", [*model, *measured]
-    row = ["3", "fine-tuning de todos os pesos", "perplexidade por token, teste"]
-    yield "resumo_semana", [*row, *_tokens(result.before, result.after), f"`{result.command}`"]
+    best = min(losses, default=(None, None))
+    settings = [result.epochs, result.batch_size, result.learning_rate, result.train_minutes]
+    yield "dia3_treino", [result.model.split("/")[-1], result.parameters, *settings, *best]
+    pair = [scores.get("perplexity_token") for scores in (result.before, result.after)]
+    what = "fine-tuning de todos os pesos"
+    yield _summary(result, "3", what, "perplexidade por token, teste", *pair)
 
 
 # --- dia 4: LoRA ----------------------------------------------------------------------------------
@@ -204,10 +179,9 @@ def day4(result: results.Day4) -> Rows:
     runs = [result.runs.get(name) for name in ("full", "lora")]
     measures = [[run and run.memory_predicted, run and run.memory_measured] for run in runs]
     for label, values in _memory(sum(measures, []), "soma das quatro"):
-        share = decimal(_over(values[3], values[1]), 3)
-        yield "dia4_memoria", [label, *map(decimal, values), share]
-    full, lora, share = _ratio_row("", [run and run.peak_mib for run in runs])[1:]
-    yield "dia4_memoria", ["pico do processo inteiro", "", full, "", lora, share]
+        yield "dia4_memoria", [label, *values, _over(values[3], values[1])]
+    full, lora = [run and run.peak_mib for run in runs]
+    yield "dia4_memoria", ["pico do processo inteiro", "", full, "", lora, _over(lora, full)]
     for row in (
         _ratio_row("parâmetros treináveis", [run and run.trainable_parameters for run in runs]),
         _ratio_row("treino (min)", [run and run.seconds / 60 for run in runs], 1),
@@ -216,9 +190,9 @@ def day4(result: results.Day4) -> Rows:
         *_test_scores(runs),
     ):
         yield "dia4_metodos", row
-    row = ["4", "LoRA no lugar de todos os pesos", "perplexidade por token, teste"]
-    scores = _tokens(*(run and run.test for run in runs))
-    yield "resumo_semana", [*row, *scores, f"`{result.command}`"]
+    pair = [run and run.test.get("perplexity_token") for run in runs]
+    what = "LoRA no lugar de todos os pesos"
+    yield _summary(result, "4", what, "perplexidade por token, teste", *pair)
 
 
 def study(result: results.Day4Study) -> Rows:
@@ -226,13 +200,11 @@ def study(result: results.Day4Study) -> Rows:
     chosen = result.chosen
     for row in result.rows:
         what = ("→ " if row == chosen else "") + _described(row)
-        trainable, minutes = decimal(row.trainable_parameters), decimal(row.minutes, 1)
-        score = [_spread(row), decimal(row.test, 2)]
-        yield "dia4_estudo", [row.factor, what, *score, trainable, minutes]
+        costs = [row.trainable_parameters, row.minutes]
+        yield "dia4_estudo", [row.factor, what, _spread(row), row.test, *costs]
         if row.factor in ("base", "method"):
             name = str(row.change.get("method", "lora (ponto base)"))
-            figures = [_spread(row), trainable, minutes, decimal(row.peak_mib)]
-            yield "dia4_variantes", [name, *figures]
+            yield "dia4_variantes", [name, _spread(row), *costs, row.peak_mib]
     for factor in dict.fromkeys(row.factor for row in others):
         tried = [row for row in others if row.factor == factor]
         best = min([base, *tried], key=lambda row: row.perplexity)
@@ -240,9 +212,9 @@ def study(result: results.Day4Study) -> Rows:
         yield "dia4_melhor", [factor, names, _described(best), _spread(best), _spread(base)]
     row = ["**escolhida pela regra**", "", f"**{_described(chosen)}**"]
     yield "dia4_melhor", [*row, _spread(chosen), _spread(base)]
-    row = ["4", f"estudo: {_described(chosen)} no lugar do ponto base"]
-    row += ["perplexidade por token, validação", _spread(base), _spread(chosen)]
-    yield "resumo_semana", [*row, f"`{result.command}`"]
+    what = f"estudo: {_described(chosen)} no lugar do ponto base"
+    pair = _spread(base), _spread(chosen)
+    yield _summary(result, "4", what, "perplexidade por token, validação", *pair)
 
 
 # --- dia 5: quantização ---------------------------------------------------------------------------
@@ -252,38 +224,31 @@ def techniques(result: results.Day5) -> Rows:
     reference = base.scores["perplexity_token"]
     for name, found in result.techniques.items():
         one, eight = found.speed["1"], found.speed["8"]
-        perplexity, kl = found.scores["perplexity_token"], found.scores.get("kl_fp32")
-        sizes = [_mib(found.disk_bytes), _mib(found.memory_bytes), decimal(found.peak_mib)]
-        faster = decimal(_over(one.decode, base.speed["1"].decode), 2, "x")
-        shares = found.memory_bytes / base.memory_bytes, reference.value / perplexity.value
-        row = [name, *sizes, faster, *(percent(share, 0) for share in shares)]
-        yield "dia5_tecnicas", [*row, interval(perplexity), interval(kl, 3)]
-        row = [name, _mib(found.predicted_disk_bytes), _mib(found.disk_bytes)]
-        row += [decimal(found.quantize_seconds, 1), decimal(one.prefill)]
-        yield "dia5_custos", [*row, decimal(one.decode, 1), decimal(eight.decode, 1)]
+        perplexity = found.scores["perplexity_token"]
+        sizes = [found.disk_bytes, found.memory_bytes, found.peak_mib]
+        shares = [found.memory_bytes / base.memory_bytes, reference.value / perplexity.value]
+        row = [name, *sizes, _over(one.decode, base.speed["1"].decode), *shares, perplexity]
+        yield "dia5_tecnicas", [*row, found.scores.get("kl_fp32")]
+        row = [name, found.predicted_disk_bytes, found.disk_bytes, found.quantize_seconds]
+        yield "dia5_custos", [*row, one.prefill, one.decode, eight.decode]
         if name in ("bnb-int8", "bnb-nf4-double", "gptq-4bit-g64"):
-            row = ["5", f"{name} no lugar de fp32", "perplexidade por token"]
-            pair = [interval(reference), interval(perplexity)]
-            yield "resumo_semana", [*row, *pair, f"`{result.command}`"]
+            what = f"{name} no lugar de fp32"
+            yield _summary(result, "5", what, "perplexidade por token", reference, perplexity)
     for name, why in result.absent.items():
         yield "dia5_tecnicas", [name, f"ausente: {why}", *[""] * 7]
 
 
 def quantization(result: results.Day5) -> Rows:
-    trap = result.trap
+    trap, grids = result.trap, ("q4_1", "nf4")
     models = {"modelo base": trap.base, "depois do treino do dia 3": trap.trained}
     for label, model in models.items():
-        row = [label, interval(model.perplexity["none"])]
-        for grid in ("q4_1", "nf4"):
-            row += [interval(model.perplexity[grid]), percent(model.weight_error[grid], 2)]
-        yield "dia5_armadilha", row
-    kept = [percent(trap.kept[grid], 0) for grid in ("q4_1", "nf4")]
-    yield "dia5_sobra", [decimal(trap.moved_steps, 4), *kept]
+        pairs = [(model.perplexity[grid], model.weight_error[grid]) for grid in grids]
+        yield "dia5_armadilha", [label, model.perplexity["none"], *sum(pairs, ())]
+    yield "dia5_sobra", [trap.moved_steps, *(trap.kept[grid] for grid in grids)]
     for grid, gain in result.gptq_over_rounding.items():
         low, high = gain.ci95
         clear = "arredondar melhor" if high < 0 else "sem diferença clara"
-        verdict = "GPTQ melhor" if low > 0 else clear
-        yield "dia5_gptq", [f"4 bits, {grid}", interval(gain, 3), verdict]
+        yield "dia5_gptq", [f"4 bits, {grid}", gain, "GPTQ melhor" if low > 0 else clear]
     for line in result.guide:
         yield "dia5_guia", [line]
     if not result.qlora:
@@ -302,10 +267,9 @@ def quantization(result: results.Day5) -> Rows:
 
 # --- dia 6: dados ---------------------------------------------------------------------------------
 def data(result: results.Day6Data) -> Rows:
-    read, accepted = decimal(result.read), decimal(result.accepted)
     leaks = f"{decimal(result.naive_leaks)} de {decimal(result.naive_held_out)}"
-    yield "dia6_preparo", ["linhas lidas", read]
-    yield "dia6_preparo", ["linhas aceitas", accepted]
+    yield "dia6_preparo", ["linhas lidas", result.read]
+    yield "dia6_preparo", ["linhas aceitas", result.accepted]
     yield "dia6_preparo", ["reservadas que um sorteio simples deixaria no treino", leaks]
     covered = percent(result.vocabulary_coverage)
     yield "dia6_preparo", ["palavras do teste que o treino já mostrou", covered]
@@ -315,17 +279,16 @@ def data(result: results.Day6Data) -> Rows:
         label = f"tokens por conversa, {SPLITS[split]} (mediana, 95%, máximo)"
         yield "dia6_preparo", [label, sizes]
     for kind, count in result.dirt.items():
-        refused = decimal(result.rejected.get(kind, 0))
-        yield "dia6_defeitos", [DIRT[kind], decimal(count), refused]
+        yield "dia6_defeitos", [DIRT[kind], count, result.rejected.get(kind, 0)]
     for name, rows in result.formats.items():
-        yield "dia6_conjunto", [name, *(decimal(rows.get(split)) for split in SPLITS)]
-    row = ["6", "dados brutos → dados prontos", "linhas", read, accepted]
-    yield "resumo_semana", [*row, f"`{result.command}`"]
+        yield "dia6_conjunto", [name, *map(rows.get, SPLITS)]
+    pair = decimal(result.read), decimal(result.accepted)
+    yield _summary(result, "6", "dados brutos → dados prontos", "linhas", *pair)
 
 
 def metrics(result: results.Day6Metrics) -> Rows:
     for name, pair in result.checks.items():
-        yield "dia6_medidas", [name, decimal(pair.ours, 4), decimal(pair.library, 4)]
+        yield "dia6_medidas", [name, pair.ours, pair.library]
 
 
 def tuning(result: results.Day6Training) -> Rows:
@@ -335,21 +298,17 @@ def tuning(result: results.Day6Training) -> Rows:
             yield "dia6_formatos", [name, *_score_row(key, *pair), _apart(pair)]
     tried = result.classification.classifiers if result.classification else {}
     for name, found in tried.items():
-        scores = [interval(score, 1, 100) for score in (found.accuracy, found.macro_f1)]
-        times = [decimal(seconds, 1) for seconds in (found.train_seconds, found.answer_seconds)]
-        costs = [decimal(found.trainable_parameters), p_value(found.p_against_tfidf)]
-        yield "dia6_classificadores", [CLASSIFIERS[name], *scores, *times, *costs]
+        row = [CLASSIFIERS[name], found.accuracy, found.macro_f1]
+        row += [found.train_seconds, found.answer_seconds, found.trainable_parameters]
+        yield "dia6_classificadores", [*row, found.p_against_tfidf]
 
 
 # --- dias 1 e 7: mini-projeto ---------------------------------------------------------------------
 def variants(result: results.Evaluation) -> Rows:
     for name, found in result.variants.items():
-        accuracy = interval(found.execution_accuracy, 1, 100)
-        loss = interval(found.gold_perplexity, 3)
-        loss = "o motor não informa" if loss == MISSING else loss
-        row = [name, accuracy, interval(found.valid_sql, 1, 100)]
-        row += [interval(found.exact_match, 1, 100), loss, interval(found.bleu, 1)]
-        row.append(decimal(found.prompt_tokens))
+        accuracy, loss = found.execution_accuracy, found.gold_perplexity
+        row = [name, accuracy, found.valid_sql, found.exact_match]
+        row += [loss or "o motor não informa", found.bleu, found.prompt_tokens]
         yield "dia7_resultados", row
         if found.group in ("untrained", "examples", "trained", "others"):
             yield "dia1_abordagens", row
@@ -357,15 +316,13 @@ def variants(result: results.Evaluation) -> Rows:
         if test is not None:
             p = f"p = {p_value(test.p_value)}".replace("= <", "<")
             against = f"perde {test.only_first}, ganha {test.only_second}; {p}"
-        times = [decimal(latency.p50_s, 2), decimal(latency.p95_s, 2)]
-        times.append(decimal(latency.tokens_per_second, 1))
-        sizes = [_mib(found.weights_bytes), _mib(found.memory_bytes)]
-        yield "dia7_formas", [name, found.engine, *sizes, *times, accuracy, against]
+        row = [name, found.engine, found.weights_bytes, found.memory_bytes, latency.p50_s]
+        row += [latency.p95_s, latency.tokens_per_second, accuracy, against]
+        yield "dia7_formas", row
         if (done := found.training) and found.group in ("trained", "others"):
-            speed = [decimal(done.minutes, 1), decimal(done.tokens_per_second)]
-            sizes = [decimal(done.trainable_parameters), _mib(done.memory_bytes)]
-            best = [decimal(done.best_eval_loss, 4), decimal(done.best_step)]
-            yield "dia7_treino", [name, done.method, decimal(done.examples), *speed, *sizes, *best]
+            row = [name, done.method, done.examples, done.minutes, done.tokens_per_second]
+            row += [done.trainable_parameters, done.memory_bytes]
+            yield "dia7_treino", [*row, done.best_eval_loss, done.best_step]
 
 
 def errors(result: results.Evaluation) -> Rows:
@@ -374,7 +331,7 @@ def errors(result: results.Evaluation) -> Rows:
     pair = [first.get(group) for group in ("untrained", "trained")]
     causes = pair[1].error_causes if pair[1] else {}
     for cause, count in causes.items():
-        yield "dia7_causas", [cause, decimal(count), percent(count / sum(causes.values()), 0)]
+        yield "dia7_causas", [cause, count, count / sum(causes.values())]
     levels = [found.by_difficulty if found else {} for found in pair]
     kinds = [found.by_kind if found else {} for found in pair]
     groups = [
@@ -383,10 +340,10 @@ def errors(result: results.Evaluation) -> Rows:
     groups += [(f"tipo: {x}", [y.get(x) for y in kinds]) for x in sorted(set().union(*kinds))]
     for label, scores in groups:
         count = next((score.n for score in scores if score), None)
-        yield "dia7_grupos", [label, decimal(count), *(interval(x, 1, 100) for x in scores)]
+        yield "dia7_grupos", [label, count, *scores]
     scores = [interval(found and found.execution_accuracy, 1, 100) for found in pair]
-    row = ["7", "mini-projeto: perguntas → SQL", "acurácia de execução (%)", *scores]
-    yield "resumo_semana", [*row, f"`{result.command}`"]
+    what = "mini-projeto: perguntas → SQL"
+    yield _summary(result, "7", what, "acurácia de execução (%)", *scores)
 
 
 ROWS: dict[type[results.Result], list[Callable]] = {

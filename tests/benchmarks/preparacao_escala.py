@@ -6,6 +6,11 @@
 Cada tamanho roda num processo só dele. As linhas são inventadas com as palavras do atendimento, na
 frequência em que lá aparecem; 5% são repetidas ou quase, e 3% têm sujeira. Espera-se tempo
 proporcional às linhas e memória própria quase parada.
+
+Medido em 2 núcleos divididos com outros programas (2026-11): 100 mil linhas em 201 s (132 s de CPU:
+metade em consertar, um quarto em assinar), com 543 MiB de memória própria; 10 mil, com 519 MiB. De
+10 mil a 100 mil, 280 bytes por linha. Com os arquivos mapeados, 699 e 805 MiB. Uma assinatura de
+320 posições do datasketch leva 134 µs com o crc32 e 262 com o SHA-1, que é o padrão dele.
 """
 
 import argparse

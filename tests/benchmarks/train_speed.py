@@ -47,8 +47,7 @@ def measure(row: str, examples: int, output: str, overrides: list[str]) -> dict:
 
     from loja_sql.config import load_config
     from loja_sql.model.callbacks import Progress
-    from loja_sql.model.examples import tokenized
-    from loja_sql.model.trainer import build_trainer
+    from loja_sql.model.trainer import build_trainer, tokenized
     from loja_sql.questions.splits import load_split, training_rows
     from loja_sql.sql.database import Database
 

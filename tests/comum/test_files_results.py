@@ -86,7 +86,7 @@ REFERENCES = {
     "dia6_dados": results.Day6Data,
     "dia6_metricas": results.Day6Metrics,
     "dia6_treino": results.Day6Training,
-    "mini_projeto_lora_teste": results.Evaluation,
+    "mini_projeto_lora_test": results.Evaluation,
 }
 
 

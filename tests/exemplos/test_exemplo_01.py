@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from comum import tracking
+from comum.memory import measure_step
 from comum.models import load_model, load_tokenizer
 from comum.paths import DEFAULT_MODEL
 from comum.results import Day3
@@ -239,7 +240,7 @@ def test_activation_memory_grows_with_the_batch_as_predicted(tiny):
     for examples, length in ((4, 64), (8, 64), (8, 128)):
         ids = torch.randint(3, 500, (examples, length))
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-        measured = memory_plan.measure(model, batch)
+        measured = measure_step(model, batch, answer_loss)
         answers = examples * (length - 1)  # o primeiro token ninguém prevê
         predicted = memory_plan.predict(model.config, "full float32", ids.numel(), answers)
         assert measured.activations == pytest.approx(predicted.activations, rel=0.35)
@@ -249,7 +250,7 @@ def test_activation_memory_grows_with_the_batch_as_predicted(tiny):
 def test_measuring_memory_leaves_the_model_as_it_was(tiny):
     model, tokenizer, rows = tiny
     before = {name: p.clone() for name, p in model.named_parameters()}
-    memory_plan.measure(model, lesson.batch_of(rows[:2], tokenizer, model))
+    measure_step(model, lesson.batch_of(rows[:2], tokenizer, model), answer_loss)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
-from comum.models import load_tokenizer
+from comum.models import linears_of, load_tokenizer
 from comum.paths import DEFAULT_MODEL
 from comum.results import Day4, Day4Study, MemoryParts, Score, TrainingRun
 from comum.terminal import UserError, run_main
@@ -35,7 +35,7 @@ def settings(model, method="lora", *extra) -> argparse.Namespace:
 
 def first_layer(model):
     one = AutoModelForCausalLM.from_pretrained(model, num_hidden_layers=1)
-    return one, next(iter(memory_plan.linears_of(one).values()))
+    return one, next(iter(linears_of(one).values()))
 
 
 def test_the_whole_lesson_side_by_side(results, tiny_llama, tmp_path, monkeypatch, capsys):
@@ -180,11 +180,11 @@ def test_a_bad_value_is_one_sentence(capsys, monkeypatch, tiny_llama, arguments,
 
 # --- a memória ----------------------------------------------------------------------------------
 @pytest.mark.model
-@pytest.mark.parametrize("mode", memory_plan.STORED)
+@pytest.mark.parametrize("mode", ["full bf16", "lora float32", "lora bf16"])  # dia 3: a outra
 def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monkeypatch, tmp_path):
     """Prevista e medida, com e sem bf16, no modelo de verdade."""
     method, precision = mode.split()
-    for module in (lesson.models, runs):
+    for module in (lesson.models, lesson.sft, runs):
         monkeypatch.setattr(module, "gains_from_bf16", lambda: precision == "bf16")
     run = settings(DEFAULT_MODEL, method, "--output", str(tmp_path))
     tokenizer = load_tokenizer(run.model)
@@ -193,7 +193,8 @@ def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monke
     rows = [utils.encode(tokenizer, messages) for messages in texts]
     with lesson.disable_input_dtype_casting(trainer.model, active=precision == "bf16"):
         batch = lesson.pad(rows, tokenizer.pad_token_id)
-        predicted, measured = runs.memory_of(trainer, batch, run)
+        measured = lesson.sft.step_memory(trainer, batch)
+        predicted = runs.predicted(trainer.model.config, batch, run)
     for part, value in predicted:
         assert getattr(measured, part) == pytest.approx(value, rel=0.1), part
 

@@ -184,7 +184,7 @@ def test_qlora_trains_the_same_adapter_on_a_smaller_base(wide_llama, monkeypatch
     assert parts[0].gradients == parts[1].gradients, "adaptadores em precisões diferentes"
     assert parts[1].weights < parts[0].weights
     assert lora.losses == pytest.approx(qlora.losses, abs=0.05) and lora.steps == 2
-    report.show_qlora({"lora": lora, "qlora": qlora})
+    lesson.sft.show_runs({"lora": lora, "qlora": qlora})
 
 
 def test_a_gguf_is_measured_by_llama_cpp(wide_llama, tmp_path):

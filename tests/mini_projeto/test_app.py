@@ -19,7 +19,7 @@ import pytest
 from loja_sql.config import load_config
 from loja_sql.model.assistant import Answer, Assistant, settings
 from loja_sql.model.engines import Engine
-from loja_sql.page import feedback, panel, tabs
+from loja_sql.page import panel, session, tabs
 from loja_sql.page.session import TRAINED, UNTRAINED, Page
 from loja_sql.questions.reading import read_questions
 from loja_sql.sql.database import Result
@@ -37,7 +37,7 @@ def served(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pagina")
     results = pytest.MonkeyPatch()
     results.setattr(panel, "RESULTS_DIR", folder)
-    reference = REFERENCE_DIR / "mini_projeto_lora_teste.json"
+    reference = REFERENCE_DIR / "mini_projeto_lora_test.json"
     shutil.copy(reference, folder / "mini_projeto_lora_test.json")
     options = argparse.Namespace(base=False, adapter=None)
     page = Page(*settings(load_config(None, args), options))
@@ -101,7 +101,7 @@ def test_api_runs_edited_sql_read_only(served):
 def test_any_sqlite_value_comes_back_and_is_shown_in_brazilian(served, sql, value, shown):
     page, url = served
     assert connect(url).predict(sql, api_name="/executar")["rows"] == [[value]]
-    grid = tabs.grid(page.assistant.run(sql))
+    grid = tabs.grid(page.assistant.execute(sql).result)
     assert grid["data"] == [[value]], "as colunas se ordenam pelo valor"
     assert grid["metadata"] == {"display_value": [[shown]]}
 
@@ -212,7 +212,7 @@ def test_opinions_are_kept_in_a_file_data_prep_reads(served):
 
 def test_a_full_opinions_file_is_left_alone_and_the_page_says_so(served, monkeypatch):
     page, _ = served
-    monkeypatch.setattr(feedback, "MAX_BYTES", 1)
+    monkeypatch.setattr(session, "MAX_FEEDBACK_BYTES", 1)
     page.feedback.write_text("x" * 10, "utf-8")
     assert "Não consegui guardar" in page.save_opinion("quantos?", MODEL_SQL, MODEL_SQL, True)
     assert page.feedback.read_text("utf-8") == "x" * 10

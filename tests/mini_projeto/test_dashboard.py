@@ -5,6 +5,7 @@ import re
 import shutil
 
 from comum import statistics
+from comum.numbers import interval
 from comum.paths import REFERENCE_DIR
 from comum.results import Evaluation
 from comum.terminal import run_main
@@ -36,7 +37,7 @@ def answer(row: dict) -> dict:
 def measured(tmp_path, monkeypatch):
     """Um treino e a avaliação dele, a nossa; devolve (config, pasta dos resultados)."""
     monkeypatch.setattr(panel, "RESULTS_DIR", tmp_path)
-    shutil.copy(REFERENCE_DIR / "mini_projeto_lora_teste.json", tmp_path / RESULTS)
+    shutil.copy(REFERENCE_DIR / "mini_projeto_lora_test.json", tmp_path / RESULTS)
     write_rows(tmp_path, map(answer, ROWS))
     steps = [{"step": 10, "loss": 2.5}, {"step": 20, "loss": 1.25, "eval_loss": 1.5}]
     (tmp_path / "lora").mkdir()
@@ -62,7 +63,7 @@ def test_the_page_is_self_contained_and_shows_every_variant(measured):
     evaluation = Evaluation.load(results / RESULTS)
     for name, part in evaluation.variants.items():
         assert f"<td>{name}</td>" in shown
-        assert charts.share(part.execution_accuracy) in shown
+        assert interval(part.execution_accuracy, 1, 100).replace("; ", ";\u00a0") in shown
     for title in (
         *("Acurácia de execução por variante", "Todas as medidas", "Tamanho × acurácia"),
         *("Latência × acurácia", "Perda", "Por tipo de consulta: treinado", "Por que errou"),

@@ -4,8 +4,10 @@ import hashlib
 import sqlite3
 import time
 
+from comum.terminal import UserError
+
 import pytest
-from loja_sql.sql.database import Database, DatabaseError, QueryError
+from loja_sql.sql.database import Database, QueryError
 
 TIME_LIMIT_S = 0.4
 ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) "
@@ -314,10 +316,10 @@ def test_views_of_the_user_database_can_be_read(tmp_path):
 def test_missing_file_is_explained(tmp_path):
     """Arquivo ausente: o erro diz qual e o que fazer, e nenhum arquivo é criado."""
     path = tmp_path / "nada.sqlite"
-    with pytest.raises(DatabaseError, match="não encontrado.*nada.sqlite.*database"):
+    with pytest.raises(UserError, match="não encontrado.*nada.sqlite.*database"):
         Database(path)
     assert not path.exists()
-    with pytest.raises(DatabaseError, match="não encontrado"):
+    with pytest.raises(UserError, match="não encontrado"):
         Database(tmp_path)
 
 
@@ -325,5 +327,5 @@ def test_file_that_is_not_a_database_is_explained(tmp_path):
     """Um CSV no lugar do banco sai com uma frase, não com um traceback do sqlite3."""
     path = tmp_path / "planilha.sqlite"
     path.write_text("id,nome\n1,Ana\n" * 100, encoding="utf-8")
-    with pytest.raises(DatabaseError, match="não é um banco SQLite legível"):
+    with pytest.raises(UserError, match="não é um banco SQLite legível"):
         Database(path)

@@ -17,7 +17,7 @@ from loja_sql.model.summary import read_summary
 from loja_sql.prompt import messages
 from loja_sql.questions.retrieval import Bm25
 from loja_sql.questions.splits import load_split
-from loja_sql.scores import latency, scoring, tables, variants
+from loja_sql.scores import latency, tables, variants
 from loja_sql.scores.variants import BASE, TUNED
 
 
@@ -70,7 +70,9 @@ def test_evaluation_writes_scores_and_one_line_per_question(trained, measure, ca
 def test_latency_and_memory_are_measured_in_a_process_of_their_own(trained, capsys):
     """O modelo minúsculo, sem as bibliotecas, cabe em 200 MB."""
     config = load_config(None, trained[0])
-    alone, memory = latency.measure(variants.choose(config, ["untrained"])[0], ["quantos?"] * 3)
+    alone, memory = latency.measure(
+        variants.choose(config, evaluate.arguments(["--only", "untrained"]))[0], ["quantos?"] * 3
+    )
     assert alone.questions == 3 and 0 < alone.p50_s <= alone.p95_s
     assert memory is None or 0 < memory < 200e6
     assert "Uma a uma" not in capsys.readouterr().out, "a barra é a do outro processo"
@@ -108,10 +110,10 @@ def test_own_questions_are_scored_and_bad_rows_reported(trained, measure, tmp_pa
 
 def test_a_limited_evaluation_takes_questions_from_the_whole_file():
     rows = list(range(340))
-    chosen = scoring.spread(rows, 40)
+    chosen = variants.spread(rows, 40)
     assert len(set(chosen)) == 40 and chosen == sorted(chosen)
     assert chosen[0] == 0 and chosen[-1] > 330
-    assert scoring.spread(rows, None) == scoring.spread(rows, 999) == rows
+    assert variants.spread(rows, None) == variants.spread(rows, 999) == rows
 
 
 def test_examples_in_the_prompt_come_from_training_and_the_nearest_come_last(trained, measure):
@@ -121,7 +123,9 @@ def test_examples_in_the_prompt_come_from_training_and_the_nearest_come_last(tra
     assert plain < min(fixed, similar)
     config = load_config(None, args)
     row = load_split(config, "train")[3]
-    variant = variants.choose(config, ["examples"], few_shot=2)[1]
+    variant = variants.choose(
+        config, evaluate.arguments(["--only", "examples", "--few-shot", "2"])
+    )[1]
     shown = variant.examples(row["question"])
     assert shown[-1] == (row["question"], row["sql"]) and len(shown) == 2
     turns = messages(config, "e agora?", "", shown)
@@ -232,7 +236,7 @@ def test_bad_options_end_with_code_two(options, capsys):
 
 
 def test_our_published_scores_are_still_read_and_shown(capsys):
-    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_lora_teste.json")
+    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_lora_test.json")
     tables.show(found)
     shown = capsys.readouterr().out
     assert all(name in shown for name in found.variants)
@@ -241,7 +245,7 @@ def test_our_published_scores_are_still_read_and_shown(capsys):
 
 
 def test_a_wide_result_still_fits_a_narrow_terminal(monkeypatch, capsys):
-    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_lora_teste.json")
+    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_lora_test.json")
     found.variants = dict(list(found.variants.items())[:4])
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")

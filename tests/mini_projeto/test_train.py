@@ -20,10 +20,9 @@ import train
 from datasets import Dataset
 from loja_sql.config import PROJECT_DIR, load_config, load_effective
 from loja_sql.model import callbacks
-from loja_sql.model.examples import audit, tokenized
 from loja_sql.model.loading import load_model
 from loja_sql.model.summary import read_summary
-from loja_sql.model.trainer import POOL, SimilarLengths, check_tracking
+from loja_sql.model.trainer import POOL, SimilarLengths, audit, check_tracking, tokenized
 from safetensors.torch import load_file
 
 

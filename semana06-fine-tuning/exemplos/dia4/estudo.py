@@ -3,13 +3,12 @@
     python semana06-fine-tuning/exemplos/dia4/estudo.py --level quick   # 5 treinos, 10 minutos
     python semana06-fine-tuning/exemplos/dia4/estudo.py --level full    # 40 treinos, 1 hora e meia
 
-Cada treino é a lição do dia 4 com outras opções, no processo dela, e o seu resultado fica em
-`resultados/estudo_lora/`: interrompido, o estudo continua de onde parou. Os fatores estão em
-`estudo.yaml`.
+Cada treino é a lição do dia 4 com outras opções (os fatores estão em `estudo.yaml`) e fica em
+`resultados/estudo_lora/`: interrompido, o estudo continua de onde parou.
 
 A regra de escolha, dita antes de ver os números: vence a menor perplexidade média na validação; das
 que ficam a menos de um desvio entre sementes dela, a de menos parâmetros treináveis. O teste não
-participa da escolha.
+participa.
 """
 
 import argparse
@@ -35,16 +34,9 @@ import yaml
 LESSON = Path(__file__).resolve().parents[1] / "exemplo_02_lora_peft.py"
 STUDY = Path(__file__).with_name("estudo.yaml")
 # A opção da lição que corresponde a cada chave do YAML.
-FLAGS = {
-    "method": "--variant",
-    "r": "--rank",
-    "alpha": "--alpha",
-    "dropout": "--dropout",
-    "learning_rate": "--learning-rate",
-    "target_modules": "--target-modules",
-    "epochs": "--epochs",
-    "train_examples": "--train-examples",
-}
+FLAGS = {"method": "--variant", "r": "--rank", "alpha": "--alpha", "dropout": "--dropout"}
+FLAGS |= {"learning_rate": "--learning-rate", "target_modules": "--target-modules"}
+FLAGS |= {"epochs": "--epochs", "train_examples": "--train-examples"}
 Point = dict[str, float | int | str | list[str]]
 
 
@@ -62,12 +54,13 @@ def main(args: argparse.Namespace) -> None:
     base, rows = points[0][1], []
     with progress(None, "Estudo", "treino", len(points) * len(seeds)) as bar:
         for factor, point in points:
+            change = {key: value for key, value in point.items() if value != base.get(key)}
             runs = []
             for seed in seeds:
-                bar.set_postfix_str(f"{describe(changes(point, base))}, semente {seed}")
+                bar.set_postfix_str(f"{describe(change)}, semente {seed}")
                 runs.append(train(args.model, point, seed))
                 bar.update()
-            rows.append(row_of(factor, changes(point, base), runs))
+            rows.append(row_of(factor, change, runs))
     result = Day4Study(
         model=args.model, level=args.level, seeds=seeds, base=base, rows=rows, chosen=choose(rows)
     )
@@ -94,10 +87,8 @@ def load_study(path: Path, level: str) -> tuple[list[tuple[str, Point]], list[in
             "base, seeds (quick e full), factors e quick, como no arquivo original."
         ) from error
     if unknown := {key for _, point in points for key in point} - FLAGS.keys():
-        raise UserError(
-            f"{path}: chave desconhecida: {', '.join(sorted(unknown))}. As que existem: "
-            f"{', '.join(FLAGS)}."
-        )
+        wrong, known = ", ".join(sorted(unknown)), ", ".join(FLAGS)
+        raise UserError(f"{path}: chave desconhecida: {wrong}. As que existem: {known}.")
     return points, seeds
 
 
@@ -114,18 +105,12 @@ def train(model: str, point: Point, seed: int) -> TrainingRun:
             command += [FLAGS[name], ",".join(value) if isinstance(value, list) else str(value)]
         environment = os.environ | {"SEMANA06_RESULTADOS": str(folder)}
         with tempfile.TemporaryDirectory() as output:
-            command += ["--output", output]
-            done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
+            saving = [*command, "--output", output]
+            done = subprocess.run(saving, env=environment, stdout=subprocess.DEVNULL)
         if done.returncode:
-            raise UserError(
-                f"um treino do estudo não terminou ({shlex.join(command[1:-2])}); veja acima."
-            )
+            typed = shlex.join(command[1:])
+            raise UserError(f"um treino do estudo não terminou ({typed}); veja acima.")
     return next(iter(Day4.load(path).runs.values()))
-
-
-def changes(point: Point, base: Point) -> Point:
-    """O que a configuração muda no ponto base."""
-    return {key: value for key, value in point.items() if value != base.get(key)}
 
 
 def row_of(factor: str, change: Point, runs: list[TrainingRun]) -> StudyRow:
@@ -162,41 +147,32 @@ def written(value: float | str | list[str]) -> str:
 
 
 def describe(change: Point) -> str:
-    """O que muda em relação ao ponto base, em texto."""
     return "; ".join(f"{key}={written(value)}" for key, value in change.items()) or "ponto base"
 
 
 def show(result: Day4Study) -> None:
     """Imprime a tabela do estudo, com a escolhida marcada."""
-    rows = [
-        [
-            ("→ " if row == result.chosen else "  ") + describe(row.change),
-            decimal(row.perplexity, 2) + (f" ± {decimal(row.spread, 2)}" if row.spread else ""),
-            decimal(row.test, 2),
-            decimal(row.trainable_parameters),
-            decimal(row.minutes, 1),
-        ]
-        for row in result.rows
-    ]
-    header = ["configuração", "ppl validação", "ppl teste", "treináveis", "min"]
-    tables.show(header, rows)
+    rows = []
+    for row in result.rows:
+        mark = "→ " if row == result.chosen else "  "
+        spread = f" ± {decimal(row.spread, 2)}" if row.spread else ""
+        scores = decimal(row.perplexity, 2) + spread, decimal(row.test, 2)
+        costs = decimal(row.trainable_parameters), decimal(row.minutes, 1)
+        rows.append([mark + describe(row.change), *scores, *costs])
+    tables.show(["configuração", "ppl validação", "ppl teste", "treináveis", "min"], rows)
     print(f"Escolhida pela regra: {describe(result.chosen.change)}")
 
 
 def draw(result: Day4Study, path: Path) -> Path:
-    """Um painel por fator: perplexidade de validação de cada valor, com os pontos das sementes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    """Um painel por fator: a perplexidade de validação de cada valor, e a de cada semente."""
+    from matplotlib.figure import Figure
 
     base, *others = result.rows
     factors = list(dict.fromkeys(row.factor for row in others))
     columns = min(3, len(factors))
-    size = (math.ceil(len(factors) / columns), columns)
-    figure, panels = pyplot.subplots(
-        *size, figsize=(5 * size[1], 3.6 * size[0]), squeeze=False, sharey=True
-    )
+    lines = math.ceil(len(factors) / columns)
+    figure = Figure(figsize=(5 * columns, 3.6 * lines), layout="tight")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes, factor in zip(panels.flat, factors, strict=False):
         rows = [row for row in result.rows if row.factor in (factor, "base")]
         pairs = [(row.change.get(factor, result.base[factor]), row) for row in rows]
@@ -212,9 +188,7 @@ def draw(result: Day4Study, path: Path) -> Path:
         axes.tick_params(axis="x", rotation=20)
     for axes in panels.flat[len(factors) :]:
         axes.axis("off")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("perplexidade (validação)")
-    figure.tight_layout()
+    figure.supylabel("perplexidade (validação)")
     figure.savefig(path, dpi=120)
     return path
 

@@ -1,24 +1,23 @@
-"""A memória de um treino: a conta antes, a medida depois.
+"""A memória de um treino, por aritmética: pesos, gradientes, otimizador e ativações.
 
-Quatro parcelas: pesos, gradientes, estado do otimizador e ativações (o que a ida guarda para a
-volta). As três primeiras saem de uma multiplicação; a quarta depende do lote e do comprimento, e
-costuma ser a maior quando o modelo é pequeno.
+As três primeiras parcelas saem de uma multiplicação. As ativações (o que a ida guarda para a volta)
+dependem do lote e do comprimento, e costumam ser a maior quando o modelo é pequeno.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from comum import tables
 from comum.labels import MEMORY
+from comum.models import linears_of
 from comum.numbers import GIB, MIB, decimal, percent
 from comum.results import MemoryParts
 from comum.terminal import UserError
-from comum.training import answer_loss
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
-from transformers.pytorch_utils import Conv1D  # a camada linear do GPT-2: peso transposto
+from transformers.pytorch_utils import Conv1D
 
 FLOAT32, BF16 = 4, 2  # bytes
 ADAM_STATES = 2  # média e variância de cada gradiente (Kingma e Ba, 2015)
@@ -28,10 +27,9 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 # Todos os pesos em precisão mista: peso, gradiente, e a cópia em float32 com os dois estados.
 MIXED_BYTES = (2, 2, 12)
 
-# Bytes que a ida guarda para a volta, por camada e token, em função da largura h, da largura f da
-# MLP e do posto r. São os tensores do autograd numa camada Llama com atenção "sdpa", contados um a
-# um, como em Korthikanti et al. (2022, seção 4.1). Congelar um peso dispensa guardar a entrada
-# dele; em bf16, só as normas continuam em float32.
+# Bytes guardados por camada e token, pela largura h, a da MLP, f, e o posto r: os tensores do
+# autograd numa camada Llama com atenção "sdpa", contados um a um, como em Korthikanti et al. (2022,
+# seção 4.1). Congelar um peso dispensa a entrada dele; em bf16, só as normas ficam em float32.
 STORED: dict[str, Callable[[int, int, int], int]] = {
     # normas 4h, entrada de q/k/v h, q, k, v e saída da atenção 4h, entrada da MLP h; MLP 4f
     "full float32": lambda h, f, r: 4 * (10 * h + 4 * f),
@@ -40,8 +38,8 @@ STORED: dict[str, Callable[[int, int, int], int]] = {
     "lora float32": lambda h, f, r: 4 * (8 * h + 4 * f + 7 * r),
     "lora bf16": lambda h, f, r: 4 * 2 * h + 2 * (6 * h + 4 * f + 7 * r),
 }
-# Formas publicadas, para planejar sem baixar nada: a do LlamaConfig sem argumentos é a do Llama 2
-# de 7 bilhões (Touvron et al., 2023, tabela 1).
+# Para planejar sem baixar nada: o LlamaConfig sem argumentos é o Llama 2 de 7 bilhões (Touvron et
+# al., 2023, tabela 1).
 KNOWN_SHAPES = {"meta-llama/Llama-2-7b-hf": LlamaConfig()}
 
 
@@ -62,13 +60,6 @@ class Shape:
         return sum(r * (inputs + outputs) for inputs, outputs in self.linears.values())
 
 
-def linears_of(model: nn.Module) -> dict[str, nn.Module]:
-    """As camadas lineares do modelo, pelo nome, sem a de saída."""
-    head = model.get_output_embeddings()
-    found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
-    return {name: module for name, module in found.items() if module is not head}
-
-
 def meta_model(config: PretrainedConfig) -> nn.Module:
     """O modelo no dispositivo "meta": com todos os tamanhos e nenhum peso."""
     with torch.device("meta"):
@@ -87,16 +78,12 @@ def shape_of(config: PretrainedConfig) -> Shape:
 
 def stored(config: PretrainedConfig, mode: str, r: int) -> int:
     """Bytes que uma camada guarda por token."""
-    width = config.hidden_size
-    return STORED[mode](width, getattr(config, "intermediate_size", 4 * width), r)
+    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
+    return STORED[mode](config.hidden_size, inner, r)
 
 
 def config_of(name: str) -> PretrainedConfig:
-    """A configuração de um modelo conhecido, de uma pasta, de um config.json ou do hub.
-
-    Raises:
-        UserError: não há configuração com este nome.
-    """
+    """A configuração de um modelo conhecido, de uma pasta, de um config.json ou do hub."""
     if name in KNOWN_SHAPES:
         return KNOWN_SHAPES[name]
     try:
@@ -111,11 +98,9 @@ def config_of(name: str) -> PretrainedConfig:
 def predict(
     config: PretrainedConfig, mode: str, tokens: int, logits: int, r: int = 0
 ) -> MemoryParts:
-    """Memória prevista de um passo de treino com AdamW, em MiB, parcela por parcela.
+    """Memória de um passo com AdamW, em MiB; as ativações são as da arquitetura Llama.
 
     Args:
-        config: a configuração do modelo (larguras, camadas, vocabulário); a conta das ativações
-            é a da arquitetura Llama.
         mode: uma chave de `STORED`: o que treina, e em que precisão são as contas.
         tokens: tokens do lote, contando o preenchimento (exemplos x comprimento).
         logits: posições cujos logits ficam guardados: as da resposta, ou nenhuma quando a perda
@@ -140,53 +125,6 @@ def predict(
     )
 
 
-def measure(
-    model: nn.Module, batch: dict[str, torch.Tensor], loss_of: Callable = answer_loss
-) -> MemoryParts:
-    """Memória medida num passo de treino com AdamW sobre `batch`, em MiB; não altera o modelo.
-
-    As ativações são os tensores que o autograd guarda na ida, fora os próprios parâmetros. O passo
-    usa learning_rate zero.
-
-    Args:
-        loss_of: a perda, a partir do modelo e do lote.
-    """
-    model.train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-    own |= {tensor.untyped_storage().data_ptr() for tensor in batch.values()}
-    saved: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer not in own:
-            saved[pointer] = tensor
-        return tensor
-
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = loss_of(model, batch)
-    activations = _mib_of(saved.values())
-    saved.clear()
-    loss.backward()
-    optimizer.step()
-    states = [t for state in optimizer.state.values() for t in state.values() if t.dim()]
-    found = MemoryParts(
-        weights=_mib_of(model.parameters()),
-        gradients=_mib_of(p.grad for p in parameters if p.grad is not None),
-        optimizer=_mib_of(states),
-        activations=activations,
-    )
-    model.zero_grad(set_to_none=True)
-    return found
-
-
-def _mib_of(tensors: Iterable[torch.Tensor]) -> float:
-    """MiB de armazenamento, cada um contado uma vez (dois tensores podem dividir o mesmo)."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values()) / MIB
-
-
 def show_comparison(predicted: MemoryParts, measured: MemoryParts) -> None:
     """Imprime o previsto, o medido e a razão, parcela por parcela."""
     pairs = [(MEMORY[key], value, getattr(measured, key)) for key, value in predicted]
@@ -200,10 +138,7 @@ def show_comparison(predicted: MemoryParts, measured: MemoryParts) -> None:
 def plan(config: PretrainedConfig, r: int, tokens: int, checkpointing: bool) -> dict[str, dict]:
     """Memória de um passo, em GiB: todos os pesos, LoRA (base em bf16) e QLoRA (base em NF4).
 
-    Args:
-        r: posto do LoRA em todas as camadas lineares.
-        tokens: tokens do lote (exemplos x comprimento).
-        checkpointing: guarda só a entrada de cada camada e recalcula uma camada por vez.
+    Com `checkpointing`, guarda-se só a entrada de cada camada, e recalcula-se uma por vez.
     """
     shape, width, layers = shape_of(config), config.hidden_size, config.num_hidden_layers
 
@@ -215,28 +150,24 @@ def plan(config: PretrainedConfig, r: int, tokens: int, checkpointing: bool) -> 
     adapter, outside = shape.adapter(r), BF16 * (shape.total - shape.in_linears)
     # Gradiente e os dois estados do Adam, só do adaptador.
     frozen = (FLOAT32 * adapter, ADAM_STATES * FLOAT32 * adapter, activations("lora bf16"))
-    full = [size * shape.total for size in MIXED_BYTES]
+    full = (*(size * shape.total for size in MIXED_BYTES), activations("full bf16"))
     base = {"LoRA": BF16 * shape.total, "QLoRA": NF4_BITS / 8 * shape.in_linears + outside}
-    plans = {"todos os pesos": (*full, activations("full bf16"))}
-    plans |= {name: (size + FLOAT32 * adapter, *frozen) for name, size in base.items()}
-    saved = {"todos os pesos": shape.total, "LoRA": adapter, "QLoRA": adapter}
+    plans = {"todos os pesos": (*full, sum(full), BF16 * shape.total)}  # o último é o arquivo
+    for name, size in base.items():
+        parts = (size + FLOAT32 * adapter, *frozen)
+        plans[name] = (*parts, sum(parts), BF16 * adapter)
     keys = (*MEMORY, "total", "file")
-    return {
-        name: {
-            key: size / GIB
-            for key, size in zip(keys, (*parts, sum(parts), BF16 * saved[name]), strict=True)
-        }
-        for name, parts in plans.items()
-    }
+    gib = {name: [size / GIB for size in sizes] for name, sizes in plans.items()}
+    return {name: dict(zip(keys, sizes, strict=True)) for name, sizes in gib.items()}
 
 
 def show_plan(name: str, r: int, batch: int = 1, length: int = 1024) -> None:
     """Imprime o plano de um modelo, com e sem recálculo das ativações."""
     config = config_of(name)
     shape = shape_of(config)
+    adapter, share = shape.adapter(r), percent(shape.adapter(r) / shape.total, 2)
     print(f"{name}: {decimal(shape.total)} parâmetros")
-    share = percent(shape.adapter(r) / shape.total, 2)
-    print(f"LoRA de posto {r} em todas as lineares: {decimal(shape.adapter(r))} ({share})\n")
+    print(f"LoRA de posto {r} em todas as lineares: {decimal(adapter)} ({share})\n")
     labels = MEMORY | {"total": "soma", "file": "arquivo salvo"}
     for checkpointing, how in ((False, "todas guardadas"), (True, "recalculadas na volta")):
         plans = plan(config, r, batch * length, checkpointing)

@@ -1,21 +1,18 @@
-"""O que cerca os treinos do dia 4: a barra, as variantes do LoRA, a tabela e a figura."""
+"""O que cerca os treinos do dia 4: as variantes do LoRA, a comparação e a figura."""
 
 import math
-from collections.abc import Callable
 
-from comum import memory, tables
 from comum.labels import MEMORY, SCORES
 from comum.models import gains_from_bf16
-from comum.numbers import decimal, interval
+from comum.numbers import decimal
 from comum.results import MemoryParts, TrainingRun
-from comum.terminal import UserError, progress
-from comum.tracking import tracker
+from comum.terminal import UserError
 
 import torch
 from dia4 import memory_plan
 from peft import AdaLoraConfig, LoraConfig
 from peft.optimizers import create_loraplus_optimizer
-from transformers import TrainerCallback
+from transformers import PretrainedConfig, TrainerCallback
 from trl import SFTTrainer
 
 METHODS = {
@@ -26,48 +23,16 @@ METHODS = {
     "lora_plus": "LoRA+",
     "adalora": "AdaLoRA",
 }
-COMPARED = ("perplexity_token", "perplexity_byte", "next_token_accuracy", "bleu")
 LORA_PLUS_RATIO = 16  # learning_rate de B sobre o de A (Hayou et al., 2024, seção 5)
-RELEASE_EVERY = 5  # passos entre duas devoluções de memória ao sistema
 SMOOTH = 10  # passos da média móvel na figura, no máximo
 
 
-class Bar(TrainerCallback):
-    """A barra do treino em português, e o painel de fora, se houver um."""
-
-    def __init__(self, method: str, tracking: str, name: str) -> None:
-        self.label = f"Treinando ({METHODS[method]})"
-        self.log, self.close = tracker(tracking, name)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = progress(None, self.label, "passo", state.max_steps)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update()
-        if state.global_step % RELEASE_EVERY == 0:
-            memory.release()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs:
-            self.bar.set_postfix_str(f"perda {decimal(logs['loss'], 3)}")
-            self.log({"loss": logs["loss"]}, state.global_step)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-        self.close()
-
-
 class LoraPlusTrainer(SFTTrainer):
-    """B anda mais depressa que A."""
+    """AdamW com um learning_rate para A e outro, maior, para B."""
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """AdamW com um learning_rate para A e outro para B."""
-        self.optimizer = create_loraplus_optimizer(
-            self.model,
-            torch.optim.AdamW,
-            lr=self.args.learning_rate,
-            loraplus_lr_ratio=LORA_PLUS_RATIO,
-        )
+        rates = {"lr": self.args.learning_rate, "loraplus_lr_ratio": LORA_PLUS_RATIO}
+        self.optimizer = create_loraplus_optimizer(self.model, torch.optim.AdamW, **rates)
         return self.optimizer
 
 
@@ -119,11 +84,7 @@ def variant_of(lora: LoraConfig, method: str, steps: int) -> LoraConfig:
 
 
 def check_targets(linears: dict[str, tuple[int, int]], targets: str | list[str]) -> None:
-    """Confere `--target-modules`: o peft ignora um nome que não existe, se outro existir.
-
-    Raises:
-        UserError: um nome não é de camada linear do modelo (diz quais há).
-    """
+    """UserError se um nome não é de camada linear; o peft o ignora, se outro existir."""
     known = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linears))
     missing = [name for name in targets if name not in known] if targets != "all-linear" else []
     if missing:
@@ -133,45 +94,13 @@ def check_targets(linears: dict[str, tuple[int, int]], targets: str | list[str])
         )
 
 
-def memory_of(trainer: SFTTrainer, batch, run) -> tuple[MemoryParts | None, MemoryParts]:
-    """As quatro parcelas de um passo do trainer: por aritmética, onde há fórmula, e medidas."""
-    half = gains_from_bf16()
-
-    def loss_of(model, batch):
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
-            return trainer.compute_loss(model, dict(batch))
-
-    batch = {key: tensor.to(trainer.model.device) for key, tensor in batch.items()}
-    measured = memory_plan.measure(trainer.model, batch, loss_of)
+def predicted(config: PretrainedConfig, batch: dict, run) -> MemoryParts | None:
+    """A memória de um passo do SFTTrainer sobre `batch`, por aritmética; None onde não há conta."""
     if run.method not in ("full", "lora") or run.load_in_4bit or run.target_modules != "all-linear":
-        return None, measured
-    mode = f"{run.method} {'bf16' if half else 'float32'}"
+        return None
+    mode = f"{run.method} {'bf16' if gains_from_bf16() else 'float32'}"
     # O TRL calcula a perda aos pedaços e refaz os logits na volta: nenhum fica guardado.
-    config, tokens = trainer.model.config, batch["input_ids"].numel()
-    return memory_plan.predict(config, mode, tokens, logits=0, r=run.r), measured
-
-
-def show_table(runs: dict[str, TrainingRun]) -> None:
-    """Imprime treináveis, memória, tempo, qualidade e disco, método a método."""
-    cells: dict[str, Callable[[TrainingRun], str]] = {
-        "treináveis": lambda r: decimal(r.trainable_parameters),
-        **{
-            f"{label} (MiB)": lambda r, key=key: decimal(getattr(r.memory_measured, key))
-            for key, label in MEMORY.items()
-        },
-        "soma das quatro (MiB)": lambda r: decimal(r.memory_measured.total),
-        "soma prevista (MiB)": lambda r: decimal(getattr(r.memory_predicted, "total", None)),
-        "pico do processo (MiB)": lambda r: decimal(r.peak_mib),
-        "treino (min)": lambda r: decimal(r.seconds / 60, 1),
-        "tokens/s": lambda r: decimal(r.tokens_per_second),
-        **{
-            SCORES[key][0]: lambda r, key=key: interval(r.test.get(key), *SCORES[key][1:])
-            for key in COMPARED
-        },
-        "salvo em disco (MiB)": lambda r: decimal(r.disk_mib),
-    }
-    rows = [[label, *(cell(run) for run in runs.values())] for label, cell in cells.items()]
-    tables.show(["(intervalos de 95%)", *(METHODS[method] for method in runs)], rows)
+    return memory_plan.predict(config, mode, batch["input_ids"].numel(), logits=0, r=run.r)
 
 
 def show_verdict(full: TrainingRun, lora: TrainingRun) -> None:
@@ -183,10 +112,8 @@ def show_verdict(full: TrainingRun, lora: TrainingRun) -> None:
         f"{decimal(lora.peak_mib / full.peak_mib, 2)} no pico do processo (que inclui "
         f"{decimal(lora.idle_mib)} MiB de Python e bibliotecas)"
     )
-    for key in COMPARED:
-        if key not in full.test:
-            continue
-        (low, high), value = full.test[key].ci95, lora.test[key].value
+    for key, score in full.test.items():
+        (low, high), value = score.ci95, lora.test[key].value
         where = "dentro do intervalo do treino de todos os pesos"
         if not low <= value <= high:
             better = (value < low) == key.startswith("perplexity")
@@ -196,12 +123,10 @@ def show_verdict(full: TrainingRun, lora: TrainingRun) -> None:
 
 def draw(runs: dict[str, TrainingRun]):
     """A figura: memória por parcela e perda de treino, método a método."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    figure = Figure(figsize=(11, 4))
+    left, right = figure.subplots(1, 2)
     labels, bottom = [METHODS[method] for method in runs], [0.0] * len(runs)
     for key, label in MEMORY.items():
         heights = [getattr(run.memory_measured, key) for run in runs.values()]

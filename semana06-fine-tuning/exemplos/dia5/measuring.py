@@ -1,8 +1,7 @@
 """As técnicas do dia 5, o tamanho que se prevê de cada uma, e como se mede um modelo salvo.
 
 A primeira medição (a do fp32) guarda os log-probs das primeiras conversas; as outras se comparam
-com eles (KL e concordância do primeiro colocado). Um GGUF é medido pelo próprio llama.cpp, com os
-mesmos tokens.
+com eles (KL e concordância do primeiro colocado). Um GGUF é medido pelo próprio llama.cpp.
 """
 
 import contextlib
@@ -16,23 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comum import llama_cpp, process
+from comum.conversations import DATA_DIR, encode, greedy_answers, prompt_of, read_conversations
 from comum.files import weights_bytes
 from comum.llama_cpp import LlamaCpp
-from comum.memory import measure_step, peak_mib, release
-from comum.models import device, fix_seeds, gains_from_bf16, load_model, load_tokenizer
-from comum.results import Speed, Technique, TrainingRun, Trap, TrapModel
-from comum.scoring import answer_scores, answer_sums, text_perplexity
+from comum.memory import peak_mib, storage_bytes
+from comum.models import device, fix_seeds, linears_of, load_model, load_tokenizer
+from comum.results import Speed, Technique, Trap, TrapModel
+from comum.scoring import answer_sums, text_perplexity
 from comum.statistics import bleu, perplexity, ratio
 from comum.terminal import UserError, progress
-from comum.training import IGNORED, pad
+from comum.training import IGNORED
 
 import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
-from utils import DATA_DIR, encode, greedy_answers, prompt_of, read_conversations
+from transformers import AutoModelForCausalLM
 
+TEST = DATA_DIR / "atendimento_teste.jsonl"
 GGUF_NAME = "modelo.gguf"
 COMPARED = 30  # conversas guardadas para a KL: 49.152 log-probs por token ocupam muito
 PROMPT_TOKENS, NEW_TOKENS, ANSWER_TOKENS = 64, 16, 60
@@ -50,7 +50,6 @@ class Recipe:
     group: int = 0
     scale_bits: float = 0.0  # bits de escala por grupo
     quant_type: str = ""
-    package: str = ""
     outside_bits: float = 16  # embeddings e normas, que a maioria não quantiza
 
     @property
@@ -59,27 +58,27 @@ class Recipe:
         return self.bits + (self.scale_bits / self.group if self.group else 0)
 
 
+PACKAGES = dict(bnb="bitsandbytes", gptq="compressed-tensors", rtn="compressed-tensors")
 DOUBLE = 8 + 32 / 256  # a escala dupla: 8 bits por bloco, e uma de 32 a cada 256 blocos
 Q8_0 = 8 + 16 / 32
-BNB, CT, GGUF = "bitsandbytes", "compressed-tensors", llama_cpp.PACKAGE
 RECIPES = {
     "fp32": Recipe("dense", 32, outside_bits=32),
     "bf16": Recipe("dense", 16),
-    "bnb-int8": Recipe("bnb", 8, package=BNB),
-    "bnb-fp4": Recipe("bnb", 4, 64, 32, "fp4", BNB),
-    "bnb-fp4-double": Recipe("bnb", 4, 64, DOUBLE, "fp4", BNB),
-    "bnb-nf4": Recipe("bnb", 4, 64, 32, "nf4", BNB),
-    "bnb-nf4-double": Recipe("bnb", 4, 64, DOUBLE, "nf4", BNB),
-    "gptq-8bit-g64": Recipe("gptq", 8, 64, 16, package=CT),
-    "gptq-4bit-g128": Recipe("gptq", 4, 128, 16, package=CT),
-    "gptq-4bit-g64": Recipe("gptq", 4, 64, 16, package=CT),
-    "gptq-4bit-g32": Recipe("gptq", 4, 32, 16, package=CT),
-    "rtn-4bit-g64": Recipe("rtn", 4, 64, 16, package=CT),
-    "rtn-4bit-g32": Recipe("rtn", 4, 32, 16, package=CT),
-    "gguf-q8_0": Recipe("gguf", 8, 32, 16, "q8_0", GGUF, Q8_0),
-    "gguf-q4_0": Recipe("gguf", 4, 32, 16, "q4_0", GGUF, Q8_0),
+    "bnb-int8": Recipe("bnb", 8),
+    "bnb-fp4": Recipe("bnb", 4, 64, 32, "fp4"),
+    "bnb-fp4-double": Recipe("bnb", 4, 64, DOUBLE, "fp4"),
+    "bnb-nf4": Recipe("bnb", 4, 64, 32, "nf4"),
+    "bnb-nf4-double": Recipe("bnb", 4, 64, DOUBLE, "nf4"),
+    "gptq-8bit-g64": Recipe("gptq", 8, 64, 16),
+    "gptq-4bit-g128": Recipe("gptq", 4, 128, 16),
+    "gptq-4bit-g64": Recipe("gptq", 4, 64, 16),
+    "gptq-4bit-g32": Recipe("gptq", 4, 32, 16),
+    "rtn-4bit-g64": Recipe("rtn", 4, 64, 16),
+    "rtn-4bit-g32": Recipe("rtn", 4, 32, 16),
+    "gguf-q8_0": Recipe("gguf", 8, 32, 16, "q8_0", Q8_0),
+    "gguf-q4_0": Recipe("gguf", 4, 32, 16, "q4_0", Q8_0),
     # 4,85: o que o llama.cpp anuncia, num modelo de largura múltipla de 256.
-    "gguf-q4_k_m": Recipe("gguf", 4.85, 0, 0, "q4_k_m", GGUF, Q8_0),
+    "gguf-q4_k_m": Recipe("gguf", 4.85, 0, 0, "q4_k_m", Q8_0),
 }
 
 
@@ -87,16 +86,10 @@ def missing(recipe: Recipe) -> str | None:
     """Por que esta técnica não roda aqui, e o comando que a traz; None quando roda."""
     if recipe.kind == "gguf":
         return llama_cpp.missing()
-    name = recipe.package.replace("-", "_")
-    if name and importlib.util.find_spec(name) is None:
-        return f"falta a biblioteca: python -m pip install {recipe.package}"
+    package = PACKAGES.get(recipe.kind)
+    if package and importlib.util.find_spec(package.replace("-", "_")) is None:
+        return f"falta a biblioteca: python -m pip install {package}"
     return None
-
-
-def linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """As camadas que se quantizam: todas as lineares, menos a de saída (dividida com a entrada)."""
-    head = model.get_output_embeddings()
-    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
 
 
 def predicted_bytes(model: nn.Module, recipe: Recipe) -> dict[str, float]:
@@ -105,7 +98,7 @@ def predicted_bytes(model: nn.Module, recipe: Recipe) -> dict[str, float]:
     O int8 do bitsandbytes guarda ainda uma escala de 32 bits por linha. Os pesos do
     compressed-tensors são pequenos no arquivo; em uso, voltam a bf16, ao lado das escalas.
     """
-    layers = [module.weight for module in linears(model).values()]
+    layers = [module.weight for module in linears_of(model).values()]
     inside = sum(weight.numel() for weight in layers)
     outside = sum(p.numel() for p in model.parameters()) - inside
     rest = outside * recipe.outside_bits / 8
@@ -153,12 +146,11 @@ def measure(folder: Path, reference: Path, sizes: dict[str, int], made: dict) ->
 
     Args:
         reference: os log-probs do fp32; se não existe, são os deste modelo que ficam ali.
-        sizes: conversas de teste, respostas geradas e repetições do cronômetro.
         made: o que já se sabe: tamanhos previstos e segundos para quantizar.
     """
     fix_seeds(0)
     tokenizer = load_tokenizer(str(folder))
-    test = read_conversations(DATA_DIR / "atendimento_teste.jsonl", sizes["test"])
+    test = read_conversations(TEST, sizes["test"])
     model = load(folder)
     native = isinstance(model, LlamaCpp)
     rates = {str(batch): speed(model, batch, sizes["repeats"]) for batch in BATCHES}
@@ -170,7 +162,8 @@ def measure(folder: Path, reference: Path, sizes: dict[str, int], made: dict) ->
         text = (DATA_DIR / f"fora_do_dominio_{name}.txt").read_text(encoding="utf-8")
         scores[key] = text_perplexity(model, tokenizer, text)
     asked = test[: sizes["answers"]]
-    answers = answers_of(model, tokenizer, [prompt_of(tokenizer, m) for m in asked])
+    answer = native_answers if native else greedy_answers
+    answers = answer(model, tokenizer, [prompt_of(tokenizer, m) for m in asked], ANSWER_TOKENS)
     scores["bleu"] = bleu(answers, [messages[-1]["content"] for messages in asked])
     return Technique(
         scores=scores,
@@ -179,7 +172,7 @@ def measure(folder: Path, reference: Path, sizes: dict[str, int], made: dict) ->
         speed=rates,
         peak_mib=peak,
         disk_bytes=weights_bytes(folder),
-        memory_bytes=model.size() if native else resident_bytes(model),
+        memory_bytes=model.weights_bytes if native else resident_bytes(model),
         answers=answers[:3],
         **made,
     )
@@ -190,8 +183,7 @@ def load(folder: Path):
     if (folder / GGUF_NAME).is_file():
         return LlamaCpp(folder / GGUF_NAME, max(BATCHES), PROMPT_TOKENS + NEW_TOKENS)
     dtype = torch.float32 if folder.name == "fp32" else torch.bfloat16
-    # O compressed-tensors prepara os pesos ao carregar e os expande na primeira passada, com barras
-    # de progresso em inglês no stderr.
+    # O compressed-tensors expande os pesos na primeira passada, com barras em inglês no stderr.
     with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map={"": device()}
@@ -211,31 +203,23 @@ def resident_bytes(model: nn.Module) -> int:
             extras += [getattr(state, name, None) for name in ("absmax", "code", "offset")]
             state = getattr(state, "state2", None)
         tensors += [t for t in extras if isinstance(t, Tensor)]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
+    return storage_bytes(tensors)
 
 
 @torch.inference_mode()
 def speed(model, batch: int, repeats: int) -> Speed:
     """Tokens/s de prefill e de decodificação: mediana de `repeats`, depois de aquecer."""
-    native = isinstance(model, LlamaCpp)
-    if native:
+    if isinstance(model, LlamaCpp):
         model.resize(batch, PROMPT_TOKENS + NEW_TOKENS)
-    vocabulary = model.vocabulary if native else model.config.vocab_size
+    vocabulary = model.config.vocab_size
     prompt = torch.randint(10, vocabulary, (batch, PROMPT_TOKENS), device=model.device)
     rates = []
     for _ in range(repeats + 1):
         ids, cache, marks = prompt, None, [_clock()]
-        for place in (0, *range(PROMPT_TOKENS, PROMPT_TOKENS + NEW_TOKENS)):
-            if native:
-                logits = model.decode(ids.numpy(), place, last_only=True)
-            else:
-                found = model(input_ids=ids, past_key_values=cache, logits_to_keep=1)
-                logits, cache = found.logits, found.past_key_values
-            ids = logits[:, -1:].argmax(-1)
+        for _ in range(1 + NEW_TOKENS):  # o primeiro lê o prompt inteiro
+            found = model(input_ids=ids, past_key_values=cache, logits_to_keep=1)
+            ids, cache = found.logits[:, -1:].argmax(-1), found.past_key_values
             marks.append(_clock())
-        if native:
-            model.clear()
         tokens = batch * PROMPT_TOKENS, batch * NEW_TOKENS
         rates.append((tokens[0] / (marks[1] - marks[0]), tokens[1] / (marks[-1] - marks[1])))
     prefill, decode = (statistics.median(column) for column in zip(*rates[1:], strict=True))
@@ -248,14 +232,14 @@ def _clock() -> float:
     return time.perf_counter()
 
 
-def answers_of(model, tokenizer, prompts: list[str]) -> list[str]:
-    """As respostas gulosas, na ordem dos prompts."""
-    if not isinstance(model, LlamaCpp):
-        return greedy_answers(model, tokenizer, prompts, ANSWER_TOKENS)
+def native_answers(
+    model: LlamaCpp, tokenizer, prompts: list[str], max_new_tokens: int
+) -> list[str]:
+    """`greedy_answers`, pelo llama.cpp."""
     texts = []
     for prompt in progress(prompts, "Respondendo", "conversa"):
         ids = tokenizer(prompt, add_special_tokens=False).input_ids
-        answer = model.greedy(ids, ANSWER_TOKENS, tokenizer.eos_token_id)
+        answer = model.greedy(ids, max_new_tokens, tokenizer.eos_token_id)
         texts.append(tokenizer.decode(answer, skip_special_tokens=True).strip())
     return texts
 
@@ -295,63 +279,6 @@ def compared_scores(
     return scores, nats.tolist(), tokens.tolist()
 
 
-class StepBar(TrainerCallback):
-    """A barra dos passos do Trainer, em português, no lugar das linhas que ele imprime."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.bar = progress(None, self.label, "passo", state.max_steps)
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.bar.update()
-        release()
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.bar.close()
-
-
-def adapter_run(trainer, tokenizer, rows, sizes, settings, idle: float) -> TrainingRun:
-    """Treina e mede um adaptador já montado: memória de um passo, tempo e notas no teste."""
-    trainer.remove_callback(PrinterCallback)
-    model = trainer.model
-    batch = pad(rows[: settings["batch_size"]], tokenizer.pad_token_id)
-    batch = {key: tensor.to(model.device) for key, tensor in batch.items()}
-
-    def loss_of(model, batch):
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=gains_from_bf16()):
-            return trainer.compute_loss(model, dict(batch))
-
-    parts = measure_step(model, batch, loss_of)
-    seconds = trainer.train().metrics["train_runtime"]
-    peak, (trainable, total) = peak_mib(), model.get_nb_trainable_parameters()
-    test = read_conversations(DATA_DIR / "atendimento_teste.jsonl", sizes["test"])
-    expected = [messages[-1]["content"] for messages in test]
-    encoded = [encode(tokenizer, messages) for messages in test]
-    scores = answer_scores(model, tokenizer, encoded, expected)
-    answers = answers_of(model, tokenizer, [prompt_of(tokenizer, messages) for messages in test])
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return TrainingRun(
-        method="lora",
-        settings=settings,
-        validation={},
-        test=scores | {"bleu": bleu(answers, expected)},
-        total_parameters=total,
-        trainable_parameters=trainable,
-        memory_tokens=batch["input_ids"].numel(),
-        memory_predicted=None,
-        memory_measured=parts,
-        peak_mib=peak,
-        idle_mib=idle,
-        steps=len(losses),
-        seconds=seconds,
-        tokens_per_second=sum(len(row["input_ids"]) for row in rows) / seconds,
-        losses=losses,
-        answers=answers[:3],
-    )
-
-
 @torch.no_grad()
 def trap(base: str, trained: str, grids: dict[str, Grid], tests: int) -> Trap:
     """Erro, perplexidade e o que sobra do treino, no modelo base e no treinado, grade por grade.
@@ -363,10 +290,10 @@ def trap(base: str, trained: str, grids: dict[str, Grid], tests: int) -> Trap:
         UserError: os dois modelos não têm as mesmas camadas.
     """
     tokenizer = load_tokenizer(trained)
-    test = read_conversations(DATA_DIR / "atendimento_teste.jsonl", tests)
+    test = read_conversations(TEST, tests)
     rows = [encode(tokenizer, messages) for messages in test]
     models = [load_model(base), load_model(trained)]
-    old, new = ([m.weight.clone() for m in linears(model).values()] for model in models)
+    old, new = ([m.weight.clone() for m in linears_of(model).values()] for model in models)
     if [w.shape for w in old] != [w.shape for w in new]:
         raise UserError(f"--base {base} não tem as camadas do modelo treinado.")
     pairs = list(zip(old, new, strict=True))
@@ -381,7 +308,7 @@ def trap(base: str, trained: str, grids: dict[str, Grid], tests: int) -> Trap:
 
 def rounded_scores(model: nn.Module, rows: list, pad: int, grids: dict[str, Grid]) -> TrapModel:
     """A perplexidade antes ("none") e depois de cada grade, e o erro relativo médio dos pesos."""
-    layers = linears(model).values()
+    layers = linears_of(model).values()
     originals = [layer.weight.clone() for layer in layers]
     scores, errors = {}, {}
     for name, grid in {"none": lambda weight: weight, **grids}.items():

@@ -1,8 +1,8 @@
 """As tabelas, o guia e as figuras do dia 5, calculados dos números medidos."""
 
-from pathlib import Path
+from collections.abc import Callable
 
-from comum.labels import MEMORY
+from comum.labels import SCORES
 from comum.numbers import MIB, decimal, general, interval, percent, signed
 from comum.results import Score, Technique, TrainingRun, Trap
 from comum.statistics import apart, ratio
@@ -10,7 +10,6 @@ from comum.tables import show
 from comum.terminal import UserError
 
 import torch
-from utils import save_figure
 
 CLOSE, USABLE = 1.02, 1.10  # perplexidade relativa ao fp32: quase igual; ainda aceitável
 GRIDS = {"none": "sem arredondar", "q4_1": "Q4_1 (a de origem)", "nf4": "NF4"}
@@ -22,6 +21,8 @@ NOTES = {
     "gguf-q4_k_m": "Q4_K_M: os 4,85 bits previstos valem em larguras múltiplas de 256; nas outras "
     "o llama.cpp usa blocos de 5 e 8 bits, e o arquivo cresce.",
 }
+QUALITY = ("perplexity_token", "kl_fp32", "agreement_fp32")
+QUALITY += ("outside_portuguese", "outside_english", "bleu")
 Rows = dict[str, Technique]
 
 
@@ -44,15 +45,11 @@ def conclude(checks: dict[str, bool]) -> dict[str, bool]:
 
 def show_trap(trap: Trap) -> None:
     """A armadilha: uma linha por modelo, e o que se conclui dela."""
-    models = {"base": trap.base, "treinado": trap.trained}
-    show(
-        ["perplexidade", *GRIDS.values(), "erro Q4_1", "erro NF4"],
-        [
-            [name, *(interval(m.perplexity[g]) for g in GRIDS)]
-            + [percent(m.weight_error[g], 2) for g in ("q4_1", "nf4")]
-            for name, m in models.items()
-        ],
-    )
+    lines = []
+    for name, model in (("base", trap.base), ("treinado", trap.trained)):
+        errors = (percent(model.weight_error[grid], 2) for grid in ("q4_1", "nf4"))
+        lines.append([name, *(interval(model.perplexity[grid]) for grid in GRIDS), *errors])
+    show(["perplexidade", *GRIDS.values(), "erro Q4_1", "erro NF4"], lines)
     if not trap.moved_steps:
         print("Os dois modelos são o mesmo: não há treino a comparar.")
         return
@@ -65,6 +62,11 @@ def show_trap(trap: Trap) -> None:
             "peso erra muito mais, mas para os dois lados, e o treino, somado, passa: o erro dos\n"
             "pesos não serve para escolher entre técnicas; a perplexidade serve."
         )
+
+
+def show_table(title: str, rows: Rows, cells: dict[str, Callable[[Technique], str]]) -> None:
+    lines = [[name, *(cell(row) for cell in cells.values())] for name, row in rows.items()]
+    show(["técnica", *cells], lines, title)
 
 
 def show_tables(rows: Rows, absent: dict[str, str]) -> None:
@@ -81,40 +83,25 @@ def show_tables(rows: Rows, absent: dict[str, str]) -> None:
         "decod. x1": lambda row: decimal(decode(row), 1),
         "x8 ": lambda row: decimal(decode(row, 8), 1),
     }
-    title = "Custo: MiB, segundos e tokens/s (x8: oito sequências juntas)"
-    cells = [[name, *(cell(row) for cell in costs.values())] for name, row in rows.items()]
-    show(["técnica", *costs], cells, title)
-    print(*(f"{name}, ausente: {why}" for name, why in absent.items()), sep="\n")
+    show_table("Custo: MiB, segundos e tokens/s (x8: oito sequências juntas)", rows, costs)
+    for name, why in absent.items():
+        print(f"{name}, ausente: {why}")
     for start, text in NOTES.items():
         if any(name.startswith(start) for name in rows):
             print(text)
-    columns = {
-        "perplexidade": ("perplexity_token", 2, 1),
-        "KL": ("kl_fp32", 3, 1),
-        "igual ao fp32 (%)": ("agreement_fp32", 1, 100),
-        "fora, português": ("outside_portuguese", 3, 1),
-        "fora, inglês": ("outside_english", 3, 1),
-        "BLEU": ("bleu", 1, 1),
+    quality = {
+        SCORES[key][0]: lambda row, key=key: interval(row.scores[key], *SCORES[key][1:])
+        for key in QUALITY
     }
-    title = "Qualidade (95%): perplexidade e KL por token da resposta; fora do domínio, por byte"
-    cells = [
-        [name, *(interval(row.scores[key], *how) for key, *how in columns.values())]
-        for name, row in rows.items()
-    ]
-    show(["técnica", *columns], cells, title)
+    show_table("Qualidade, com intervalos de 95%; a KL é por token da resposta", rows, quality)
     fp32 = rows["fp32"]
-    title = "Sobre o fp32 (aceleração em lote 1, memória dos pesos) e a primeira resposta"
-    cells = [
-        [
-            name,
-            decimal(decode(row) / decode(fp32), 2, "X"),
-            percent(row.memory_bytes / fp32.memory_bytes, 0),
-            percent(score(fp32) / score(row), 0),
-            " ".join(row.answers[0].split())[:60],
-        ]
-        for name, row in rows.items()
-    ]
-    show(["técnica", "aceleração", "memória", "qualidade", "resposta"], cells, title)
+    ratios = {
+        "aceleração (lote 1)": lambda row: decimal(decode(row) / decode(fp32), 2, "X"),
+        "memória dos pesos": lambda row: percent(row.memory_bytes / fp32.memory_bytes, 0),
+        "qualidade": lambda row: percent(score(fp32) / score(row), 0),
+        "resposta": lambda row: " ".join(row.answers[0].split())[:60],
+    }
+    show_table("Sobre o fp32, e a primeira pergunta respondida", rows, ratios)
 
 
 def rounding_losses(rows: Rows) -> dict[str, Score]:
@@ -197,55 +184,34 @@ def guide(rows: Rows, runs: dict[str, TrainingRun]) -> list[str]:
     return lines
 
 
-def show_qlora(runs: dict[str, TrainingRun]) -> None:
-    """LoRA sobre bf16 e sobre NF4, lado a lado."""
-    rows = [
-        [f"{label} (MiB)", *(decimal(getattr(r.memory_measured, key)) for r in runs.values())]
-        for key, label in MEMORY.items()
-    ]
-    rows += [
-        ["pico do processo (MiB)", *(decimal(run.peak_mib) for run in runs.values())],
-        ["segundos de treino", *(decimal(run.seconds) for run in runs.values())],
-        ["tokens por segundo", *(decimal(run.tokens_per_second) for run in runs.values())],
-    ]
-    scores = {
-        "perplexidade no teste": ("perplexity_token", 2, 1),
-        "próximo token certo (%)": ("next_token_accuracy", 1, 100),
-        "BLEU no teste": ("bleu", 1, 1),
-    }
-    for label, (key, *how) in scores.items():
-        rows.append([label, *(interval(run.test[key], *how) for run in runs.values())])
-    show(["", "LoRA sobre bf16", "QLoRA sobre NF4"], rows)
-
-
-def plot_levels(weight: torch.Tensor, levels: torch.Tensor, block: int) -> Path:
+def draw_levels(weight: torch.Tensor, levels: torch.Tensor, block: int):
     """Os níveis do NF4 sobre o histograma dos pesos normalizados por bloco."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     blocks = weight.reshape(-1, block)
-    figure, axis = pyplot.subplots(figsize=(8, 4))
+    figure = Figure(figsize=(8, 4))
+    axis = figure.subplots()
     axis.hist((blocks / blocks.abs().amax(1, keepdim=True)).flatten().numpy(), bins=120)
     for level in levels.tolist():
         axis.axvline(level, color="tab:red", linewidth=0.8)
     axis.set(xlabel=f"peso / absmax do bloco de {block}", ylabel="pesos")
     axis.set_title("Os 16 níveis do NF4")
-    return save_figure(figure, "dia5_niveis")
+    return figure
 
 
-def plot_tradeoff(rows: Rows, stem: str) -> Path:
+def draw_tradeoff(rows: Rows):
     """Tamanho contra perplexidade; a cor é a técnica e o anel marca a frente de Pareto."""
-    from matplotlib import pyplot
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
-    figure, axis = pyplot.subplots(figsize=(9, 5.5))
-    colors, front = pyplot.get_cmap("tab20").colors, pareto(rows)
-    for (name, row), color in zip(rows.items(), colors, strict=False):
-        ring = "red" if name in front else "none"
-        style = {"s": 90, "linewidths": 2, "color": color, "edgecolors": ring, "label": name}
-        axis.scatter(row.disk_bytes / MIB, score(row), **style)
+    figure, front = Figure(figsize=(9, 5.5)), pareto(rows)
+    axis = figure.subplots()
+    for (name, row), color in zip(rows.items(), colormaps["tab20"].colors, strict=False):
+        style = {"s": 90, "color": color, "edgecolors": "red" if name in front else "none"}
+        axis.scatter(row.disk_bytes / MIB, score(row), linewidths=2, label=name, **style)
     axis.set(xlabel="MiB em disco", ylabel="perplexidade por token")
     axis.set_title("Tamanho e qualidade (anel vermelho: frente de Pareto)")
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter(lambda value, place: general(value))
     axis.legend(loc="upper right", fontsize=8)
-    axis.grid(alpha=0.3)
-    return save_figure(figure, stem)
+    return figure

@@ -319,8 +319,20 @@ def step(rows: datasets.Dataset, change: Callable[[Record], Record], label: str,
             bar.update(len(changed))
             return {name: [record[name] for record in changed] for name in changed[0]}
 
-        name = f"{rows._fingerprint}-{label}"
-        return rows.map(batch, batched=True, new_fingerprint=name[-60:], **options)
+        options.setdefault("new_fingerprint", f"{rows._fingerprint}-{label}"[-60:])
+        return rows.map(batch, batched=True, **options)
+
+
+def each(rows: datasets.Dataset, *names: str) -> Iterator[Record]:
+    """As linhas, uma a uma, lidas em lotes: quatro vezes mais depressa que `for row in rows`."""
+    for batch in (rows.select_columns([*names]) if names else rows).iter(1000):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def texts_of(rows: datasets.Dataset) -> Iterator[str]:
+    """As mensagens já normalizadas."""
+    return (row["normal"] for row in each(rows, "normal"))
 
 
 def column(rows: datasets.Dataset, name: str) -> numpy.ndarray:
@@ -334,7 +346,7 @@ def alive(rows: datasets.Dataset) -> numpy.ndarray:
     Raises:
         UserError: não sobrou nenhuma.
     """
-    reasons = rows["reason"]
+    reasons = rows["reason"][:]
     found = numpy.flatnonzero([not reason for reason in reasons])
     if not len(found):
         counted = ", ".join(f"{DIRT[kind]}: {n}" for kind, n in Counter(reasons).items())
@@ -347,7 +359,7 @@ def judge(rows: datasets.Dataset, columns: dict[str, str], args) -> datasets.Dat
     """O juízo que só existe diante do conjunto: que rótulos são os certos, como se termina."""
     corpus = texts.Corpus()
     fine = rows.filter(lambda reason: not reason, input_columns="reason", new_fingerprint="fine")
-    for row in fine.select_columns(["message", "reply", "label"]):
+    for row in each(fine, "message", "reply", "label"):
         corpus.count(**row)
     corpus.freeze()
     known = sorted(args.labels) or corpus.known_labels()
@@ -549,7 +561,7 @@ def save(parts: dict[str, datasets.Dataset], folder: Path) -> None:
     for part, rows in parts.items():
         rows.info.splits = rows.info.dataset_size = rows.info.size_in_bytes = None  # os da fonte
         with (folder / f"{FILES[part]}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in each(rows))
     filled = {part: rows for part, rows in parts.items() if len(rows)}
     datasets.DatasetDict(filled).save_to_disk(folder / "arrow")
 
@@ -594,7 +606,7 @@ def write_reports(rows: datasets.Dataset, folder: Path) -> None:
         (folder / "rejeitados.jsonl").open(**options) as refused,
         (folder / "consertos.jsonl").open(**options) as repaired,
     ):
-        for row in rows:
+        for row in each(rows):
             place = {"record": row["number"], "line": row["line"]}
             if why := row["reason"] or row["unfit"]:
                 entry = place | {"reason": why, "explanation": DIRT[why]}
@@ -613,11 +625,11 @@ def describe(rows: datasets.Dataset, tokenizer) -> dict[str, dict]:
     found: dict[str, dict] = {"lengths": {}, "labels": {}, "words": {}}
     for split in SPLITS:
         part = rows.filter(lambda s, split=split: s == split, input_columns="split")
-        pairs = zip(part["intent"], part["unfit"], strict=True)
-        counts = Counter(label for label, unfit in pairs if label and not unfit)
+        counts = Counter(row["intent"] for row in each(part, "intent", "unfit") if not row["unfit"])
+        del counts[""]
         found["labels"][split] = dict(sorted(counts.items()))
         sample = part.select(range(0, len(part), -(-len(part) // SAMPLE) or 1))
-        said = [*sample["message"], *sample["reply"]]
+        said = [*sample["message"][:], *sample["reply"][:]]
         ids = tokenizer(said, add_special_tokens=False).input_ids if said else []
         sizes = [len(ids[n]) + len(ids[n + len(sample)]) for n in range(len(sample))]
         found["lengths"][split] = sorted(sizes)
@@ -634,7 +646,7 @@ def quantiles(ordered: list[int]) -> Quantiles:
 def report(rows, folder: Path, args, formats: dict, naive: tuple[int, int], tokenizer) -> Day6Data:
     """Conta, mostra e grava o que se sabe do conjunto: rejeitadas, ficha, manifesto e figuras."""
     stats, dirt, rejected = describe(rows, tokenizer), Counter(), Counter()
-    for row in rows.select_columns(["kinds", "reason", "unfit"]):
+    for row in each(rows, "kinds", "reason", "unfit"):
         dirt.update(row["kinds"].split())
         rejected.update([row["reason"] or row["unfit"]])
     del rejected[""]
@@ -645,7 +657,7 @@ def report(rows, folder: Path, args, formats: dict, naive: tuple[int, int], toke
         minutes=0,
         source=Path(args.input).name,
         read=len(rows),
-        accepted=len(rows) - sum(reason != "" for reason in rows["reason"]),
+        accepted=rows["reason"][:].count(""),
         formats=formats,
         dirt={kind: dirt[kind] for kind in DIRT if dirt[kind]},
         rejected=dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),

@@ -92,7 +92,8 @@ def strip_invisible(text: str) -> str:
     """Tira o que não tem tinta e troca espaços exóticos e quebras antigas por um espaço comum."""
     if text.isascii() and text.isprintable():
         return text
-    return INVISIBLE.sub("", SPACES.sub(" ", remove_terminal_escapes(text)))
+    text = remove_terminal_escapes(text) if "\x1b" in text else text
+    return INVISIBLE.sub("", SPACES.sub(" ", text))
 
 
 def tidy(text: str) -> str:

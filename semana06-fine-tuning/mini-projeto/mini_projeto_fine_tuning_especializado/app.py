@@ -20,10 +20,7 @@ FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mon
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        "Abre a página do mini-projeto no navegador.",
-        "A página só responde a esta máquina, a menos que --host diga outra coisa.",
-    )
+    parser = Parser(__doc__)
     add_config_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="endereço (padrão: só esta máquina)")
@@ -37,41 +34,22 @@ def main(argv: list[str] | None = None) -> int:
     try:
         launch(Page(config, adapter), args.host, args.port).block_thread()
     except OSError as error:
-        raise UserError(
-            f"não consegui abrir a porta {args.port} em {args.host}; escolha outra com --port."
-        ) from error
+        place = f"{args.port} em {args.host}"
+        raise UserError(f"não consegui abrir a porta {place}; mude-a com --port.") from error
     return 0
 
 
 def launch(page, host: str, port: int):
-    """Põe a `Page` no ar, sem nada de fora: nem fontes, nem medições de uso, nem link público.
-
-    Returns:
-        o gr.Blocks que responde; `block_thread` espera por Ctrl-C.
-
-    Raises:
-        OSError: a porta está tomada.
-    """
+    """Põe a `Page` no ar, sem nada de fora: devolve o gr.Blocks; OSError se a porta está tomada."""
     import gradio as gr
     from loja_sql.page.panel import STYLE
     from loja_sql.page.tabs import build
 
     blocks = build(page)
-    blocks.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        theme=gr.themes.Base(**FONTS),
-        css_paths=STYLE,
-        js=ON_LOAD,
-    )
+    place = {"server_name": host, "server_port": port, "prevent_thread_lock": True, "quiet": True}
+    closed = {"share": False, "footer_links": [], "run_history": False, "enable_monitoring": False}
+    look = {"theme": gr.themes.Base(**FONTS), "css_paths": STYLE, "js": ON_LOAD}
+    blocks.launch(**place, **closed, **look)
     print(f"Página em {blocks.local_url} ({page.assistant.engine.name}); Ctrl-C encerra.")
     return blocks
 

@@ -17,7 +17,7 @@ from loja_sql.config import add_config_arguments, config_from_args
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser("Grava o painel dos resultados numa página HTML só.")
+    parser = Parser(__doc__)
     add_config_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="HTML", help="onde gravar")
     args = parser.parse_intermixed_args(argv)

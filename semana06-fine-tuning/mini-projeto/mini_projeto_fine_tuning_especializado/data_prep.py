@@ -9,6 +9,7 @@ todos os bancos → tirar duplicatas e tudo que se pareça com o teste → divid
 recusado fica em `rejected.jsonl`, com o motivo.
 """
 
+import contextlib
 import sys
 
 from comum.terminal import Parser, UserError, run_main
@@ -37,15 +38,10 @@ def prepare(config: Config) -> None:
     from loja_sql.questions import outputs, splits
     from loja_sql.questions.sieve import Sieve
 
-    databases = open_databases(config)
-    try:
-        sieve = Sieve(databases)
+    with contextlib.ExitStack() as stack:
+        sieve = Sieve([stack.enter_context(bank) for bank in open_databases(config)])
         make = splits.shop_splits if config.data.custom is None else splits.own_splits
-        parts = make(config, sieve)
-    finally:
-        for bank in databases:
-            bank.close()
-    rejected = sieve.rejected
+        parts, rejected = make(config, sieve), sieve.rejected
     if not all(parts.values()) and config.data.custom is not None:
         path = outputs.write_rejected(config, rejected)
         total = sum(map(len, parts.values()))
@@ -64,16 +60,13 @@ def prepare(config: Config) -> None:
 def open_databases(config: Config) -> list:
     """Gera as lojas (ou abre o banco do usuário) e devolve os bancos abertos."""
     from loja_sql.shop import create_shop
-    from loja_sql.sql.database import Database, DatabaseError
+    from loja_sql.sql.database import Database
 
     if config.database.custom is None:
         for seed, path in zip(config.database.seeds, config.databases, strict=True):
             create_shop(path, seed)
             print(f"Loja da semente {seed}: {path}")
-    try:
-        return [Database(path, config.database.time_limit_s) for path in config.databases]
-    except DatabaseError as error:
-        raise UserError(str(error)) from error
+    return [Database(path, config.database.time_limit_s) for path in config.databases]
 
 
 if __name__ == "__main__":

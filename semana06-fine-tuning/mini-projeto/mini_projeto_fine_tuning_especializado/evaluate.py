@@ -10,9 +10,8 @@
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
 
 Cada resposta é executada em todos os bancos; decodificação gulosa. Sai um JSON em `resultados/`,
-com intervalos de 95%, e um JSONL com uma linha por pergunta e variante. A acurácia é a das mesmas
-perguntas em todas as variantes; a latência e a memória são as de perguntas feitas uma a uma, cada
-variante num processo só dela.
+com intervalos de 95%, e um JSONL com uma linha por pergunta e variante. A latência e a memória são
+as de perguntas feitas uma a uma, cada variante num processo só dela.
 """
 
 import argparse
@@ -23,25 +22,10 @@ from pathlib import Path
 
 from comum.terminal import Parser, above_zero, run_main, simple_name
 
-from loja_sql.config import Config, add_config_arguments, config_from_args, resolve
+from loja_sql.config import add_config_arguments, config_from_args, resolve
 from loja_sql.model.exports import form_list
 from loja_sql.questions.splits import SPLITS
-
-GROUPS = {
-    "untrained": "o modelo sem treino",
-    "examples": "ele com --few-shot",
-    "trained": "o treinado",
-    "wordings": "--wordings",
-    "others": "--also",
-    "forms": "--forms",
-}
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = arguments(argv)
-    typed = sys.argv[1:] if argv is None else argv
-    evaluate(config_from_args(args), args, shlex.join(["python", Path(__file__).name, *typed]))
-    return 0
+from loja_sql.scores.tables import GROUPS
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -50,35 +34,27 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--split", choices=SPLITS, default="test", help="divisão a usar (padrão: test)")
     add("--questions", type=Path, metavar="ARQUIVO", help="CSV ou JSONL próprio (question, sql)")
-    groups = "; ".join(f"{name}: {what}" for name, what in GROUPS.items())
-    add("--only", choices=GROUPS, action="append", metavar="GRUPO", help=f"mede só ({groups})")
-    add(
-        "--add",
-        action="store_true",
-        help="junta ao que já está gravado das mesmas perguntas "
-        "(de outro treino, aproveita só as medidas do modelo sem treino)",
+    groups = (
+        "mede só o grupo: sem treino, ele com --few-shot, treinado, --wordings, --also, --forms"
     )
+    add("--only", choices=GROUPS, action="append", help=groups)
+    add("--add", action="store_true", help="junta ao que já está gravado das mesmas perguntas")
     add("--forms", type=form_list, metavar="LISTA", help="formas exportadas (bf16,q8_0 ou all)")
-    add(
-        "--few-shot",
-        type=above_zero(int),
-        default=0,
-        metavar="K",
-        help="mede o modelo sem treino "
-        "com K exemplos do treino no prompt: fixos, e os mais parecidos com a pergunta (BM25)",
-    )
-    add(
-        "--wordings",
-        action="store_true",
-        help="mede o treinado com as perguntas sem acentos, e com um erro de digitação em cada uma",
-    )
+    shown = "mede o sem treino com K exemplos do treino no prompt: fixos, e os parecidos (BM25)"
+    add("--few-shot", type=above_zero(int), default=0, metavar="K", help=shown)
+    reworded = "mede o treinado com as perguntas sem acentos, e com um erro de digitação em cada"
+    add("--wordings", action="store_true", help=reworded)
     add("--also", type=resolve, action="append", metavar="PASTA", help="mede outro treino")
     add("--name", type=simple_name, metavar="NOME", help="nome do arquivo de resultados")
     return parser.parse_intermixed_args(argv)
 
 
-def evaluate(config: Config, args: argparse.Namespace, command: str) -> None:
-    """Mede as variantes que as opções escolhem, grava depois de cada uma e mostra as tabelas."""
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    config = config_from_args(args)
+    typed = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", Path(__file__).name, *typed])
+
     from loja_sql.scores import records, scoring, tables, variants
     from loja_sql.sql.database import Database
 
@@ -88,9 +64,7 @@ def evaluate(config: Config, args: argparse.Namespace, command: str) -> None:
         limit = config.database.time_limit_s
         databases = [stack.enter_context(Database(path, limit)) for path in config.databases]
         rows = scoring.questions(config, args.split, args.questions, databases)
-        chosen = variants.choose(
-            config, args.only, args.few_shot, args.wordings, args.also, args.forms
-        )
+        chosen = variants.choose(config, args)
         record = records.Record(config, name, str(args.questions or args.split))
         if args.add:
             record.take_earlier(rows)
@@ -98,6 +72,7 @@ def evaluate(config: Config, args: argparse.Namespace, command: str) -> None:
             record.add(variant.label, *scoring.measure(variant, rows, databases, command))
     tables.show(record.evaluation)
     print(f"Resultados: {record.path} (e .jsonl, uma linha por pergunta)")
+    return 0
 
 
 if __name__ == "__main__":

@@ -19,23 +19,16 @@ from comum.terminal import Parser, run_main
 from loja_sql.config import add_config_arguments, config_from_args
 from loja_sql.model.exports import EXPORT_FOLDER, FORMS, form_list
 
-DEFAULT_FORMS = ("bf16", "nf4", "gptq", "q8_0", "q4_k_m")
+DEFAULT_FORMS = "bf16,nf4,gptq,q8_0,q4_k_m"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        description=__doc__,
-        epilog=f"Formas: {', '.join(FORMS)}, ou all. Sem --forms: {', '.join(DEFAULT_FORMS)}.",
-    )
+    parser = Parser(__doc__)
     add_config_arguments(parser)
-    parser.add_argument(
-        "--forms",
-        type=form_list,
-        default=list(DEFAULT_FORMS),
-        metavar="LISTA",
-        help="o que gravar, com vírgulas entre as formas",
-    )
-    parser.add_argument("--force", action="store_true", help="refaz o que já está pronto")
+    add = parser.add_argument
+    known = f"o que gravar: {', '.join(FORMS)}, ou all (padrão: {DEFAULT_FORMS})"
+    add("--forms", type=form_list, default=DEFAULT_FORMS, metavar="LISTA", help=known)
+    add("--force", action="store_true", help="refaz o que já está pronto")
     args = parser.parse_intermixed_args(argv)
     config = config_from_args(args)
 

@@ -2,13 +2,12 @@
 
     python inference.py "quantos clientes temos em Minas Gerais?"
     python inference.py "quem mais gastou?" "quais livros acabaram?"  # várias de uma vez
-    python inference.py                                             # conversa, com histórico
+    python inference.py                               # conversa; :ajuda lista os comandos
     python inference.py --input perguntas.txt --output respostas.jsonl
 
-Com `--config` e `chave=valor`, como nos outros scripts; `--adapter` escolhe o adaptador (padrão:
-`training.output_dir`) e `--base` pergunta ao modelo sem treino. Depois de `export.py`, responde o
-motor mais rápido que houver; `generation.engine=transformers` volta ao de sempre. O banco é aberto
-só para leitura: seja qual for o SQL que o modelo escreva, nada muda.
+`--adapter` escolhe o modelo treinado (padrão: `training.output_dir`). Depois de `export.py`,
+responde o motor mais rápido que houver; `generation.engine=transformers` volta ao de sempre. O
+banco é aberto só para leitura: seja qual for o SQL que o modelo escreva, nada muda.
 """
 
 import contextlib
@@ -29,10 +28,7 @@ Qualquer outra linha é uma pergunta, como "quais produtos estão esgotados?".""
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        description=__doc__,
-        epilog="Sem pergunta nem --input, abre uma conversa; :ajuda lista os comandos dela.",
-    )
+    parser = Parser(__doc__)
     add_config_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--input", type=Path, metavar="TXT", help="perguntas, uma por linha")
@@ -58,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def questions_of(source: Path | None, target: Path | None, typed: list[str]) -> list[str]:
-    """As perguntas de `source`, uma por linha, depois de conferir que `target` se pode gravar."""
+    """As perguntas de `source`, uma por linha; UserError se `target` não se pode gravar."""
     if source is None or target is None:
         raise UserError("--input e --output andam juntos.")
     if typed:

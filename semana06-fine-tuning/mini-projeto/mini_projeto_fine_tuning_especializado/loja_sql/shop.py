@@ -1,22 +1,24 @@
 """A loja: um banco SQLite gerado a partir de uma semente, igual em qualquer máquina.
 
-Nomes de clientes, vendedores e produtos são os mesmos em todas as sementes, para que uma pergunta
-como "quantos pedidos fez a Ana Souza?" faça sentido em todas; cidades, preços, datas, pedidos e
-notas mudam. É isso que permite desmascarar uma consulta que acerta por sorte: ela precisa acertar
-em bancos de sementes diferentes.
+Os nomes são os mesmos em todas as sementes, para que "quantos pedidos fez a Ana Souza?" faça
+sentido em todas; cidades, preços, datas, pedidos e notas mudam. Uma consulta que acerta por sorte
+num banco erra em outro.
 """
 
 import os
 import random
 import sqlite3
+from collections import Counter
+from contextlib import closing
 from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 
-import yaml
 from faker import Faker
 
-DATA_DIR = Path(__file__).resolve().parents[1] / "dados"
+from loja_sql.config import PROJECT_DIR, parse_yaml
+
+DATA_DIR = PROJECT_DIR / "dados"
 FIRST_DAY, LAST_DAY = date(2022, 1, 1), date(2025, 12, 31)
 NAMES_SEED = 2022
 N_CLIENTS, N_ORDERS, N_ITEMS, N_REVIEWS = 600, 4000, 10_000, 2500
@@ -26,9 +28,8 @@ PAYMENT_WEIGHTS = {"pix": 45, "cartão": 38, "boleto": 17}
 
 
 def data_file(name: str) -> dict:
-    """Um YAML de `dados/`, lido pela libyaml, dez vezes mais rápida, onde há."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((DATA_DIR / name).read_text(encoding="utf-8"), loader)  # noqa: S506
+    """Um YAML de `dados/`."""
+    return parse_yaml((DATA_DIR / name).read_text(encoding="utf-8"))
 
 
 @cache
@@ -46,8 +47,7 @@ def person_names() -> tuple[list[str], list[str]]:
     names: dict[str, None] = {}
     while len(names) < N_CLIENTS + sellers:
         names[f"{faker.first_name()} {faker.last_name()}"] = None
-    unique = list(names)
-    return unique[:N_CLIENTS], unique[N_CLIENTS:]
+    return list(names)[:N_CLIENTS], list(names)[N_CLIENTS:]
 
 
 def create_shop(path: Path, seed: int) -> Path:
@@ -56,13 +56,10 @@ def create_shop(path: Path, seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    connection = sqlite3.connect(temporary)
-    try:
+    with closing(sqlite3.connect(temporary)) as connection:
         connection.executescript((DATA_DIR / "loja_schema.sql").read_text(encoding="utf-8"))
         _fill(connection, random.Random(seed))
         connection.commit()
-    finally:
-        connection.close()
     os.replace(temporary, path)
     return path
 
@@ -84,13 +81,13 @@ def _day(rng: random.Random, first: date = FIRST_DAY, last: date = LAST_DAY) -> 
 
 def _clients(rng: random.Random) -> list[tuple]:
     cities, weights = catalog()["cidades"], catalog()["peso_uf"]
-    ufs = list(cities)
+    every_city = [(uf, city) for uf, names in cities.items() for city in names]
+    uf_weights = [weights.get(uf, 1) for uf in cities]
     rows = []
     for position, name in enumerate(person_names()[0]):
-        # Os primeiros garantem que toda cidade tenha clientes; os demais seguem os pesos.
-        uf = rng.choices(ufs, [weights.get(u, 1) for u in ufs])[0]
+        uf = rng.choices(list(cities), uf_weights)[0]
         city = rng.choices(cities[uf], [3] + [1] * (len(cities[uf]) - 1))[0]
-        every_city = [(u, c) for u, names in cities.items() for c in names]
+        # Os primeiros garantem que toda cidade tenha clientes; os demais seguem os pesos.
         if position < len(every_city):
             uf, city = every_city[position]
         joined = _day(rng, last=date(2022, 2, 28)) if rng.random() < 0.25 else _day(rng)
@@ -99,10 +96,9 @@ def _clients(rng: random.Random) -> list[tuple]:
 
 
 def _sellers() -> list[tuple]:
-    regions = [
-        region for region, count in catalog()["vendedores_por_regiao"].items() for _ in range(count)
-    ]
-    return [(i + 1, name, regions[i]) for i, name in enumerate(person_names()[1])]
+    regions = Counter(catalog()["vendedores_por_regiao"]).elements()
+    people = zip(person_names()[1], regions, strict=True)
+    return [(number, *person) for number, person in enumerate(people, 1)]
 
 
 def _products(rng: random.Random) -> list[tuple]:

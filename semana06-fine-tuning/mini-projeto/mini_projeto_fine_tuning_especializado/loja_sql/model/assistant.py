@@ -3,7 +3,7 @@
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loja_sql.model.engines import Engine
 
 MAX_QUESTION_CHARS = 500
+UPDATES_PER_SECOND = 8
 
 
 @dataclass(frozen=True)
@@ -53,53 +54,38 @@ class Assistant:
     def ask_many(self, questions: list[str]) -> list[Answer]:
         """Responde várias perguntas, em lotes, na ordem dada; o tempo de cada uma é o médio."""
         started = time.perf_counter()
-        problems = [question_problem(question) for question in questions]
-        good = [place for place, problem in enumerate(problems) if problem is None]
-        prompts = [self._prompt(questions[place]) for place in good]
-        texts: dict[int, str] = {}
+        good = [question for question in questions if question_problem(question) is None]
         limits = self.config.generation.max_new_tokens, self.config.generation.batch_size
-        with progress(None, "Respondendo", "pergunta", len(good)) as bar:
-            # Sem nenhuma pergunta boa, o tokenizador não teria o que ler.
-            for batch in self.engine.generate(prompts, *limits) if prompts else ():
-                texts |= {good[place]: text for place, text in batch}
-                bar.update(len(batch))
+        # Sem nenhuma pergunta boa, o tokenizador não teria o que ler.
+        batches = self.engine.generate([*map(self._prompt, good)], *limits) if good else ()
+        texts = {good[i]: text for i, text in in_order(batches, "Respondendo", len(good))}
+        answers = [self._answer(q, texts.get(q, ""), question_problem(q)) for q in questions]
         seconds = (time.perf_counter() - started) / max(1, len(questions))
-        return [
-            replace(self._answer(question, texts.get(place, ""), problem), seconds=seconds)
-            for place, (question, problem) in enumerate(zip(questions, problems, strict=True))
-        ]
+        return [replace(answer, seconds=seconds) for answer in answers]
 
     def stream(self, question: str) -> Iterator[Answer]:
-        """Responde uma pergunta mostrando o SQL à medida que sai; a última resposta é a completa.
-
-        O tempo é o de escrever o SQL e executá-lo.
-        """
-        started, text = time.perf_counter(), ""
+        """Responde mostrando o SQL à medida que sai; a última resposta é a completa."""
+        started, latest, text = time.perf_counter(), 0.0, ""
         problem = question_problem(question)
         if problem is None:
             limit = self.config.generation.max_new_tokens
             try:
                 for text in self.engine.stream(self._prompt(question), limit):
-                    yield Answer(question, text, None, None, time.perf_counter() - started)
+                    seconds = time.perf_counter() - started
+                    if seconds - latest > 1 / UPDATES_PER_SECOND:
+                        latest = seconds
+                        yield Answer(question, text, None, None, seconds)
             except UserError as error:
                 problem = str(error).rstrip(".")
         done = self._answer(question, text, problem)
         yield replace(done, seconds=time.perf_counter() - started)
 
-    def run(self, sql: str) -> Result:
-        """Executa um SQL qualquer, só para leitura; cada chamada abre o seu banco.
-
-        Raises:
-            QueryError: o SQL não pôde ser executado.
-        """
-        with Database(self.config.databases[0], self.config.database.time_limit_s) as bank:
-            return bank.run(sql)
-
     def execute(self, sql: str, question: str = "") -> Answer:
-        """Executa um SQL, como `run`, e devolve o que houve: as linhas ou o erro."""
+        """Executa um SQL qualquer, só para leitura; cada chamada abre o seu banco."""
         started = time.perf_counter()
         try:
-            result, error = self.run(sql), None
+            with Database(self.config.databases[0], self.config.database.time_limit_s) as bank:
+                result, error = bank.run(sql), None
         except QueryError as problem:
             result, error = None, str(problem)
         return Answer(question, sql, result, error, time.perf_counter() - started)
@@ -113,6 +99,16 @@ class Assistant:
         if sql and problem is None:
             return self.execute(sql, question)
         return Answer(question, "", None, problem or "o modelo não escreveu nenhuma consulta", 0.0)
+
+
+def in_order(batches: Iterable[list[tuple]], label: str, total: int) -> list[tuple]:
+    """As respostas de um motor, (índice da pergunta, …), em ordem e com uma barra de progresso."""
+    found: list[tuple] = []
+    with progress(None, label, "pergunta", total) as bar:
+        for batch in batches:
+            found += batch
+            bar.update(len(batch))
+    return sorted(found)
 
 
 def question_problem(question: str) -> str | None:
@@ -137,10 +133,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def settings(config: Config, args: argparse.Namespace) -> tuple[Config, Path | None]:
     """A configuração e a pasta do modelo que as opções escolhem; None é o modelo sem treino.
 
-    O prompt e o modelo base do treino valem mais que os da configuração atual.
-
-    Raises:
-        UserError: não há modelo treinado na pasta.
+    O prompt e o modelo base do treino valem mais que os da configuração atual. UserError se não há
+    modelo treinado na pasta.
     """
     if args.base:
         return untrained(config), None

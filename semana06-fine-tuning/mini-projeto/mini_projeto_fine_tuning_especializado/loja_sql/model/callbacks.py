@@ -6,6 +6,7 @@ from pathlib import Path
 
 from comum.terminal import progress
 
+from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 SHOWN = {"loss": "perda", "eval_loss": "validação"}
@@ -16,17 +17,13 @@ class Progress(TrainerCallback):
 
     Ctrl-C termina o passo e grava um checkpoint; um segundo Ctrl-C mata na hora. Com vários
     processos, só o primeiro mostra e grava.
-
-    Attributes:
-        tokens_before: tokens já vistos quando este treino começou (mais que zero se retomado).
-        interrupted: houve um Ctrl-C.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.bar = None
         self.shown: dict[str, str] = {}
-        self.tokens_before = 0
+        self.tokens_before = 0  # os já vistos, se o treino é retomado
         self.interrupted = False
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -34,7 +31,6 @@ class Progress(TrainerCallback):
         self.previous = signal.signal(signal.SIGINT, self._interrupt)
         if not state.is_world_process_zero:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if state.global_step == 0:
             self.path.write_text("", encoding="utf-8")
         self.bar = progress(label="Treinando", unit="passo", total=state.max_steps)
@@ -68,12 +64,8 @@ class Progress(TrainerCallback):
 
 def plot_curve(history: list[dict], path: Path) -> None:
     """Perda de treino e de validação por passo, em PNG; `history` é o registro do Trainer."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="tight")
+    figure = Figure(figsize=(7, 4), layout="tight")
+    axes = figure.subplots()
     for key, label, marker in (("loss", "treino", None), ("eval_loss", "validação", "o")):
         points = [(line["step"], line[key]) for line in history if key in line]
         if points:
@@ -83,4 +75,3 @@ def plot_curve(history: list[dict], path: Path) -> None:
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from comum.numbers import decimal, general, interval
 from comum.paths import RESULTS_DIR
-from comum.results import Evaluation, TrainingSummary
+from comum.results import Evaluation, Variant
 from comum.tables import markdown
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -16,12 +16,17 @@ from loja_sql.model.summary import read_summary
 TEMPLATE = Path(__file__).with_name("card.md")
 DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 UNTRAINED_GROUPS = ("untrained", "examples")
+SCORES_HEADER = ("variante", "perguntas", "acurácia de execução, % [IC 95%]")
 
 
 def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
     """O texto da ficha; as notas vêm do resultado de evaluate.py deste treino, se houver."""
     training, default = read_summary(adapter), config.model.name == "default"
-    scores = _evaluation(adapter, training)
+    results = RESULTS_DIR / f"mini_projeto_{adapter.name}_test.json"
+    measured = Evaluation.load(results) if results.is_file() else None
+    # Notas de outro treino na mesma pasta não são deste modelo.
+    scores = measured.variants if measured and measured.training == training else {}
+    trained = [_hub_result(*v) for v in scores.items() if v[1].group not in UNTRAINED_GROUPS]
     base = DEFAULT_BASE if default else config.model.name
     data = ModelCardData(
         language="pt",
@@ -31,8 +36,11 @@ def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
         base_model=base,
         tags=["text-to-sql", "sqlite", config.training.method, "portuguese"],
         model_name=adapter.name,
-        eval_results=_hub_results(scores) if scores else None,
+        eval_results=trained or None,
     )
+    found = {name: variant.execution_accuracy for name, variant in scores.items()}
+    rows = [(name, score.n, interval(score, 1, 100)) for name, score in found.items()]
+    sizes = [(name, megabytes(form.bytes)) for name, form in manifest.forms.items() if form.path]
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
@@ -40,48 +48,23 @@ def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
         base=base,
         default=default,
         config=config,
-        lora=config.training.method == "lora",
-        shop=config.data.custom is None,
-        batch=config.training.batch_size * config.training.gradient_accumulation_steps,
         learning_rate=general(config.training.learning_rate),
         training=training,
         decimal=decimal,
-        scores=_scores(scores) if scores else None,
-        forms=_forms(manifest),
-        merge=manifest.merge and manifest.merge.shown,
+        scores=markdown(SCORES_HEADER, rows) if rows else None,
+        forms=markdown(("forma", "tamanho"), sizes),
+        merge=manifest.merge,
     )
     return str(card)
 
 
-def _evaluation(adapter: Path, training: TrainingSummary | None) -> Evaluation | None:
-    path = RESULTS_DIR / f"mini_projeto_{adapter.name}_test.json"
-    found = Evaluation.load(path) if path.is_file() else None
-    # Notas de outro treino na mesma pasta não são deste modelo.
-    return found if found is not None and found.training == training else None
-
-
-def _hub_results(scores: Evaluation) -> list[EvalResult]:
-    return [
-        EvalResult(
-            task_type="text-generation",
-            task_name="Texto para SQL",
-            dataset_type="loja-sql",
-            dataset_name="Perguntas sobre a loja, teste em palavras livres",
-            metric_type="execution_accuracy",
-            metric_name=f"acurácia de execução ({name})",
-            metric_value=round(100 * variant.execution_accuracy.value, 1),
-        )
-        for name, variant in scores.variants.items()
-        if variant.group not in UNTRAINED_GROUPS
-    ]
-
-
-def _scores(scores: Evaluation) -> str:
-    header = ("variante", "perguntas", "acurácia de execução, % [IC 95%]")
-    found = {name: variant.execution_accuracy for name, variant in scores.variants.items()}
-    return markdown(header, [(n, score.n, interval(score, 1, 100)) for n, score in found.items()])
-
-
-def _forms(manifest: Manifest) -> str:
-    sizes = {name: form.bytes for name, form in manifest.forms.items() if form.path}
-    return markdown(("forma", "tamanho"), [(name, megabytes(n)) for name, n in sizes.items()])
+def _hub_result(name: str, variant: Variant) -> EvalResult:
+    return EvalResult(
+        task_type="text-generation",
+        task_name="Texto para SQL",
+        dataset_type="loja-sql",
+        dataset_name="Perguntas sobre a loja, teste em palavras livres",
+        metric_type="execution_accuracy",
+        metric_name=f"acurácia de execução ({name})",
+        metric_value=round(100 * variant.execution_accuracy.value, 1),
+    )

@@ -28,24 +28,17 @@ from loja_sql.model.loading import load_model
 
 SLOTS = 4  # perguntas que o llama.cpp responde ao mesmo tempo
 CONTEXT = 8192  # tokens, divididos por quem estiver perguntando
-GREEDY = {"temperature": 0.0, "top_k": 1}
 
 Pairs = list[tuple[list[int], list[int]]]  # (tokens do prompt, tokens da resposta)
 Losses = Iterator[list[tuple[int, float, int]]]  # (índice, nats, tokens da resposta)
 
 
 class Engine:
-    """Um modelo pronto para responder.
+    """Um modelo pronto para responder."""
 
-    Attributes:
-        name: o que se mostra a quem usa, por exemplo `llama.cpp q8_0`.
-        tokenizer: o do modelo base, com template de chat.
-        slots: quantas respostas correm ao mesmo tempo.
-    """
-
-    name: str
-    tokenizer: PreTrainedTokenizerBase
-    slots = 1
+    name: str  # o que se mostra a quem usa, por exemplo `llama.cpp q8_0`
+    tokenizer: PreTrainedTokenizerBase  # o do modelo base, com template de chat
+    slots = 1  # quantas respostas correm ao mesmo tempo
 
     def generate(
         self, prompts: list[str], max_new_tokens: int, batch_size: int
@@ -97,9 +90,8 @@ class LlamaCppEngine(Engine):
         import xllamacpp
 
         self.tokenizer = load_tokenizer(config.model_path)
+        self.name, self._gguf = f"llama.cpp {label}", gguf
         self._tokenizing = threading.Lock()
-        self.name = f"llama.cpp {label}"
-        self._gguf = gguf
         try:
             self._server = xllamacpp.Server(_server_options(gguf))
         except RuntimeError as error:
@@ -107,10 +99,14 @@ class LlamaCppEngine(Engine):
             raise UserError(f"o llama.cpp não abriu {gguf} ({error}). {again}") from error
 
     def generate(self, prompts, max_new_tokens, batch_size):
+        def answer(prompt: str) -> str:
+            request = self._request(prompt, max_new_tokens)
+            return _text_of(self._server.handle_completions(request)).strip()
+
         with ThreadPoolExecutor(self.slots) as pool:
-            jobs = [pool.submit(self._complete, prompt, max_new_tokens) for prompt in prompts]
+            jobs = {pool.submit(answer, prompt): place for place, prompt in enumerate(prompts)}
             for job in as_completed(jobs):
-                yield [(jobs.index(job), job.result())]
+                yield [(jobs[job], job.result())]
 
     def stream(self, prompt, max_new_tokens):
         pieces: queue.SimpleQueue = queue.SimpleQueue()
@@ -138,27 +134,22 @@ class LlamaCppEngine(Engine):
             abandoned.set()
 
     def losses(self, pairs, batch_size):
-        """O servidor não dá a probabilidade do prompt: o arquivo é aberto de novo, sem ele."""
         return None if llama_cpp.missing() else self._losses(pairs)
 
     def _losses(self, pairs: Pairs) -> Losses:
+        # O servidor não dá a probabilidade do prompt: o arquivo é aberto de novo, sem ele.
         longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
         model = llama_cpp.LlamaCpp(self._gguf, length=longest)
         for index, (prompt, answer) in enumerate(pairs):
-            logits = model(torch.tensor([prompt + answer])).logits[0]
-            scores, wanted = logits[len(prompt) - 1 : -1], torch.tensor(answer)
-            loss = functional.cross_entropy(scores, wanted, reduction="sum").item()
-            yield [(index, loss, len(answer))]
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            loss = functional.cross_entropy(logits, torch.tensor(answer), reduction="sum")
+            yield [(index, loss.item(), len(answer))]
         model.close()
-
-    def _complete(self, prompt: str, max_new_tokens: int) -> str:
-        request = self._request(prompt, max_new_tokens)
-        return _text_of(self._server.handle_completions(request)).strip()
 
     def _request(self, prompt: str, max_new_tokens: int) -> dict:
         with self._tokenizing:
             ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
-        return {"prompt": ids, "max_tokens": max_new_tokens, **GREEDY}
+        return {"prompt": ids, "max_tokens": max_new_tokens, "temperature": 0.0, "top_k": 1}
 
     def close(self) -> None:
         self._server = None
@@ -176,12 +167,10 @@ def _server_options(gguf: Path):
     # O padrão guarda até 8 GiB de perguntas já feitas: a memória crescia 1,6 MB por pergunta, e
     # reler os 33 tokens de uma custa menos que isso.
     options.cache_ram_mib = 0
-    options.n_gpu_layers = 0
+    options.n_gpu_layers = options.verbosity = 0
     options.cpuparams.n_threads = options.cpuparams_batch.n_threads = torch.get_num_threads()
-    options.verbosity = 0
-    options.ui = False
+    options.ui = options.fit_params = False
     options.offline = True
-    options.fit_params = False
     options.api_keys = [secrets.token_hex(16)]
     if drafts_ready(gguf.parent):
         kinds = xllamacpp.common_speculative_type
@@ -211,10 +200,10 @@ def open_form(config: Config, adapter: Path, form: str) -> Engine:
     """
     available = exported_forms(adapter)
     if form not in available:
-        shown = ", ".join(available) or "nenhuma"
         raise UserError(
-            f"a forma {form} não está exportada para {adapter} (há: {shown}). Exporte-a com os "
-            f"mesmos argumentos: {EXPORT_COMMAND} --forms {form}"
+            f"a forma {form} não está exportada para {adapter} (há: "
+            f"{', '.join(available) or 'nenhuma'}). Exporte-a com os mesmos argumentos: "
+            f"{EXPORT_COMMAND} --forms {form}"
         )
     if form in GGUF_FORMS:
         if not has_llama_cpp():
@@ -237,8 +226,6 @@ def open_engine(config: Config, adapter: Path | None) -> Engine:
     if adapter is None or wanted == "transformers":
         return TransformersEngine(config, adapter)
     ready = [form for form in GGUF_FORMS if form in exported_forms(adapter)]
-    if wanted == "llamacpp":
+    if wanted == "llamacpp" or (ready and has_llama_cpp() and device().type == "cpu"):
         return open_form(config, adapter, ready[0] if ready else GGUF_FORMS[0])
-    if ready and has_llama_cpp() and device().type == "cpu":
-        return open_form(config, adapter, ready[0])
     return TransformersEngine(config, adapter)

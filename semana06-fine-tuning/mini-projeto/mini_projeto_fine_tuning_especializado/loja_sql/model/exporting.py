@@ -31,13 +31,8 @@ CALIBRATION_EXAMPLES = 128
 class Exporter:
     """As formas de implantação do modelo treinado em `training.output_dir`.
 
-    Args:
-        training, validation: linhas com `question` e `sql`: as do treino calibram o GPTQ e fazem os
-            rascunhos; com as da validação se confere a fusão.
-        schema: o esquema do banco, em SQL.
-
-    Raises:
-        UserError: não há modelo treinado na pasta.
+    As linhas (`question`, `sql`) do treino calibram o GPTQ e fazem os rascunhos; com as da
+    validação se confere a fusão. UserError se não há modelo treinado na pasta.
     """
 
     def __init__(
@@ -46,12 +41,12 @@ class Exporter:
         self.adapter = config.output_dir
         if trained_kind(self.adapter) is None:
             raise UserError(f"não há treino em {self.adapter}. Treine antes: python train.py")
+        self.folder = self.adapter / exports.EXPORT_FOLDER
         self.config = as_trained(config, self.adapter)
         self.config.training.precision, self.config.model.load_in_4bit = "fp32", False
         self.tokenizer = load_tokenizer(self.config.model_path)
         self.training, self.schema = training, schema
         self.prompts = [self._prompt(row["question"]) for row in validation[:CHECKED_PROMPTS]]
-        self.folder = self.adapter / exports.EXPORT_FOLDER
 
     def _prompt(self, question: str) -> str:
         return render(self.tokenizer, self.config, question, self.schema)
@@ -82,8 +77,11 @@ class Exporter:
             # Com o fim do prompt à frente, também o começo da resposta se adivinha.
             answers = [prompt[-SLOTS_PER_NGRAM:] + answer for prompt, answer in self._pairs()]
             write_drafts(self.folder, answers)
-        self._write_modelfile(manifest)
-        self._write_cards(manifest)
+        ready = manifest.ready(self.folder)
+        self._write_modelfile([ready[form].name for form in GGUF_FORMS if form in ready])
+        text = model_card(load_effective(self.adapter), self.adapter, manifest)
+        for folder in (self.folder, *(path for path in ready.values() if path.is_dir())):
+            write_text(folder / "README.md", text)
         return manifest
 
     def _manifest(self, force: bool) -> Manifest:
@@ -167,28 +165,19 @@ class Exporter:
             model.save_pretrained(output)
         self.tokenizer.save_pretrained(output)
 
-    def _write_modelfile(self, manifest: Manifest) -> None:
+    def _write_modelfile(self, names: list[str]) -> None:
         """O `Modelfile` do Ollama, com o prompt do treino, para o primeiro GGUF que houver."""
-        ready = manifest.ready(self.folder)
-        found = [ready[form].name for form in GGUF_FORMS if form in ready]
-        if not found:
+        if not names:
             return
         text = (
             '# ollama create loja-sql -f Modelfile && ollama run loja-sql "quantos clientes?"\n'
-            f"FROM ./{found[0]}\n"
+            f"FROM ./{names[0]}\n"
             f'TEMPLATE """{self._prompt("{{ .Prompt }}")}"""\n'
             f'PARAMETER stop "{self.tokenizer.eos_token}"\n'
             "PARAMETER temperature 0\n"
             f"PARAMETER num_predict {self.config.generation.max_new_tokens}\n"
         )
         write_text(self.folder / "Modelfile", text)
-
-    def _write_cards(self, manifest: Manifest) -> None:
-        """A ficha do modelo, na pasta da exportação e na de cada forma."""
-        text = model_card(load_effective(self.adapter), self.adapter, manifest)
-        folders = [path for path in manifest.ready(self.folder).values() if path.is_dir()]
-        for folder in (self.folder, *folders):
-            write_text(folder / "README.md", text)
 
 
 def _remove(path: Path) -> None:

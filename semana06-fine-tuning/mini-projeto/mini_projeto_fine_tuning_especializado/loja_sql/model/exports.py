@@ -81,9 +81,8 @@ def read_manifest(adapter: Path) -> Manifest | None:
     try:
         found = Manifest.model_validate(read_json(path))
     except (UserError, ValidationError) as error:
-        raise UserError(
-            f"{path} está estragado; exporte de novo: {EXPORT_COMMAND} --force"
-        ) from error
+        again = f"exporte de novo: {EXPORT_COMMAND} --force"
+        raise UserError(f"{path} está estragado; {again}") from error
     return found if found.adapter_sha256 == adapter_digest(adapter) else None
 
 
@@ -94,10 +93,7 @@ def adapter_digest(adapter: Path) -> str:
 
 
 def exported_forms(adapter: Path) -> dict[str, Path]:
-    """As formas exportadas deste adaptador: nome → pasta ou arquivo GGUF.
-
-    Uma exportação de outro treino (o adaptador mudou desde então) não conta.
-    """
+    """As formas exportadas deste treino, e não de outro: nome → pasta ou arquivo GGUF."""
     manifest = read_manifest(adapter)
     return {} if manifest is None else manifest.ready(adapter / EXPORT_FOLDER)
 
@@ -107,7 +103,6 @@ def form_list(text: str) -> list[str]:
     names = list(FORMS) if text == "all" else [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in FORMS]
     if unknown:
-        raise argparse.ArgumentTypeError(
-            f"forma desconhecida: {', '.join(unknown)} (há: {', '.join(FORMS)}, ou all)"
-        )
+        wrong, there = ", ".join(unknown), ", ".join(FORMS)
+        raise argparse.ArgumentTypeError(f"forma desconhecida: {wrong} (há: {there}, ou all)")
     return names

@@ -1,15 +1,16 @@
 """Treino mais rápido em CPU, com a mesma matemática.
 
-Num processador, o treino com LoRA perde tempo em três lugares que não são as multiplicações de
-matrizes da rede: as idas e vindas à memória das operações elemento a elemento, os produtos finos
-do LoRA feitos um a um, e a camada de saída (49.152 colunas) calculada também para a pergunta, que
-não entra na perda. Aqui cada um vira uma função com o gradiente escrito à mão. As fórmulas são as
-usuais; `tests/mini_projeto/test_fused.py` confere saídas e gradientes contra o autograd, e
-`tests/benchmarks/train_speed.py` mede o que elas rendem.
+Num processador, o treino com LoRA perde tempo em três lugares que não são as multiplicações da
+rede: as idas à memória das operações elemento a elemento, os produtos finos do LoRA feitos um a um,
+e a camada de saída calculada também para a pergunta, que não entra na perda. Aqui cada um vira uma
+função com o gradiente escrito à mão: `tests/mini_projeto/test_fused.py` os confere contra o
+autograd, e `tests/benchmarks/train_speed.py` mede o que rendem.
 
 Símbolos: N = tokens do lote (exemplos x comprimento), d = largura da entrada, o = da saída,
 r = posto (rank) do LoRA, V = vocabulário.
 """
+
+from collections.abc import Callable
 
 from comum.training import IGNORED
 
@@ -34,8 +35,7 @@ class _LoraFunction(torch.autograd.Function):
         ctx.adapter_dtype = a.dtype
         a, b = a.to(weight.dtype), b.to(weight.dtype)
         low = flat @ a.T  # [N, r]
-        out = flat @ weight.T  # [N, o]
-        out.addmm_(low, b.T, alpha=scale)
+        out = (flat @ weight.T).addmm_(low, b.T, alpha=scale)  # [N, o]
         ctx.save_for_backward(flat, low, weight, a, b)
         ctx.scale = scale
         return out.view(*x.shape[:-1], -1)
@@ -48,12 +48,10 @@ class _LoraFunction(torch.autograd.Function):
         # A e B vivem em float32: o otimizador precisa dos passos miúdos que o bf16 arredondaria.
         grad_a = (g_low.T @ flat).to(ctx.adapter_dtype).mul_(ctx.scale)
         grad_b = (g.T @ low).to(ctx.adapter_dtype).mul_(ctx.scale)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = g @ weight  # [N, d]
-            grad_x.addmm_(g_low, a, alpha=ctx.scale)
-            grad_x = grad_x.view(*grad.shape[:-1], -1)
-        return grad_x, None, grad_a, grad_b, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, grad_a, grad_b, None
+        grad_x = (g @ weight).addmm_(g_low, a, alpha=ctx.scale)  # [N, d]
+        return grad_x.view(*grad.shape[:-1], -1), None, grad_a, grad_b, None
 
 
 class _RmsNormFunction(torch.autograd.Function):
@@ -89,30 +87,28 @@ class _SwigluFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         gate, up = ctx.saved_tensors
-        grad_up = functional.silu(gate).mul_(grad)
         grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
-        return grad_gate, grad_up
+        return grad_gate, functional.silu(gate).mul_(grad)
 
 
 class _AnswerLossFunction(torch.autograd.Function):
     """Soma das entropias cruzadas de h·Wᵀ contra os alvos, em blocos, sem guardar os logits.
 
-    O gradiente em relação a `h` é calculado já na ida, bloco a bloco, porque W está congelado: os
-    logits (N·V números) nunca existem todos ao mesmo tempo.
+    Como W está congelado, o gradiente de `h` é calculado já na ida: os logits (N·V números) nunca
+    existem todos ao mesmo tempo.
     """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         total = hidden.new_zeros((), dtype=exact)
-        needs_grad = ctx.needs_input_grad[0]
-        grads = torch.empty_like(hidden) if needs_grad else None
+        grads = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden), HEAD_CHUNK):
             block = slice(start, start + HEAD_CHUNK)
             target = targets[block, None]
             log_p = torch.log_softmax(hidden[block] @ weight.T, dim=-1, dtype=exact)  # [bloco, V]
             total -= log_p.gather(1, target).sum()
-            if needs_grad:
+            if grads is not None:
                 off = log_p.exp_()  # p − 1 no alvo, p nos outros
                 off.scatter_add_(1, target, torch.full_like(target, -1, dtype=off.dtype))
                 grads[block] = off.to(weight.dtype) @ weight
@@ -133,9 +129,8 @@ def supports(model: nn.Module) -> bool:
 
 def supports_answer_loss(model: nn.Module) -> bool:
     """Diz se `answer_loss` dá a mesma perda que o modelo: saída linear, sem escala nem viés."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = causal.get_output_embeddings()
-    return causal.config.model_type in PLAIN_HEADS and type(head) is nn.Linear and head.bias is None
+    head = model.get_output_embeddings()
+    return model.config.model_type in PLAIN_HEADS and type(head) is nn.Linear and head.bias is None
 
 
 def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
@@ -145,42 +140,17 @@ def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, int
         model: modelo causal, com ou sem peft, aceito por `supports_answer_loss`.
         batch: `input_ids`, `attention_mask` e `labels`, todos [exemplos, comprimento].
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = causal.model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state  # [exemplos, comprimento, d]
-    targets = batch["labels"][:, 1:]
-    supervised = targets != IGNORED
-    chosen = hidden[:, :-1][supervised]  # [tokens da resposta, d]
-    head = causal.get_output_embeddings()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    hidden = model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+    following = batch["labels"][:, 1:]
+    supervised = following != IGNORED
+    chosen, targets = hidden[:, :-1][supervised], following[supervised]  # [tokens da resposta, d]
+    head = model.get_output_embeddings()
     if head.weight.requires_grad:  # no treino completo a saída também aprende: fica o autograd
-        logits = head(chosen).float()
-        loss = functional.cross_entropy(logits, targets[supervised], reduction="sum")
+        loss = functional.cross_entropy(head(chosen).float(), targets, reduction="sum")
     else:
-        loss = _AnswerLossFunction.apply(chosen, head.weight, targets[supervised])
-    return loss, int(supervised.sum())
-
-
-def _lora_forward(layer: LoraLinear):
-    (name,) = layer.active_adapters
-    a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-    weight = layer.base_layer.weight
-    return lambda x: _LoraFunction.apply(x, weight, a, b, scale)
-
-
-def _can_fuse(layer: nn.Module) -> bool:
-    """Só a forma simples: um adaptador em float32, sem dropout, sem viés, sem DoRA."""
-    if not isinstance(layer, LoraLinear) or len(layer.active_adapters) != 1:
-        return False
-    (name,) = layer.active_adapters
-    return (
-        isinstance(layer.lora_dropout[name], nn.Identity)
-        and not layer.use_dora.get(name)
-        and layer.base_layer.bias is None
-        and not layer.merged
-        and layer.base_layer.weight.dtype in (torch.float32, torch.bfloat16)
-        and layer.lora_A[name].weight.dtype == torch.float32
-    )
+        loss = _AnswerLossFunction.apply(chosen, head.weight, targets)
+    return loss, len(targets)
 
 
 def accelerate_layers(model: nn.Module) -> int:
@@ -190,17 +160,31 @@ def accelerate_layers(model: nn.Module) -> int:
     """
     changed = 0
     for layer in model.modules():
-        if _can_fuse(layer):
-            layer.forward = _lora_forward(layer)
-        elif isinstance(layer, LlamaRMSNorm) and not layer.weight.requires_grad:
-            layer.forward = lambda x, m=layer: _RmsNormFunction.apply(
-                x, m.weight, m.variance_epsilon
-            )
-        elif isinstance(layer, LlamaMLP) and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
-            layer.forward = lambda x, m=layer: m.down_proj(
-                _SwigluFunction.apply(m.gate_proj(x), m.up_proj(x))
-            )
-        else:
-            continue
-        changed += 1
+        forward = _fast_forward(layer)
+        if forward is not None:
+            layer.forward = forward
+            changed += 1
     return changed
+
+
+def _fast_forward(layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    if isinstance(layer, LlamaRMSNorm) and not layer.weight.requires_grad:
+        return lambda x: _RmsNormFunction.apply(x, layer.weight, layer.variance_epsilon)
+    if isinstance(layer, LlamaMLP) and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
+        gate, up, down = layer.gate_proj, layer.up_proj, layer.down_proj
+        return lambda x: down(_SwigluFunction.apply(gate(x), up(x)))
+    if not isinstance(layer, LoraLinear) or len(layer.active_adapters) != 1:
+        return None
+    (name,) = layer.active_adapters
+    base, a, b = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
+    # Só a forma simples: um adaptador em float32, sem dropout, sem viés, sem DoRA.
+    simple = (
+        isinstance(layer.lora_dropout[name], nn.Identity)
+        and not layer.use_dora.get(name)
+        and base.bias is None
+        and not layer.merged
+        and base.weight.dtype in (torch.float32, torch.bfloat16)
+        and a.dtype == torch.float32
+    )
+    weight, scale = base.weight, layer.scaling[name]
+    return (lambda x: _LoraFunction.apply(x, weight, a, b, scale)) if simple else None

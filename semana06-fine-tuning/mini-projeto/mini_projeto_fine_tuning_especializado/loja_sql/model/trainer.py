@@ -1,8 +1,8 @@
 """O treino: LoRA, QLoRA ou todos os pesos, pelo SFTTrainer da TRL.
 
-A TRL faz o que faz bem: o LoRA sobre a base, os lotes, o laço, os checkpoints, a volta de um deles.
-O que se troca aqui (a ordem dos lotes, as camadas e a perda) está ao lado da linha de
-tests/benchmarks/train_speed.py que mede o que a troca rende.
+A TRL põe o LoRA sobre a base, faz os lotes e o laço, grava os checkpoints e volta de um deles. Ao
+lado do que se troca aqui (a ordem dos lotes, as camadas e a perda) está a linha de
+tests/benchmarks/train_speed.py que mede quanto a troca rende.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from comum.models import device, fix_seeds, load_tokenizer
 from comum.numbers import decimal, percent
 from comum.results import TrainingSummary
 from comum.terminal import UserError
-from comum.training import similar_lengths
+from comum.training import IGNORED, masked, similar_lengths
 
 import torch
 from accelerate import PartialState
@@ -33,9 +33,9 @@ from trl import SFTConfig, SFTTrainer
 from loja_sql.config import Config, save_effective, trained_kind
 from loja_sql.model import fused
 from loja_sql.model.callbacks import Progress, plot_curve
-from loja_sql.model.examples import audit, tokenized
 from loja_sql.model.loading import load_model, uses_bf16
 from loja_sql.model.summary import METRICS, SUMMARY
+from loja_sql.prompt import encode_pair
 
 AUDIT_SHOWN = 2
 POOL = 50  # lotes sorteados de uma vez; dentro deles os exemplos se juntam por comprimento
@@ -55,13 +55,11 @@ def train(
     fix_seeds(config.training.seed)
     processes, output = all_processes(), config.output_dir
     tokenizer = load_tokenizer(config.model_path)
-    train_set = tokenized(config, tokenizer, rows, schema)
-    validation_set = tokenized(config, tokenizer, validation, schema)
-    shown = AUDIT_SHOWN if processes.is_main_process else 0
-    audit(tokenizer, train_set, config.training.max_length, shown)
-    audit(tokenizer, validation_set, config.training.max_length)
+    sets = [tokenized(config, tokenizer, found, schema) for found in (rows, validation)]
+    for dataset, shown in zip(sets, (AUDIT_SHOWN * processes.is_main_process, 0), strict=True):
+        audit(tokenizer, dataset, config.training.max_length, shown)
     memory = MemoryGrowth()
-    trainer = build_trainer(config, tokenizer, train_set, validation_set)
+    trainer = build_trainer(config, tokenizer, *sets)
     if processes.is_main_process:
         save_effective(config, output)
     processes.print(trainer.announcement())
@@ -75,13 +73,8 @@ def train(
             "Continue com: python train.py --resume (e os mesmos argumentos)."
         )
         raise KeyboardInterrupt
-    summary = TrainingSummary(
-        method="qlora" if config.model.load_in_4bit else config.training.method,
-        processes=processes.num_processes,
-        memory_bytes=memory.peak(),
-        resumed=checkpoint is not None,
-        **trainer.measures(seconds),
-    )
+    method = "qlora" if config.model.load_in_4bit else config.training.method
+    summary = trainer.summary(method, seconds, memory.peak())
     trainer.save_model(str(output))
     if processes.is_main_process:
         tokenizer.save_pretrained(output)
@@ -128,6 +121,45 @@ def find_checkpoint(config: Config, resume: bool) -> str | None:
     if processes.is_main_process:
         (folder / SUMMARY).unlink(missing_ok=True)
     return None
+
+
+def tokenized(
+    config: Config, tokenizer: PreTrainedTokenizerBase, rows: list[dict], schema: str
+) -> Dataset:
+    """Tokeniza e mascara: `labels` vale -100 no prompt e repete os tokens na resposta.
+
+    O SFTTrainer faria isto a partir das mensagens, mas ensinaria também a quebra de linha que o
+    template põe depois do fim da resposta, e que o modelo nunca chega a escrever.
+    """
+    pairs = (encode_pair(tokenizer, config, row["question"], row["sql"], schema) for row in rows)
+    return Dataset.from_list([masked(*pair) for pair in pairs])
+
+
+def audit(
+    tokenizer: PreTrainedTokenizerBase, dataset: Dataset, max_length: int, shown: int = 0
+) -> None:
+    """Mostra `shown` exemplos com a máscara e recusa dados que ensinariam errado.
+
+    Raises:
+        UserError: exemplo sem token supervisionado, sem fim de resposta ou longo demais.
+    """
+    for number, row in enumerate(dataset):
+        ids, labels = row["input_ids"], row["labels"]
+        learned = [label for label in labels if label != IGNORED]
+        problem = None
+        if not learned:
+            problem = "não tem nenhum token na perda (resposta vazia ou toda mascarada)"
+        elif learned[-1] != tokenizer.eos_token_id:
+            problem = "não ensina a parar: o último token da perda não é o fim da resposta"
+        elif len(ids) > max_length:
+            limit = f"{max_length}; aumente training.max_length"
+            problem = f"tem {len(ids)} tokens e seria cortado em {limit}"
+        if problem:
+            raise UserError(f"o exemplo {number} {problem}:\n{tokenizer.decode(ids)}")
+        if number < shown:
+            hidden = [token for token, label in zip(ids, labels, strict=True) if label == IGNORED]
+            print(f"Exemplo {number}, fora da perda: {tokenizer.decode(hidden)!r}")
+            print(f"Exemplo {number}, na perda:      {tokenizer.decode(learned)!r}")
 
 
 class SimilarLengths(Sampler):
@@ -185,20 +217,24 @@ class AnswerTrainer(SFTTrainer):
             f"({percent(trainable / total)})."
         )
 
-    def measures(self, seconds: float) -> dict:
-        """O que `TrainingSummary` guarda de um treino de `seconds` segundos que terminou."""
-        best = self.state.best_model_checkpoint
-        tokens = self.state.num_input_tokens_seen - self.progress.tokens_before
-        return {
-            "steps": self.state.global_step,
-            "minutes": seconds / 60,
-            "examples": len(self.train_dataset),
-            "tokens_per_second": tokens / seconds,
-            "tokens_seen": tokens,
-            "trainable_parameters": self.get_num_trainable_parameters(),
-            "best_step": int(best.rsplit("-", 1)[1]) if best else self.state.global_step,
-            "best_eval_loss": self.state.best_metric,
-        }
+    def summary(self, method: str, seconds: float, memory: int | None) -> TrainingSummary:
+        """O que se guarda de um treino que terminou, e que tomou `memory` bytes."""
+        before = self.progress.tokens_before
+        tokens = self.state.num_input_tokens_seen - before
+        return TrainingSummary(
+            method=method,
+            steps=self.state.global_step,
+            minutes=seconds / 60,
+            examples=len(self.train_dataset),
+            tokens_per_second=tokens / seconds,
+            tokens_seen=tokens,
+            processes=self.args.world_size,
+            memory_bytes=memory,
+            trainable_parameters=self.get_num_trainable_parameters(),
+            best_step=self.state.best_global_step or self.state.global_step,
+            best_eval_loss=self.state.best_metric,
+            resumed=before > 0,
+        )
 
 
 def build_trainer(

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from html import escape
 
-from comum.numbers import any_size, decimal
+from comum.numbers import any_size, decimal, interval, percent
 from comum.results import Score
 
 import plotly.graph_objects as go
@@ -22,7 +22,6 @@ LABEL_CHARS, LABEL_LINES = 20, 3
 COLORS = ["#3b82f6", "#ea580c", "#16a34a", "#8b5cf6"]
 CLEAR, GRID = "rgba(0,0,0,0)", "rgba(128,128,128,.3)"
 CLOSE = 0.08  # pontos mais perto que esta fração dos eixos dividem um número
-FEW_POINTS = 30
 
 
 def bars(rows: Sequence[tuple[str, float, str]], top: float, hover: Sequence[str] = ()):
@@ -46,21 +45,16 @@ def bars(rows: Sequence[tuple[str, float, str]], top: float, hover: Sequence[str
     return figure.update_yaxes(range=[len(rows) - 0.5, -0.5], fixedrange=True)
 
 
-def score_bars(scores: dict[str, Score]) -> go.Figure:
-    """Barras de frações, até 100%, com os intervalos de 95%."""
+def score_bars(scores: dict[str, Score], counted: bool = False) -> go.Figure:
+    """Barras de frações, até 100%, com os intervalos de 95%; `counted` diz quantas perguntas."""
     parts = scores.values()
-    rows = [(name, part.value, decimal(100 * part.value, 1, "%")) for name, part in scores.items()]
+    names = [f"{name} ({part.n})" if counted else name for name, part in scores.items()]
+    rows = [(n, p.value, percent(p.value)) for n, p in zip(names, parts, strict=True)]
     above = [max(0.0, part.ci95[1] - part.value) for part in parts]
     below = [max(0.0, part.value - part.ci95[0]) for part in parts]
     whiskers = {"symmetric": False, "array": above, "arrayminus": below, "color": "gray"}
-    figure = bars(rows, 1, [share(part) for part in parts])
+    figure = bars(rows, 1, [f"{interval(part, 1, 100)} %" for part in parts])
     return figure.update_traces(error_x=whiskers | {"thickness": 1.5, "width": 3}, selector=0)
-
-
-def share(score: Score) -> str:
-    """Fração e intervalo, curtos: `82,9% [79; 87]`."""
-    value, low, high = (100 * x for x in (score.value, *score.ci95))
-    return f"{decimal(value, 1)}% [{decimal(low)};\u00a0{decimal(high)}]"
 
 
 def curves(series: dict[str, Sequence[tuple[float, float]]], x_label: str, y_label: str):
@@ -68,19 +62,17 @@ def curves(series: dict[str, Sequence[tuple[float, float]]], x_label: str, y_lab
     traces = []
     for name, points in series.items():
         xs, ys = zip(*points, strict=True)
-        mode = "lines+markers" if len(xs) < FEW_POINTS else "lines"
-        traces.append(go.Scatter(x=xs, y=ys, name=name, mode=mode))
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-    figure = _figure(traces, 300, x_label, y_label)
-    return figure.update_layout(showlegend=True, legend=legend)
+        traces.append(go.Scatter(x=xs, y=ys, name=name, mode="lines+markers", marker_size=4))
+    figure = _figure(traces, 300, x_label, y_label).update_layout(showlegend=True)
+    return figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
 
 
 def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) -> go.Figure:
     """Um ponto numerado por nome, na ordem dada; `y` é uma porcentagem."""
     xs, ys = zip(*points.values(), strict=True)
     trace = go.Scatter(x=xs, y=ys, text=_numbers(xs, ys), mode="markers+text", marker_size=9)
-    trace.update(textposition="top center", cliponaxis=False)
-    trace.update(hovertext=[_safe(name, 60) for name in points])
+    hover = [_safe(name, 60) for name in points]
+    trace.update(textposition="top center", cliponaxis=False, hovertext=hover)
     trace.update(hovertemplate="%{hovertext}<br>%{x}; %{y:.1f}%<extra></extra>")
     figure = _figure([trace], 300, x_label, y_label).update_yaxes(range=[-4, 108])
     return figure.update_xaxes(range=[0, 1.08 * max(xs)])
@@ -97,10 +89,9 @@ def _numbers(xs: Sequence[float], ys: Sequence[float]) -> list[str]:
 
 
 def chart_for(result: Result) -> go.Figure | None:
-    """As linhas de uma consulta como barras, quando têm forma para isso; senão, None.
+    """As linhas de uma consulta como barras; None se não têm forma para isso.
 
-    A forma: um rótulo na primeira coluna, sem repetição, e um número (sem negativos) na última,
-    de 2 a MAX_BARS linhas.
+    A forma: de 2 a MAX_BARS linhas de (texto, sem repetição; número, sem negativos).
     """
     rows = result.rows
     if not 2 <= len(rows) <= MAX_BARS or len(result.columns) != 2:
@@ -108,10 +99,9 @@ def chart_for(result: Result) -> go.Figure | None:
     labels, values = zip(*rows, strict=True)
     numeric = all(isinstance(v, int | float) and math.isfinite(v) and v >= 0 for v in values)
     named = all(isinstance(label, str) for label in labels)
-    if not (numeric and named) or len(set(labels)) < len(labels) or not any(values):
+    if not (numeric and named and any(values)) or len(set(labels)) < len(labels):
         return None
-    whole = max(values) < 1e15 and all(float(value).is_integer() for value in values)
-    write = decimal if whole else any_size
+    write = decimal if all(isinstance(value, int) for value in values) else any_size
     return bars([(name, value, write(value)) for name, value in rows], max(values))
 
 

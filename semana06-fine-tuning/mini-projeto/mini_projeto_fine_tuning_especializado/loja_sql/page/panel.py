@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from comum.files import read_jsonl
-from comum.numbers import decimal
+from comum.numbers import decimal, interval
 from comum.paths import RESULTS_DIR
 from comum.results import Evaluation, Score, Variant
 
@@ -23,12 +23,12 @@ from loja_sql.sql.causes import CAUSES
 
 HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
-SAMPLES = 8
-SAMPLES_PER_CAUSE = 3
+SAMPLES, SAMPLES_PER_CAUSE = 8, 3
 PLACE = Markup("<!-- figura -->")  # onde, no HTML, entra cada figura
 NO_TOOLBAR = {"displayModeBar": False}  # a do plotly fala inglês
-
-Piece = str | go.Figure
+TEMPLATES = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+TEMPLATES.globals |= {"charts": charts, "SAMPLES_PER_CAUSE": SAMPLES_PER_CAUSE}
+TEMPLATES.filters |= {"decimal": decimal, "interval": interval}
 
 
 def page(config: Config) -> str:
@@ -39,15 +39,11 @@ def page(config: Config) -> str:
             piece, library = piece.to_html(NO_TOOLBAR, True, library, full_html=False), False
         body += piece
     facts = {"name": config.output_dir.name, "style": Markup(STYLE.read_text(encoding="utf-8"))}
-    return _templates().get_template("dashboard.html").render(**facts, body=Markup(body))
+    return TEMPLATES.get_template("dashboard.html").render(**facts, body=Markup(body))
 
 
-def pieces(config: Config) -> list[Piece]:
-    """O painel em pedaços de HTML e figuras, na ordem em que se leem.
-
-    Raises:
-        UserError: um dos arquivos de resultados não se lê.
-    """
+def pieces(config: Config) -> list[str | go.Figure]:
+    """O painel em pedaços de HTML e figuras, em ordem; UserError se um resultado não se lê."""
     figures: list[go.Figure] = []
 
     def draw(figure: go.Figure) -> Markup:
@@ -55,33 +51,23 @@ def pieces(config: Config) -> list[Piece]:
         return PLACE
 
     path = RESULTS_DIR / f"mini_projeto_{config.output_dir.name}_test.json"
-    facts = {"evaluation": None, "losses": losses(config.output_dir / "metrics.jsonl")}
+    facts = {"evaluation": None, "losses": losses(_rows(config.output_dir / "metrics.jsonl"))}
     if path.is_file():
         facts |= measured(Evaluation.load(path), _rows(path.with_suffix(".jsonl")))
-    html = _templates().get_template("panel.html").render(**facts, draw=draw)
+    html = TEMPLATES.get_template("panel.html").render(**facts, draw=draw)
     texts = html.split(PLACE)
     return [piece for pair in zip_longest(texts, figures) for piece in pair if piece is not None]
-
-
-def _templates() -> Environment:
-    found = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
-    found.globals |= {"charts": charts}
-    found.filters |= {"decimal": decimal, "share": charts.share}
-    return found
 
 
 def _rows(path: Path) -> list[dict]:
     return read_jsonl(path) if path.is_file() else []
 
 
-def losses(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """As curvas de perda do `metrics.jsonl` de um treino: nome → pontos (passo, nats)."""
-    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for record in _rows(path):
-        for key, name in (("loss", "treino"), ("eval_loss", "validação")):
-            if key in record:
-                series[name].append((record["step"], record[key]))
-    return series
+def losses(records: list[dict]) -> dict[str, list[tuple[float, float]]]:
+    """As curvas de perda de um treino: nome → pontos (passo, nats)."""
+    names = {"treino": "loss", "validação": "eval_loss"}
+    series = {n: [(r["step"], r[key]) for r in records if key in r] for n, key in names.items()}
+    return {name: points for name, points in series.items() if points}
 
 
 def measured(evaluation: Evaluation, rows: list[dict]) -> dict:
@@ -100,36 +86,20 @@ def measured(evaluation: Evaluation, rows: list[dict]) -> dict:
         "accuracy": {name: part.execution_accuracy for name, part in variants.items()},
         "sizes": {name: (size / 1e6, right[name]) for name, size in sized.items()},
         "times": {name: (part.latency.p50_s, right[name]) for name, part in models.items()},
-        "kinds": _counted(variants[main].by_kind),
-        "levels": _counted({name: levels[name] for name in DIFFICULTIES if name in levels}),
+        "levels": {name: levels[name] for name in DIFFICULTIES if name in levels},
         "learning": learning(variants),
         "causes": [x for x in CAUSES if any(x in v.error_causes for v in variants.values())],
-        "failures": failures(rows, main),
+        "wrong": [row for row in rows if row["variant"] == main and row["cause"]],
         "samples": samples(rows, list(variants)),
     }
 
 
-def _counted(scores: dict[str, Score]) -> dict[str, Score]:
-    return {f"{name} ({score.n})": score for name, score in scores.items()}
-
-
 def learning(variants: dict[str, Variant]) -> dict[str, Score]:
     """A acurácia por treino medido nestas perguntas, se do mesmo método que o primeiro deles."""
-    trained = {n: v for n, v in variants.items() if v.group in ("trained", "others") and v.training}
-    method = next((part.training.method for part in trained.values()), None)
-    same = {name: part for name, part in trained.items() if part.training.method == method}
-    ordered = sorted(same, key=lambda name: same[name].training.examples)
-    return {
-        f"{decimal(same[name].training.examples)} exemplos: {name}": same[name].execution_accuracy
-        for name in ordered
-    }
-
-
-def failures(rows: list[dict], main: str) -> list[tuple[str, int, list[dict]]]:
-    """Os erros da variante `main`: causa, quantos são e alguns deles."""
-    wrong = [row for row in rows if row["variant"] == main and row["cause"]]
-    groups = [(label, [row for row in wrong if row["cause"] == label]) for label in CAUSES]
-    return [(label, len(group), group[:SAMPLES_PER_CAUSE]) for label, group in groups if group]
+    found = [(n, v) for n, v in variants.items() if v.group in ("trained", "others") and v.training]
+    same = [(n, v) for n, v in found if v.training.method == found[0][1].training.method]
+    same.sort(key=lambda item: item[1].training.examples)
+    return {f"{decimal(v.training.examples)} exemplos: {n}": v.execution_accuracy for n, v in same}
 
 
 def samples(rows: list[dict], order: list[str]) -> list[tuple[dict, dict]]:

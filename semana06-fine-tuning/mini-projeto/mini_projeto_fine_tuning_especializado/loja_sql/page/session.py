@@ -1,21 +1,24 @@
-"""O que os botões da página fazem, sem nada de interface: vale também para a API."""
+"""O que os botões da página fazem, sem nenhum componente: vale também para a API."""
 
 import csv
-import tempfile
+import io
+import json
 import threading
-import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 
 from loja_sql.config import Config, untrained
 from loja_sql.model.assistant import Answer, Assistant, as_record, question_problem
 from loja_sql.model.engines import has_llama_cpp, open_form
 from loja_sql.model.exports import GGUF_FORMS, exported_forms
-from loja_sql.page.feedback import FEEDBACK_NAME, record
-from loja_sql.sql.database import QueryError, Result
+from loja_sql.sql.database import Result
 
 UNTRAINED, TRAINED = "sem treino", "treinado"
-CSV_LIFETIME_S = 3600
+MAX_FEEDBACK_BYTES = 20_000_000  # a página pode estar aberta a desconhecidos; o disco, não
 
 
 class Page:
@@ -24,10 +27,9 @@ class Page:
     def __init__(self, config: Config, adapter: Path | None) -> None:
         self.config, self.adapter = config, adapter
         self.assistant = Assistant(config, adapter)
-        self.feedback = config.data_dir / FEEDBACK_NAME
-        self._folder = tempfile.TemporaryDirectory(prefix="loja-sql-")
+        self.feedback = config.data_dir / "feedback.jsonl"
         self._others: dict[str, Assistant] = {}
-        self._loading = threading.Lock()
+        self._writing = threading.Lock()
 
     def ask(self, question: str) -> dict:
         """A pergunta inteira de uma vez, para a API: SQL, colunas, linhas, erro e segundos."""
@@ -42,37 +44,44 @@ class Page:
         return as_record(answer) | spent
 
     def save_csv(self, result: Result) -> str:
-        """Grava as linhas num CSV que as planilhas abrem com acentos; apaga os velhos."""
-        folder = Path(self._folder.name)
-        for old in folder.glob("*.csv"):
-            if time.time() - old.stat().st_mtime > CSV_LIFETIME_S:
-                old.unlink(missing_ok=True)
-        descriptor, path = tempfile.mkstemp(prefix="resultado-", suffix=".csv", dir=folder)
-        with open(descriptor, "w", encoding="utf-8-sig", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(result.columns)
-            writer.writerows(result.rows)
-        return path
+        """Grava as linhas num CSV que as planilhas abrem com acentos; o Gradio apaga os velhos."""
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([result.columns, *result.rows])
+        content = text.getvalue().encode("utf-8-sig")
+        return save_bytes_to_cache(content, "resultado.csv", get_upload_folder())
 
     def save_opinion(self, question: str, model_sql: str, edited: str, good: bool) -> str:
-        """Guarda a opinião sobre a última resposta e diz o que foi guardado."""
+        """Guarda a opinião sobre a última resposta e diz o que foi guardado.
+
+        Uma opinião boa, ou ruim com correção, é um par `question`, `sql` pronto para o próximo
+        treino. Numa ruim sem correção o `sql` fica vazio: data_prep a põe nos rejeitados.
+        """
         if question_problem(question) or not model_sql:
             return "Ainda não há resposta para avaliar: faça uma pergunta."
         correction = edited.strip().rstrip(";").strip()
         fixed = not good and correction not in ("", model_sql)
+        problem = self.assistant.execute(correction).error if fixed else None
+        if problem:
+            return f"A correção não foi guardada: {problem}."
         right = correction if fixed else model_sql if good else ""
+        row = {"question": question, "model_sql": model_sql, "sql": right}
+        row["opinion"] = "good" if good else "bad"
+        row["when"] = datetime.now().astimezone().isoformat(timespec="seconds")
         try:
-            if fixed:
-                self.assistant.run(correction)
-            record(self.feedback, question, model_sql, right, good)
-        except QueryError as error:
-            return f"A correção não foi guardada: {error}."
+            self._append(json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:
             return f"Não consegui guardar a opinião: {error}."
         if fixed:
             return "Obrigado! A correção foi guardada e pode entrar no próximo treino."
         wrong = "Guardado como errada. Se puder, corrija o SQL acima e clique em 👎 de novo."
         return "Obrigado! Guardado como resposta certa." if good else wrong
+
+    def _append(self, line: str) -> None:
+        self.feedback.parent.mkdir(parents=True, exist_ok=True)
+        with self._writing, self.feedback.open("a", encoding="utf-8") as stream:
+            if stream.tell() > MAX_FEEDBACK_BYTES:
+                raise OSError(f"{self.feedback} passou do tamanho máximo")
+            stream.write(line)
 
     @property
     def compared(self) -> list[str]:
@@ -87,16 +96,11 @@ class Page:
         """A mesma pergunta a vários modelos, um depois do outro; produz o que já respondeu."""
         found: dict[str, Answer] = {}
         for name in names:
-            for answer in self._assistant(name).stream(question):
+            if name not in self._others:  # sem trava: a aba Comparar atende uma pessoa por vez
+                self._others[name] = self._open(name)
+            for answer in self._others[name].stream(question):
                 found[name] = answer
                 yield found
-
-    def _assistant(self, name: str) -> Assistant:
-        """O modelo `name`, carregado na primeira vez que se precisa dele."""
-        with self._loading:
-            if name not in self._others:
-                self._others[name] = self._open(name)
-            return self._others[name]
 
     def _open(self, name: str) -> Assistant:
         config = self.config.model_copy(deep=True)

@@ -12,12 +12,10 @@ MAX_CELL_CHARS = 40
 
 def format_answer(answer: Answer) -> str:
     """SQL, linhas numa tabela e tempo, para o terminal."""
-    shown = [f"SQL: {printable(answer.sql)}"] if answer.sql else []
-    if answer.result is None:
-        shown.append(f"Não deu certo: {printable(answer.error)}.")
-    else:
-        shown.append(format_table(answer.result))
-    return "\n".join([*shown, f"({decimal(answer.seconds, 1)} s)"])
+    sql = f"SQL: {printable(answer.sql)}\n" if answer.sql else ""
+    failed = f"Não deu certo: {printable(answer.error or '')}."
+    outcome = format_table(answer.result) if answer.result else failed
+    return f"{sql}{outcome}\n({decimal(answer.seconds, 1)} s)"
 
 
 def format_table(result: Result) -> str:
@@ -32,10 +30,15 @@ def format_table(result: Result) -> str:
     return f"{tables.text([_cell(name) for name in result.columns], cells)}\n{count}"
 
 
-def _cell(value: object) -> str:
+def readable(value: object) -> str:
+    """Um valor como se lê: `407.617,52`. Inteiros ficam como vieram: podem ser um ano."""
     if isinstance(value, float):
         return any_size(value)
-    text = "NULL" if value is None else printable(str(value)).replace("\n", "·")
+    return "NULL" if value is None else str(value)
+
+
+def _cell(value: object) -> str:
+    text = printable(readable(value)).replace("\n", "·")
     return text if len(text) <= MAX_CELL_CHARS else text[: MAX_CELL_CHARS - 1] + "…"
 
 

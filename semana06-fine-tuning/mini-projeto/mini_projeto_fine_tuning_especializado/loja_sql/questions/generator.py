@@ -1,7 +1,6 @@
 """Gera perguntas por composição: intenção x frase x filtros x valores x ruído.
 
-A gramática está em `dados/gramatica.yaml`. Uma gramática sozinha ensina ao modelo a gramática, não
-o português: ela serve para cobrir valores e combinações; o jeito de falar vem das perguntas
+A gramática (`dados/gramatica.yaml`) cobre valores e combinações; o jeito de falar vem das perguntas
 escritas à mão.
 """
 
@@ -9,21 +8,13 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
-from loja_sql.questions import slots
 from loja_sql.questions.noise import CLEAN, NOISE_RATE, add_noise
-from loja_sql.shop import data_file
+from loja_sql.questions.slots import draw, grammar
 
 # A ordem é a das tabelas no FROM.
-ALIASES = {
-    "i": "itens_pedido",
-    "a": "avaliacoes",
-    "pe": "pedidos",
-    "pr": "produtos",
-    "c": "clientes",
-    "v": "vendedores",
-}
+TABLES = ("itens_pedido", "avaliacoes", "pedidos", "produtos", "clientes", "vendedores")
+ALIASES = dict(zip(("i", "a", "pe", "pr", "c", "v"), TABLES, strict=True))
 # Como cada tabela se liga às que já estão no FROM, na ordem em que entram.
 JOINS = {
     "pe": "pe.id = i.pedido_id",
@@ -43,12 +34,6 @@ class Pair:
     sql: str
     intent: str
     noise: str = CLEAN
-
-
-@cache
-def grammar() -> dict:
-    """As intenções, os filtros e os grupos de `dados/gramatica.yaml`."""
-    return data_file("gramatica.yaml")
 
 
 def generate(seed: int) -> Iterator[Pair]:
@@ -81,13 +66,13 @@ def _pair(name: str, rng: random.Random) -> Pair:
     clauses = {key: intent.get(key, "") for key in ("select", *TAIL)}
     where = list(intent.get("where", []))
     names = sorted(_slots_in(" ".join([*clauses.values(), *where])))
-    values = {slot: slots.draw(slot, rng, bounds=intent.get(slot)) for slot in names}
+    values = {slot: draw(slot, rng, bounds=intent.get(slot)) for slot in names}
     where = [_fill(condition, values) for condition in where]
 
     phrases = []
     for spec in filters.values():
         slot = next(iter(_slots_in(spec["sql"])))
-        value = {slot: slots.draw(slot, rng, column=spec.get("column", ""))}
+        value = {slot: draw(slot, rng, column=spec.get("column", ""))}
         where.append(_fill(spec["sql"], value))
         phrases.append(_fill(rng.choice(spec["phrases"]), value))
         tables += spec["tables"]
@@ -113,15 +98,12 @@ def _pair(name: str, rng: random.Random) -> Pair:
 
 def _choose_filters(intent: dict, rng: random.Random) -> dict[str, dict]:
     """Sorteia de min_filters a max_filters recortes; um só é o número mais provável."""
-    specs = {
-        key: spec
-        for key, spec in grammar()["filters"][intent["subject"]].items()
-        if key not in intent.get("exclude", [])
-    }
+    specs, excluded = grammar()["filters"][intent["subject"]], intent.get("exclude", [])
+    names = [name for name in specs if name not in excluded]
     low, high = intent.get("min_filters", 0), intent.get("max_filters", 0)
     wanted = rng.choice([*range(low, high + 1), min(1, high)])
-    count = max(low, min(len(specs), wanted))
-    return {key: specs[key] for key in rng.sample(list(specs), count)}
+    count = max(low, min(len(names), wanted))
+    return {name: specs[name] for name in rng.sample(names, count)}
 
 
 def _tidy(text: str) -> str:

@@ -4,32 +4,10 @@ import random
 
 from comum.text import without_accents
 
+from loja_sql.questions.slots import grammar
+
 CLEAN = "limpa"
 NOISE_RATE = 0.35  # fração das perguntas geradas ou variadas que leva um defeito
-KINDS = (
-    "sem acentos",
-    "minúsculas",
-    "maiúsculas",
-    "erro de digitação",
-    "abreviada",
-    "saudação",
-    "sem pontuação",
-)
-GREETINGS = ["oi, ", "bom dia, ", "boa tarde, ", "olá! ", "por favor, ", "opa, ", "ei, "]
-ENDINGS = [" por favor", " pfv", ", obrigado", " obg", ", ok?", "??"]
-ABBREVIATIONS = {
-    "quantos": "qtos",
-    "quantas": "qtas",
-    "quantidade": "qtd",
-    "você": "vc",
-    "que": "q",
-    "também": "tb",
-    "para": "pra",
-    "não": "n",
-    "por": "p/",
-    "clientes": "clts",
-    "pedidos": "peds",
-}
 
 
 def add_noise(question: str, rng: random.Random) -> tuple[str, str]:
@@ -37,22 +15,8 @@ def add_noise(question: str, rng: random.Random) -> tuple[str, str]:
 
     Nomes próprios e números não recebem erro de digitação: a pergunta continua respondível.
     """
-    kind = rng.choice(KINDS)
-    if kind == "sem acentos":
-        return without_accents(question), kind
-    if kind == "minúsculas":
-        return question.lower(), kind
-    if kind == "maiúsculas":
-        return question.upper(), kind
-    if kind == "erro de digitação":
-        return typo(question, rng), kind
-    if kind == "abreviada":
-        return " ".join(ABBREVIATIONS.get(w.lower(), w) for w in question.split(" ")), kind
-    if kind == "sem pontuação":
-        return question.rstrip("?.!").lower(), kind
-    if rng.random() < 0.5:
-        return rng.choice(GREETINGS) + question[0].lower() + question[1:], kind
-    return question.rstrip("?.") + rng.choice(ENDINGS), kind
+    kind = rng.choice(list(KINDS))
+    return KINDS[kind](question, rng), kind
 
 
 def typo(text: str, rng: random.Random) -> str:
@@ -71,3 +35,26 @@ def typo(text: str, rng: random.Random) -> str:
     )
     words[position] = mistakes[rng.randrange(3)]
     return " ".join(words)
+
+
+def _abbreviated(text: str, rng: random.Random) -> str:
+    short = grammar()["noise"]["abbreviations"]
+    return " ".join(short.get(word.lower(), word) for word in text.split(" "))
+
+
+def _greeted(text: str, rng: random.Random) -> str:
+    words = grammar()["noise"]
+    if rng.random() < 0.5:
+        return rng.choice(words["greetings"]) + text[0].lower() + text[1:]
+    return text.rstrip("?.") + rng.choice(words["endings"])
+
+
+KINDS = {
+    "sem acentos": lambda text, rng: without_accents(text),
+    "minúsculas": lambda text, rng: text.lower(),
+    "maiúsculas": lambda text, rng: text.upper(),
+    "erro de digitação": typo,
+    "abreviada": _abbreviated,
+    "saudação": _greeted,
+    "sem pontuação": lambda text, rng: text.rstrip("?.!").lower(),
+}

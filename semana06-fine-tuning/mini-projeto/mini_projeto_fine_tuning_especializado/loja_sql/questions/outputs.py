@@ -38,11 +38,10 @@ def write_rejected(config: Config, rejected: list[Rejected]) -> Path:
 def fingerprint(config: Config) -> str:
     """Muda quando mudam a configuração dos dados, as perguntas ou o código que os faz."""
     settings = [config.data.model_dump(), config.database.model_dump()]
-    sources = [path for room in ("questions", "sql") for path in (PACKAGE / room).glob("*.py")]
-    sources += [PACKAGE / "shop.py", *DATA_DIR.glob("*.yaml"), *DATA_DIR.glob("*.sql")]
-    sources += DATA_DIR.glob("*.jsonl")
-    for given in (config.data.feedback, config.data.custom, config.database.custom):
-        sources += [resolve(given)] if given else []
+    sources = [PACKAGE / "shop.py", *PACKAGE.glob("questions/*.py"), *PACKAGE.glob("sql/*.py")]
+    sources += [path for kind in ("yaml", "sql", "jsonl") for path in DATA_DIR.glob(f"*.{kind}")]
+    given = (config.data.feedback, config.data.custom, config.database.custom)
+    sources += [resolve(path) for path in given if path]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for path in sorted(sources):
         digest.update(path.read_bytes() if path.is_file() else b"ausente")
@@ -51,9 +50,9 @@ def fingerprint(config: Config) -> str:
 
 def is_current(config: Config) -> bool:
     """Diz se o que está gravado é o que se gravaria agora."""
-    if not all(path.is_file() for path in (config.data_dir / REPORT, *config.databases)):
+    if not (config.data_dir / REPORT).is_file():
         return False
     report = read_json(config.data_dir / REPORT)
     splits = [config.data_dir / f"{name}.jsonl" for name in report.get("splits", {})]
-    same = report.get("fingerprint") == fingerprint(config)
-    return same and all(path.is_file() for path in splits)
+    complete = all(path.is_file() for path in [*config.databases, *splits])
+    return complete and report.get("fingerprint") == fingerprint(config)

@@ -44,23 +44,21 @@ def read_questions(path: Path, source: str, rejected: list[Rejected]) -> list[Ro
     if not path.is_file():
         raise UserError(f"arquivo de perguntas não encontrado: {path}.")
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    if path.suffix.lower() == ".csv":
-        records = _csv_records(path, text)
-    elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        records = _jsonl_records(text)
-    else:
+    if path.suffix.lower() not in (".csv", ".jsonl", ".ndjson"):
         raise UserError(f"{path}: formato desconhecido; use .csv ou .jsonl.")
+    is_csv = path.suffix.lower() == ".csv"
+    records = _csv_records(path, text) if is_csv else _jsonl_records(text)
     rows = []
     for line, record, problem in records:
         question, sql = (record or {}).get("question"), (record or {}).get("sql")
         problem = problem or _content_problem(question, sql)
-        if problem:
-            shown = json.dumps(record, ensure_ascii=False) if record is not None else ""
-            texts = _printable(str(question or shown)), _printable(str(sql or ""))
-            rejected.append(Rejected(f"{path.name}:{line}", *texts, problem))
+        if problem is None:
+            clean = sql.strip().rstrip(";").strip()
+            rows.append(Row(f"{source}-{line:05}", question.strip(), clean, source))
             continue
-        clean = sql.strip().rstrip(";").strip()
-        rows.append(Row(f"{source}-{line:05}", question.strip(), clean, source))
+        shown = json.dumps(record, ensure_ascii=False) if record is not None else ""
+        texts = _printable(str(question or shown)), _printable(str(sql or ""))
+        rejected.append(Rejected(f"{path.name}:{line}", *texts, problem))
     return rows
 
 
@@ -95,16 +93,16 @@ def _csv_records(path: Path, text: str) -> Iterator[Record]:
     while True:
         first = reader.reader.line_num + 1
         try:
-            record = next(reader)
-        except StopIteration:
-            return
+            record = next(reader, None)
         except csv.Error as error:
             last = reader.reader.line_num
             span = f"das linhas {first} a {last}, " if last > first else ""
             yield first, None, f"não é CSV: {span}{error} (aspas sem par?)"
             continue
-        extra = "campos demais (aspas faltando?)" if None in record else None
-        yield reader.line_num, {k: v for k, v in record.items() if k is not None}, extra
+        if record is None:
+            return
+        problem = "campos demais (aspas faltando?)" if record.pop(None, None) else None
+        yield reader.line_num, record, problem
 
 
 def _jsonl_records(text: str) -> Iterator[Record]:
@@ -116,7 +114,5 @@ def _jsonl_records(text: str) -> Iterator[Record]:
         except (ValueError, RecursionError) as error:
             yield number, None, f"não é JSON ({getattr(error, 'msg', error)}): {line[:200]}"
             continue
-        if isinstance(record, dict):
-            yield number, record, None
-        else:
-            yield number, None, f"esperava um objeto JSON: {line[:200]}"
+        problem = None if isinstance(record, dict) else f"esperava um objeto JSON: {line[:200]}"
+        yield number, record if problem is None else None, problem

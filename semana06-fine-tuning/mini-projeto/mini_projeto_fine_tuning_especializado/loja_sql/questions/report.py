@@ -23,11 +23,12 @@ SOURCE_NAMES = SPLITS | {
     "feedback": "opiniões",
     "own": "próprias",
 }
-OVERLAP_NAMES = {
-    "same_question": "perguntas iguais",
-    "same_mould": "mesmo molde",
-    "same_skeleton": "mesmo esqueleto de SQL",
-}
+# O que duas perguntas podem ter em comum: chave, nome e como se tira de uma linha.
+OVERLAPS = [
+    ("same_question", "perguntas iguais", lambda row: plain(row.question)),
+    ("same_mould", "mesmo molde", lambda row: mask(row.question)),
+    ("same_skeleton", "mesmo esqueleto de SQL", lambda row: skeleton(row.sql)),
+]
 GROUPED_REASONS = {
     REPEATED: "mesmo molde de outra",
     NEARLY: "quase igual a uma reservada",
@@ -51,12 +52,10 @@ def build_report(config: Config, splits: Splits, rejected: list[Rejected]) -> di
 
 
 def _described(rows: list[Row]) -> dict:
+    traits = ("source", "kind", "difficulty", "wording")
     return {
         "questions": len(rows),
-        "by_source": _counts(row.source for row in rows),
-        "by_kind": _counts(row.kind for row in rows),
-        "by_difficulty": _counts(row.difficulty for row in rows),
-        "by_wording": _counts(row.wording for row in rows),
+        **{f"by_{trait}": _counts(getattr(row, trait) for row in rows) for trait in traits},
         "skeletons": len({skeleton(row.sql) for row in rows}),
         "tables_per_query": dict(sorted(Counter(len(tables(row.sql)) for row in rows).items())),
     }
@@ -64,14 +63,11 @@ def _described(rows: list[Row]) -> dict:
 
 def _overlap(rows: list[Row], train: list[Row]) -> dict[str, int]:
     """Quantas de `rows` têm no treino a mesma pergunta, o mesmo molde e o mesmo esqueleto."""
-    traits = (
-        lambda row: plain(row.question),
-        lambda row: mask(row.question),
-        lambda row: skeleton(row.sql),
-    )
-    known = [set(map(trait, train)) for trait in traits]
-    shared = [sum(t(row) in seen for row in rows) for t, seen in zip(traits, known, strict=True)]
-    return dict(zip(OVERLAP_NAMES, shared, strict=True))
+    shared = {}
+    for key, _, trait in OVERLAPS:
+        known = set(map(trait, train))
+        shared[key] = sum(trait(row) in known for row in rows)
+    return shared
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:
@@ -79,9 +75,8 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
 
 
 def _grouped(reason: str) -> str:
-    return next(
-        (name for start, name in GROUPED_REASONS.items() if reason.startswith(start)), reason
-    )
+    names = (name for start, name in GROUPED_REASONS.items() if reason.startswith(start))
+    return next(names, reason)
 
 
 def _token_lengths(config: Config, splits: Splits) -> dict[str, dict]:
@@ -118,7 +113,7 @@ def report_markdown(report: dict) -> str:
     shared = [[NAMES[x], *map(decimal, part.values())] for x, part in report["overlap"].items()]
     reasons = [[reason, decimal(count)] for reason, count in report["rejected"].items()]
     parts += ["## O que as outras divisões têm em comum com o treino"]
-    parts += [markdown(["divisão", *OVERLAP_NAMES.values()], shared)]
+    parts += [markdown(["divisão", *(name for _, name, _ in OVERLAPS)], shared)]
     parts += ["## Recusadas", markdown(["motivo", "linhas"], reasons)]
     hashes = [f"- `{name}.jsonl`: `{part['sha256']}`" for name, part in splits.items()]
     return "\n\n".join([*parts, "## Arquivos (SHA-256)", "\n".join(hashes)]) + "\n"

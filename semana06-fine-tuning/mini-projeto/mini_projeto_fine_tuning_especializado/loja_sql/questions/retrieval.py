@@ -1,7 +1,6 @@
-"""BM25: as perguntas do treino mais parecidas com uma pergunta nova (Robertson e Zaragoza, 2009).
+"""BM25 (Robertson e Zaragoza, 2009): as perguntas do treino mais parecidas com uma nova.
 
-É a busca de um RAG sem vetores: cada palavra em comum soma a sua raridade no conjunto, com desconto
-para a repetida e para a pergunta comprida.
+Cada palavra em comum soma a sua raridade, com desconto para a repetida e a pergunta comprida.
 """
 
 import math
@@ -35,10 +34,7 @@ class Bm25:
 
         def score(index: int) -> float:
             counts, penalty = self._counts[index], self._penalty[index]
-            return sum(
-                self._rarity[w] * counts[w] * (K1 + 1) / (counts[w] + penalty)
-                for w in wanted
-                if w in counts
-            )
+            found = [(self._rarity[word], counts[word]) for word in wanted if word in counts]
+            return sum(rarity * n * (K1 + 1) / (n + penalty) for rarity, n in found)
 
         return sorted(range(len(self._counts)), key=score, reverse=True)[:k]

@@ -39,12 +39,11 @@ class Sieve:
         """Executa a consulta em todos os bancos; a que serve ganha tipo e dificuldade."""
         if row.sql not in self._problems:
             self._problems[row.sql] = reference_problem(row.sql, self._databases)
-        problem = self._problems[row.sql]
-        if problem:
+        if problem := self._problems[row.sql]:
             self.refuse(row, problem, where)
-            return False
-        row.kind, row.difficulty = kind(row.sql), difficulty(row.sql)
-        return True
+        else:
+            row.kind, row.difficulty = kind(row.sql), difficulty(row.sql)
+        return not problem
 
     def checked(self, rows: list[Row], label: str) -> list[Row]:
         """As linhas cuja consulta executa e tem resposta definida."""
@@ -52,7 +51,12 @@ class Sieve:
 
     def unseen(self, rows: list[Row]) -> list[Row]:
         """As linhas cujo molde ainda não se aceitou; quem vem antes fica."""
-        return [row for row in rows if self._is_new(row)]
+        new = []
+        for row in rows:
+            if self._is_new(row):
+                self._moulds[mask(row.question)] = row.id
+                new.append(row)
+        return new
 
     def apart(self, rows: list[Row], reserved: list[Row]) -> list[Row]:
         """As linhas que não usam quase as mesmas palavras de uma pergunta reservada."""
@@ -60,8 +64,8 @@ class Sieve:
         kept = []
         for row in rows:
             words = set(mask(row.question).split())
-            twin = next((id_ for other, id_ in held if jaccard(words, other) >= NEAR_DUPLICATE), "")
-            if twin:
+            twins = (name for other, name in held if jaccard(words, other) >= NEAR_DUPLICATE)
+            if twin := next(twins, None):
                 self.refuse(row, f"{NEARLY} {twin}")
             else:
                 kept.append(row)
@@ -76,11 +80,10 @@ class Sieve:
                 break
             name = f"generated-{attempt:05}"
             row = Row(name, pair.question, pair.sql, "generated", pair.noise)
-            if not self._is_new(row, remember=False) or not self.runs(row):
-                continue
-            self._moulds[mask(row.question)] = row.id
-            rows.append(row)
-            bar.update()
+            if self._is_new(row) and self.runs(row):
+                self._moulds[mask(row.question)] = row.id
+                rows.append(row)
+                bar.update()
         bar.close()
         return rows
 
@@ -98,11 +101,8 @@ class Sieve:
                     break
         return found
 
-    def _is_new(self, row: Row, remember: bool = True) -> bool:
-        mould = mask(row.question)
-        if mould in self._moulds:
-            self.refuse(row, f"{REPEATED} {self._moulds[mould]}")
-            return False
-        if remember:
-            self._moulds[mould] = row.id
-        return True
+    def _is_new(self, row: Row) -> bool:
+        twin = self._moulds.get(mask(row.question))
+        if twin:
+            self.refuse(row, f"{REPEATED} {twin}")
+        return not twin

@@ -1,8 +1,7 @@
 """Os valores que aparecem nas perguntas (estados, datas, preços …), em todas as formas de dizê-los.
 
-`draw(nome, rng)` sorteia um valor e uma forma de cada jeito; `mask(texto)` faz o caminho inverso:
-troca os valores por marcas, para que duas perguntas que só diferem neles sejam reconhecidas como
-do mesmo molde.
+`draw` sorteia um valor e as suas formas (`dados/gramatica.yaml`); `mask` faz o inverso: troca os
+valores por marcas, e duas perguntas que só diferem neles ficam com o mesmo molde.
 """
 
 import calendar
@@ -12,32 +11,59 @@ from functools import cache
 
 from comum.text import fold
 
-from loja_sql.shop import catalog, person_names
+from loja_sql.shop import catalog, data_file, person_names
 
 UFS: dict[str, list[str]] = catalog()["ufs"]
+CITIES: list[str] = [city for names in catalog()["cidades"].values() for city in names]
+PRODUCTS: list[str] = [x for group in catalog()["produtos"].values() for x in group["nomes"]]
 MONTHS: list[str] = catalog()["meses"]
 NUMBERS: list[str] = catalog()["numeros"]  # de zero a doze, por extenso
 ORDINALS = ["primeiro", "segundo", "terceiro", "quarto"]
 STATUSES = {s: s + "s" for s in ("pendente", "pago", "enviado", "entregue", "cancelado")}
 PAYMENTS = ["pix", "boleto", "cartão"]
-REGIONS = ["Norte", "Nordeste", "Centro-Oeste", "Sudeste", "Sul"]
+REGIONS = list(catalog()["vendedores_por_regiao"])
 AMBIGUOUS_CITIES = {"São Paulo", "Rio de Janeiro"}  # sozinhas, significam a UF
 YEARS = range(2022, 2026)
-COMPARISONS = [
-    ("<", ["abaixo de", "por menos de", "inferior a"]),
-    (">", ["acima de", "por mais de", "superior a"]),
-    ("<=", ["até", "no máximo"]),
-    (">=", ["a partir de", "no mínimo", "pelo menos"]),
-]
+
+
+@cache
+def grammar() -> dict:
+    """As intenções, os filtros, os grupos, as formas dos valores e o ruído da gramática."""
+    return data_file("gramatica.yaml")
+
+
+@cache
+def choices() -> dict[str, list[str]]:
+    """Os valores de cada tipo que é só uma lista deles."""
+    clients, sellers = person_names()
+    return {
+        "cidade": [city for city in CITIES if city not in AMBIGUOUS_CITIES],
+        "categoria": list(catalog()["produtos"]),
+        "produto": PRODUCTS,
+        "cliente": clients,
+        "vendedor": sellers,
+        "status": list(STATUSES),
+        "pagamento": PAYMENTS,
+        "regiao": REGIONS,
+    }
 
 
 def draw(name: str, rng: random.Random, column: str = "", bounds: list | None = None) -> dict:
     """Sorteia um valor do tipo `name`: {"sql": literal ou condição, outras chaves: formas}."""
-    if name in ("n", "valor"):
-        return (_count if name == "n" else _money)(rng, *bounds)
+    if name in choices():
+        return _listed(rng, name)
     if name == "periodo":
         return _period(rng, column)
-    return _SIMPLE[name](rng)
+    return _SPECIAL[name](rng, *(bounds or []))
+
+
+def _listed(rng: random.Random, name: str) -> dict:
+    spec, value = grammar()["values"][name], rng.choice(choices()[name])
+    shown = value if "capital" not in spec or rng.random() < spec["capital"] else value.lower()
+    drawn = {"sql": value, "nome": shown}
+    for key, form in spec.get("forms", {}).items():
+        drawn[key] = (rng.choice(form) if isinstance(form, list) else form).format(shown)
+    return drawn
 
 
 def _uf(rng: random.Random) -> dict:
@@ -47,50 +73,6 @@ def _uf(rng: random.Random) -> dict:
     shown = uf if abbreviation else name
     de, em = ("de", "em") if abbreviation and rng.random() < 0.5 else (de, em)
     return {"sql": uf, "nome": shown, "de": f"{de} {shown}", "em": f"{em} {shown}", "gent": people}
-
-
-def _city(rng: random.Random) -> dict:
-    names = [c for group in catalog()["cidades"].values() for c in group]
-    city = rng.choice([c for c in names if c not in AMBIGUOUS_CITIES])
-    return {"sql": city, "nome": city, "de": f"de {city}", "em": f"em {city}"}
-
-
-def _category(rng: random.Random) -> dict:
-    category = rng.choice(list(catalog()["produtos"]))
-    return {"sql": category, "nome": category}
-
-
-def _product(rng: random.Random) -> dict:
-    groups = catalog()["produtos"].values()
-    name = rng.choice([n for group in groups for n in group["nomes"]])
-    return {"sql": name, "nome": name if rng.random() < 0.6 else name.lower()}
-
-
-def _person(position: int):
-    def person(rng: random.Random) -> dict:
-        name = rng.choice(person_names()[position])
-        return {"sql": name, "nome": name if rng.random() < 0.75 else name.lower()}
-
-    return person
-
-
-def _status(rng: random.Random) -> dict:
-    status = rng.choice(list(STATUSES))
-    return {"sql": status, "s": status, "pl": STATUSES[status]}
-
-
-def _payment(rng: random.Random) -> dict:
-    payment = rng.choice(PAYMENTS)
-    preposition = rng.choice(["por", "via", "com", "em"])
-    por = f"{preposition} {payment}"
-    return {"sql": payment, "nome": payment, "no": f"no {payment}", "por": por}
-
-
-def _region(rng: random.Random) -> dict:
-    region = rng.choice(REGIONS)
-    shown = region if rng.random() < 0.6 else region.lower()
-    forms = {"nome": shown, "do": f"do {shown}", "no": f"no {shown}", "o": f"o {shown}"}
-    return {"sql": region, **forms}
 
 
 def _count(rng: random.Random, low: int, high: int) -> dict:
@@ -111,185 +93,84 @@ def _money(rng: random.Random, low: int, high: int) -> dict:
 
 def _price(rng: random.Random) -> dict:
     low = _money(rng, 10, rng.choice([100, 500, 2000]))
-    bound, shown = low["sql"], low["nome"]
-    kind = rng.randrange(5)
-    if kind == 4:
-        high = str(int(bound) + rng.choice([20, 50, 100, 300]))
-        text = rng.choice([f"entre {bound} e {high} reais", f"de {bound} a {high} reais"])
-        return {"sql": f"pr.preco BETWEEN {bound} AND {high}", "frase": text}
-    operator, words = COMPARISONS[kind]
-    return {"sql": f"pr.preco {operator} {bound}", "frase": f"{rng.choice(words)} {shown}"}
+    sql, phrases = rng.choice(list(grammar()["conditions"]["preco"].items()))
+    values = {"low": low["sql"], "shown": low["nome"]}
+    if "{high}" in sql:
+        values["high"] = int(low["sql"]) + rng.choice([20, 50, 100, 300])
+    return {"sql": sql.format(**values), "frase": rng.choice(phrases).format(**values)}
 
 
 def _stock(rng: random.Random) -> dict:
-    n = rng.randint(5, 150)
-    less = [f"com menos de {n} unidades em estoque", f"com estoque abaixo de {n}"]
-    options = [
-        (f"< {n}", [*less, f"que têm menos de {n} peças"]),
-        (f"> {n}", [f"com mais de {n} unidades em estoque", f"com estoque acima de {n}"]),
-        (f"<= {n}", [f"com até {n} unidades no estoque", f"com no máximo {n} peças em estoque"]),
-        (f">= {n}", [f"com pelo menos {n} em estoque", f"com {n} ou mais unidades"]),
-        ("= 0", ["sem estoque", "esgotados", "com estoque zerado", "que acabaram"]),
-        ("> 0", ["em estoque", "disponíveis", "com estoque"]),
-    ]
-    operator, words = rng.choice(options)
-    return {"sql": f"pr.estoque {operator}", "frase": rng.choice(words)}
+    return _compared(rng, "estoque", rng.randint(5, 150))
 
 
 def _grade(rng: random.Random) -> dict:
     n = rng.randint(1, 5)
-    options = [(f"a.nota = {n}", [f"com nota {n}", f"nota {n}", f"de {n} estrelas"])]
-    if 1 < n < 5:
-        options += [
-            (f"a.nota >= {n}", [f"com nota {n} ou mais", f"com nota a partir de {n}"]),
-            (f"a.nota < {n}", [f"com nota abaixo de {n}", f"com nota menor que {n}"]),
-            (f"a.nota <= {n}", [f"com nota até {n}", f"com nota {n} ou menos"]),
-        ]
-    sql, words = rng.choice(options)
-    return {"sql": sql, "frase": rng.choice(words)}
+    return _compared(rng, "nota", n, None if 1 < n < 5 else 1)
 
 
-_SIMPLE = {
+def _compared(rng: random.Random, name: str, n: int, ways: int | None = None) -> dict:
+    sql, phrases = rng.choice(list(grammar()["conditions"][name].items())[:ways])
+    return {"sql": sql.format(n=n), "frase": rng.choice(phrases).format(n=n)}
+
+
+_SPECIAL = {
     "uf": _uf,
-    "cidade": _city,
-    "categoria": _category,
-    "produto": _product,
-    "cliente": _person(0),
-    "vendedor": _person(1),
-    "status": _status,
-    "pagamento": _payment,
-    "regiao": _region,
+    "n": _count,
+    "valor": _money,
     "preco": _price,
     "estoque": _stock,
     "nota": _grade,
 }
 
 
-def _last_day(year: int, month: int) -> int:
-    return calendar.monthrange(year, month)[1]
+class _Words(dict):
+    """Os números e as palavras de um período; a palavra se sorteia na primeira vez que se pede."""
 
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
 
-def _date_text(rng: random.Random, year: int, month: int, day: int) -> str:
-    short, full = f"{day:02}/{month:02}", f"{day} de {MONTHS[month - 1]} de {year}"
-    dashed = [f"{day}-{month:02}-{year}", f"{year}-{month:02}-{day:02}"]
-    forms = [f"{short}/{year}", f"{day}/{month}/{year}", full, f"{short}/{year % 100}", *dashed]
-    return rng.choice(forms)
+    def draw(self, limits: dict) -> None:
+        """Sorteia o que a chave `draw` de um período pede, na ordem dela."""
+        for name, limit in limits.items():
+            if limit == "palavra":
+                self[name]
+            elif limit == "any":
+                self["m"], self["m2"] = sorted(self._rng.sample(range(1, 13), 2))
+            elif name == "months":
+                self["p"] = part = self._rng.randint(1, 12 // limit)
+                self["m"], self["m2"] = limit * (part - 1) + 1, limit * part
+            else:
+                low, high = limit
+                self[name] = self._rng.randint(low or self["y"] + 1, high or self["end"])
 
-
-def _month_text(rng: random.Random, year: int, month: int) -> str:
-    name, short = MONTHS[month - 1], year % 100
-    spelled = [f"{name} de {year}", f"{name} de {year}", f"{name} de {short}"]
-    slashed = [f"{name[:3]}/{year}", f"{month:02}/{year}", f"{name}/{short}", f"{name[:3]}/{short}"]
-    return rng.choice(spelled + slashed)
+    def __missing__(self, name: str) -> object:
+        if name == "yy":
+            return self["y"] % 100
+        if name == "end":
+            return calendar.monthrange(self["y"], self.get("m2", self["m"]))[1]
+        if name in ("mes", "mes2"):
+            return MONTHS[self[name.replace("mes", "m")] - 1]
+        if name == "ordinal":
+            return ORDINALS[self["p"] - 1]
+        self[name] = self._rng.choice(grammar()["words"][name]).format_map(self)
+        return self[name]
 
 
 def _period(rng: random.Random, column: str) -> dict:
-    """Período com a condição sobre `column` e as formas "em …", "de …" e o nome.
-
-    Cada tipo de período devolve a condição (com `@` no lugar da coluna) e as três formas, ou uma só
-    que serve às três.
-    """
-    often = [_year, _year, _month, _month, _day, _quarter, _half, _between]
-    seldom = [_before, _after, _since, _until, _any_month, _two_years]
-    sql, em, *others = rng.choice(often + seldom)(rng)
-    de, name = others or (em, em)
-    return {"sql": sql.replace("@", column), "em": em, "de": de, "nome": name}
-
-
-def _year(rng: random.Random) -> tuple:
-    y = rng.choice(YEARS)
-    em = rng.choice([f"em {y}", f"no ano de {y}", f"durante {y}", f"ao longo de {y}", f"em {y}"])
-    return f"@ LIKE '{y}%'", em, f"de {y}", f"{y}"
-
-
-def _month(rng: random.Random) -> tuple:
-    y, m = rng.choice(YEARS), rng.randint(1, 12)
-    text = _month_text(rng, y, m)
-    return f"@ LIKE '{y}-{m:02}%'", f"em {text}", f"de {text}", text
-
-
-def _day(rng: random.Random) -> tuple:
-    y, m = rng.choice(YEARS), rng.randint(1, 12)
-    d = rng.randint(1, _last_day(y, m))
-    text = _date_text(rng, y, m, d)
-    em = rng.choice([f"em {text}", f"no dia {text}"])
-    return f"@ = '{y}-{m:02}-{d:02}'", em, f"de {text}", text
-
-
-def _part_of_year(rng: random.Random, months: int, words: list[str]) -> tuple:
-    """Um pedaço do ano de `months` meses: semestre ou trimestre."""
-    y, part = rng.choice(YEARS), rng.randint(1, 12 // months)
-    first, last = months * (part - 1) + 1, months * part
-    ordinal = rng.choice([f"{part}º", ORDINALS[part - 1], f"{part}o"])
-    text = f"{ordinal} {rng.choice(words) if len(words) > 1 else words[0]} de {y}"
-    sql = f"@ BETWEEN '{y}-{first:02}-01' AND '{y}-{last:02}-{_last_day(y, last)}'"
-    return sql, f"no {text}", f"do {text}", text
-
-
-def _quarter(rng: random.Random) -> tuple:
-    return _part_of_year(rng, 3, ["trimestre", "trimestre", "tri"])
-
-
-def _half(rng: random.Random) -> tuple:
-    return _part_of_year(rng, 6, ["semestre"])
-
-
-def _between(rng: random.Random) -> tuple:
-    y = rng.choice(YEARS)
-    first, last = sorted(rng.sample(range(1, 13), 2))
-    if rng.random() < 0.5:
-        text = f"{MONTHS[first - 1]} e {MONTHS[last - 1]} de {y}"
-        sql = f"@ BETWEEN '{y}-{first:02}-01' AND '{y}-{last:02}-{_last_day(y, last)}'"
-        return sql, f"entre {text}"
-    a, b = rng.randint(1, 28), rng.randint(1, 28)
-    left, right = _date_text(rng, y, first, a), _date_text(rng, y, last, b)
-    text = rng.choice([f"entre {left} e {right}", f"de {left} a {right}", f"de {left} até {right}"])
-    return f"@ BETWEEN '{y}-{first:02}-{a:02}' AND '{y}-{last:02}-{b:02}'", text
-
-
-def _before(rng: random.Random) -> tuple:
-    y, m = rng.randint(2023, 2025), rng.randint(1, 12)
-    if rng.random() < 0.5:
-        return f"@ < '{y}-01-01'", f"antes de {y}"
-    return f"@ < '{y}-{m:02}-01'", f"antes de {_month_text(rng, y, m)}"
-
-
-def _after(rng: random.Random) -> tuple:
-    y, m = rng.randint(2022, 2024), rng.randint(1, 12)
-    if rng.random() < 0.4:
-        return f"@ > '{y}-12-31'", rng.choice([f"depois de {y}", f"após {y}"])
-    day = rng.randint(1, 28)
-    text = f"{rng.choice(['depois de', 'após'])} {_date_text(rng, y, m, day)}"
-    return f"@ > '{y}-{m:02}-{day:02}'", text
-
-
-def _since(rng: random.Random) -> tuple:
-    y, m = rng.randint(2022, 2025), rng.randint(1, 12)
-    word = rng.choice(["desde", "a partir de", "de"])
-    tail = " em diante" if word == "de" else ""
-    if rng.random() < 0.4:
-        return f"@ >= '{y}-01-01'", f"{word} {y}{tail}"
-    return f"@ >= '{y}-{m:02}-01'", f"{word} {_month_text(rng, y, m)}{tail}"
-
-
-def _until(rng: random.Random) -> tuple:
-    y, m = rng.randint(2022, 2025), rng.randint(1, 12)
-    if rng.random() < 0.4:
-        return f"@ <= '{y}-12-31'", f"até o fim de {y}"
-    return f"@ <= '{y}-{m:02}-{_last_day(y, m)}'", f"até {_month_text(rng, y, m)}"
-
-
-def _any_month(rng: random.Random) -> tuple:
-    m = rng.randint(1, 12)
-    text = rng.choice([f"em {MONTHS[m - 1]} de qualquer ano", f"nos meses de {MONTHS[m - 1]}"])
-    return f"strftime('%m', @) = '{m:02}'", text
-
-
-def _two_years(rng: random.Random) -> tuple:
-    first = rng.randint(2022, 2024)
-    last = rng.randint(first + 1, 2025)
-    text = rng.choice([f"de {first} a {last}", f"entre {first} e {last}"])
-    return f"@ BETWEEN '{first}-01-01' AND '{last}-12-31'", text
+    """Período com a condição sobre `column` e as formas "em …", "de …" e o nome."""
+    spec, words = rng.choice(grammar()["periods"]), _Words(rng)
+    words.draw(spec["draw"])
+    first, *others = spec["ways"]
+    way = others[0] if others and rng.random() >= spec["chance"] else first
+    words.draw(way.get("draw", {}))
+    sql = way["sql"].format_map(words).replace("@", column)
+    form = way["em"]
+    if isinstance(form, list):
+        form = form[words["form"] - 1] if "form" in words else rng.choice(form)
+    em = form.format_map(words)
+    names = {key: way[key].format_map(words) if key in way else em for key in ("de", "nome")}
+    return {"sql": sql, "em": em, **names}
 
 
 def plain(text: str) -> str:
@@ -299,15 +180,13 @@ def plain(text: str) -> str:
 
 @cache
 def _mask_pattern() -> re.Pattern:
-    shop = catalog()
-    places = [city for names in shop["cidades"].values() for city in names]
-    places += [uf[0] for uf in UFS.values()] + list(UFS) + ["minas"]
+    places = [*CITIES, *UFS, *(uf[0] for uf in UFS.values()), "minas"]
     places += [form for uf in UFS.values() for form in inflections(uf[3])]
     groups = {
         "pessoa": person_names()[0] + person_names()[1],
-        "produto": [name for group in shop["produtos"].values() for name in group["nomes"]],
+        "produto": PRODUCTS,
         "lugar": places,
-        "categoria": [f for c in shop["produtos"] for f in (c, c[:-1], "eletronico", "movel")],
+        "categoria": [f for c in catalog()["produtos"] for f in (c, c[:-1], "eletronico", "movel")],
         "status": [f for s, p in STATUSES.items() for f in (s, p, s[:-1] + "a", s[:-1] + "as")],
         "pagamento": [*PAYMENTS, "boletos", "cartoes"],
         "regiao": [*REGIONS, "centro oeste"],
@@ -328,10 +207,8 @@ def _mask_pattern() -> re.Pattern:
 def inflections(people: str) -> list[str]:
     """Masculino e feminino, singular e plural, de um gentílico no plural."""
     singular = people[:-2] if people.endswith("res") else people[:-1]
-    forms = [people, singular]
-    if singular.endswith("o"):
-        forms += [singular[:-1] + "a", singular[:-1] + "as"]
-    return forms
+    root = singular.removesuffix("o")
+    return [people, singular] + ([root + "a", root + "as"] if root != singular else [])
 
 
 @cache

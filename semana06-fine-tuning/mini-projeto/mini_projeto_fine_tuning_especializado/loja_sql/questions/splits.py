@@ -54,19 +54,13 @@ def training_rows(config: Config) -> list[dict]:
     written = [r for r in rows if r["source"] not in ("generated", "variation")]
     written = written[: config.data.curated_in_training]
     names = {r["id"] for r in written}
-    varied = [r for r in rows if r["source"] == "variation" and _original(r) in names]
+    varied = [r for r in rows if r["source"] == "variation" and r["id"].rsplit("-v")[0] in names]
     chosen = written + varied + generated[: config.data.generated_in_training]
     random.Random(config.training.seed).shuffle(chosen)
     if not chosen:
-        raise UserError(
-            "nenhum exemplo de treino: aumente data.curated_in_training ou "
-            "data.generated_in_training."
-        )
+        keys = "data.curated_in_training ou data.generated_in_training"
+        raise UserError(f"nenhum exemplo de treino: aumente {keys}.")
     return chosen
-
-
-def _original(row: dict) -> str:
-    return row["id"].rsplit("-v", 1)[0]
 
 
 def shop_splits(config: Config, sieve: Sieve) -> Splits:
@@ -80,8 +74,7 @@ def shop_splits(config: Config, sieve: Sieve) -> Splits:
     test, validation = sieve.unseen(test), sieve.unseen(validation)
     reserved = test + validation
     written = sieve.apart(sieve.unseen(written), reserved)
-    generated = sieve.generated(config.data.generated, config.data.seed)
-    generated = sieve.apart(generated, reserved)
+    generated = sieve.apart(sieve.generated(config.data.generated, config.data.seed), reserved)
     rng = random.Random(config.data.seed)
     taken = {skeleton(row.sql) for row in written}
     kept, *held_out = split_by_skeleton(generated, [GENERATED_HELD_OUT] * 2, rng, taken)

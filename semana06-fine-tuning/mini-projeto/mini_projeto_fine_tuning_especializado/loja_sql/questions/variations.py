@@ -1,8 +1,7 @@
 """Variações de uma pergunta escrita à mão: a mesma frase com outros valores e outro ruído.
 
-Ver três vezes a mesma pergunta ensina a decorá-la; vê-la com outra cidade, outro ano e outro
-número ensina o que copiar da pergunta para o SQL. Um valor só é trocado quando aparece uma única
-vez na pergunta e o literal correspondente está no SQL; na dúvida, fica como está.
+Ver a mesma pergunta com outra cidade, outro ano e outro número ensina o que copiar dela para o SQL.
+Um valor só é trocado se aparece uma única vez na pergunta e está no SQL; na dúvida, fica.
 """
 
 import random
@@ -12,18 +11,7 @@ from functools import cache
 from comum.text import fold
 
 from loja_sql.questions.noise import CLEAN, NOISE_RATE, add_noise
-from loja_sql.questions.slots import (
-    AMBIGUOUS_CITIES,
-    MONTHS,
-    NUMBERS,
-    PAYMENTS,
-    REGIONS,
-    STATUSES,
-    UFS,
-    YEARS,
-    inflections,
-)
-from loja_sql.shop import catalog, person_names
+from loja_sql.questions.slots import MONTHS, NUMBERS, STATUSES, UFS, YEARS, choices, inflections
 
 STRING = re.compile(r"'([^']*)'")
 YEAR = re.compile(r"(?<!\d)20\d\d(?!\d)")
@@ -39,7 +27,8 @@ class _Draft:
     def __init__(self, question: str, sql: str) -> None:
         self.question, self.sql = question, sql
         self.plain = question.islower() and question.isascii()
-        self.values: list[tuple[str, str]] = []
+        self.texts: dict[int, str] = {}
+        self.values: dict[int, str] = {}
 
     def put(self, start: int, end: int, text: str, pattern: str, literal: str) -> None:
         """Troca o trecho da pergunta por `text` e o que casa com `pattern` no SQL por `literal`."""
@@ -48,19 +37,14 @@ class _Draft:
             text = text.lower()
         elif sample.isupper() and len(sample) > 2:
             text = text.upper()
-        if self.plain:
-            text = fold(text)
-        mark = chr(FIRST_MARK + len(self.values))
-        self.values.append((text, literal))
-        self.question = self.question[:start] + mark + self.question[end:]
-        self.sql = re.sub(pattern, mark, self.sql)
+        text = fold(text) if self.plain else text
+        mark = FIRST_MARK + len(self.values)
+        self.texts[mark], self.values[mark] = text, literal
+        self.question = self.question[:start] + chr(mark) + self.question[end:]
+        self.sql = re.sub(pattern, chr(mark), self.sql)
 
     def done(self) -> tuple[str, str]:
-        question, sql = self.question, self.sql
-        for number, (text, literal) in enumerate(self.values):
-            mark = chr(FIRST_MARK + number)
-            question, sql = question.replace(mark, text), sql.replace(mark, literal)
-        return question, sql
+        return self.question.translate(self.texts), self.sql.translate(self.values)
 
     def find(self, form: str) -> re.Match | None:
         """A única ocorrência de `form` na pergunta, sem olhar caixa nem acentos."""
@@ -72,7 +56,7 @@ class _Draft:
         return list(dict.fromkeys(STRING.findall(self.sql)))
 
     def used(self) -> set[str]:
-        return {*self.literals(), *(literal.strip("'") for _, literal in self.values)}
+        return {*self.literals(), *(literal.strip("'") for literal in self.values.values())}
 
     def word_before(self, start: int) -> str:
         words = self.question[:start].split()
@@ -100,14 +84,11 @@ def aligned_fold(text: str) -> str:
 
 
 @cache
-def _name_groups() -> tuple[tuple[str, ...], ...]:
+def _name_groups() -> list[list[str]]:
     """Os conjuntos de nomes que se trocam entre si sem mexer na frase em volta."""
-    shop = catalog()
-    cities = [c for names in shop["cidades"].values() for c in names if c not in AMBIGUOUS_CITIES]
-    products = [name for group in shop["produtos"].values() for name in group["nomes"]]
-    masculine = [c for c in shop["produtos"] if c not in FEMININE_CATEGORIES]
-    groups = [cities, products, masculine, PAYMENTS, REGIONS, *person_names()]
-    return tuple(map(tuple, groups))
+    masculine = [c for c in choices()["categoria"] if c not in FEMININE_CATEGORIES]
+    kept = [names for key, names in choices().items() if key not in ("categoria", "status")]
+    return [*kept, masculine]
 
 
 def _swap_names(draft: _Draft, rng: random.Random) -> None:
@@ -132,13 +113,11 @@ def _swap_ufs(draft: _Draft, rng: random.Random) -> None:
 
 def _uf_in_question(draft: _Draft, old: str, new: str) -> tuple[tuple[int, int] | None, str]:
     """Onde a UF `old` está na pergunta, e `new` escrita do mesmo jeito (sigla, gentílico, nome)."""
-    people = dict(zip(inflections(UFS[old][3]), inflections(UFS[new][3]), strict=False))
-    for form, other in people.items():
-        found = draft.find(form)
-        if found:
+    people = zip(inflections(UFS[old][3]), inflections(UFS[new][3]), strict=False)
+    for form, other in dict(people).items():
+        if found := draft.find(form):
             return found.span(), other
-    found = draft.find(UFS[old][0])
-    if found:
+    if found := draft.find(UFS[old][0]):
         start, end = found.span()
         before = draft.word_before(start)
         if before in ARTICLES or draft.question[end:].startswith(" do "):
@@ -159,8 +138,7 @@ def _swap_statuses(draft: _Draft, rng: random.Random) -> None:
             continue
         new = rng.choice([status for status in STATUSES if status not in draft.used()])
         for form, other in zip(_endings(literal), _endings(new), strict=True):
-            found = draft.find(form)
-            if found:
+            if found := draft.find(form):
                 draft.put(*found.span(), other, pattern, f"'{new}'")
                 break
 
@@ -178,18 +156,16 @@ def _shift_years(draft: _Draft, rng: random.Random) -> None:
     if not written or asked != written or not set(years) <= set(YEARS) or "-02-2" in draft.sql:
         return
     shift = rng.randint(YEARS[0] - years[0], YEARS[-1] - years[-1])
-    if shift:
-        draft.question = YEAR.sub(lambda m: str(int(m[0]) + shift), draft.question)
-        draft.sql = YEAR.sub(lambda m: str(int(m[0]) + shift), draft.sql)
+    draft.question = YEAR.sub(lambda m: str(int(m[0]) + shift), draft.question)
+    draft.sql = YEAR.sub(lambda m: str(int(m[0]) + shift), draft.sql)
 
 
 def _swap_month(draft: _Draft, rng: random.Random) -> None:
     """Troca o mês quando ele é um só na pergunta e vira um só `AAAA-MM%` (ou '%m') no SQL."""
-    named = [(number, draft.find(name)) for number, name in enumerate(MONTHS, 1)]
-    named = [(number, found) for number, found in named if found]
+    named = {n: found for n, name in enumerate(MONTHS, 1) if (found := draft.find(name))}
     if len(named) != 1:
         return
-    number, found = named[0]
+    number, found = named.popitem()
     pattern = rf"(?<=LIKE '\d{{4}}-){number:02}(?=%')|(?<== '){number:02}(?=')"
     if len(re.findall(pattern, draft.sql)) == 1:
         new = rng.choice([month for month in range(1, 13) if month != number])

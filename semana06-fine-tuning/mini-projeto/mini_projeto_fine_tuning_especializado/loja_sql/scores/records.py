@@ -8,46 +8,34 @@ from comum.terminal import UserError
 
 from loja_sql.config import Config
 from loja_sql.model.summary import read_summary
+from loja_sql.scores.tables import GROUPS
 from loja_sql.scores.variants import BASE, TUNED, UNTRAINED
-
-GROUPS = (*UNTRAINED, "trained", "wordings", "others", "forms")  # na ordem em que se mostram
 
 
 class Record:
-    """As variantes já medidas nas mesmas perguntas.
+    """As variantes já medidas nas mesmas perguntas, o conteúdo de dois arquivos em `resultados/`.
 
-    Attributes:
-        evaluation: o que está em `resultados/NOME.json`.
-        lines: o que está em `resultados/NOME.jsonl`, uma linha por pergunta e variante.
+    `evaluation` é o NOME.json; `lines`, o NOME.jsonl, uma linha por pergunta e variante.
     """
 
     def __init__(self, config: Config, name: str, questions: str) -> None:
         self.path = results.RESULTS_DIR / f"{name}.json"
         self.lines: list[dict] = []
-        self.evaluation = Evaluation(
-            model=config.model.name,
-            questions=questions,
-            config=config.model_dump(),
-            variants={},
-            training=read_summary(config.output_dir),
-        )
+        asked = {"model": config.model.name, "questions": questions, "config": config.model_dump()}
+        training = read_summary(config.output_dir)
+        self.evaluation = Evaluation(**asked, variants={}, training=training)
 
     def take_earlier(self, rows: list[dict]) -> None:
-        """Parte do que já estava gravado, se as perguntas são as mesmas.
+        """Parte do que já estava gravado; UserError se as perguntas são outras.
 
         As medidas do modelo sem treino valem sempre; as outras, só se o treino ainda é o mesmo.
-
-        Raises:
-            UserError: o que está gravado é de outras perguntas.
         """
         if not self.path.is_file():
             return
         earlier, lines = Evaluation.load(self.path), read_jsonl(self.path.with_suffix(".jsonl"))
         asked = {(line["id"], line["gold"]) for line in lines}
         if asked != {(row["id"], row["sql"]) for row in rows}:
-            raise UserError(
-                f"{self.path} é de outras perguntas; rode sem --add, ou dê outro --name."
-            )
+            raise UserError(f"{self.path} é de outras perguntas; tire --add ou mude --name.")
         kept = earlier.variants
         if earlier.training != self.evaluation.training:
             print(f"{self.path} é de outro treino: dele ficam só as medidas do modelo sem treino.")
@@ -72,9 +60,7 @@ class Record:
         variants = self.evaluation.variants
         if TUNED not in variants:
             return
-        right: dict[str, list[bool]] = {name: [] for name in variants}
-        for line in self.lines:
-            right[line["variant"]].append(line["correct"])
+        right = {n: [x["correct"] for x in self.lines if x["variant"] == n] for n in variants}
         if BASE in variants:
             self.evaluation.base_against_trained = mcnemar(right[BASE], right[TUNED])
         self.evaluation.against_trained = {

@@ -2,13 +2,10 @@
 
 from comum import tables
 from comum.numbers import decimal, interval, p_value
-from comum.results import Evaluation, Paired, Variant
+from comum.results import Evaluation, Variant
 
-SHARES = {
-    "acurácia de execução": "execution_accuracy",
-    "SQL válido": "valid_sql",
-    "igual à referência": "exact_match",
-}
+# Na ordem em que se mostram.
+GROUPS = ("untrained", "examples", "trained", "wordings", "others", "forms")
 DIFFICULTIES = ("fácil", "média", "difícil")
 SIDE_BY_SIDE = 3  # variantes que cabem lado a lado num terminal de 80 colunas
 
@@ -18,7 +15,7 @@ def show(evaluation: Evaluation) -> None:
     variants = evaluation.variants
     total = next(iter(variants.values())).execution_accuracy.n
     print(f"\n{total} perguntas; intervalos de 95% entre colchetes")
-    _show(["%", *SHARES], variants, _shares)
+    _show(["%", "acurácia de execução", "SQL válido", "igual à referência"], variants, _shares)
     header = ["", "perplexidade da referência", "BLEU", "tokens no prompt", "treino"]
     _show(header, variants, _others)
     names = list(variants)
@@ -29,15 +26,11 @@ def show(evaluation: Evaluation) -> None:
     _show(["", "motor", "p50", "p95", "tokens/s", "pesos", "memória"], variants, _costs)
     paired = evaluation.base_against_trained
     if paired:
-        print(
-            f"McNemar: {paired.only_second} perguntas só o treinado acerta, "
-            f"{paired.only_first} só o base ({_p(paired)})"
-        )
+        gain = f"{paired.only_second} perguntas só o treinado acerta, {paired.only_first} só o base"
+        print(f"McNemar: {gain} (p: {p_value(paired.p_value)})")
     for name, paired in evaluation.against_trained.items():
-        print(
-            f"McNemar, {name}: perde {paired.only_first} do treinado, ganha "
-            f"{paired.only_second} ({_p(paired)})"
-        )
+        change = f"perde {paired.only_first} do treinado, ganha {paired.only_second}"
+        print(f"McNemar, {name}: {change} (p: {p_value(paired.p_value)})")
 
 
 def _show(header: list[str], variants: dict[str, Variant], cells) -> None:
@@ -46,7 +39,8 @@ def _show(header: list[str], variants: dict[str, Variant], cells) -> None:
 
 
 def _shares(part: Variant) -> list[str]:
-    return [interval(getattr(part, key), 1, 100) for key in SHARES.values()]
+    scores = (part.execution_accuracy, part.valid_sql, part.exact_match)
+    return [interval(score, 1, 100) for score in scores]
 
 
 def _others(part: Variant) -> list[str]:
@@ -60,14 +54,12 @@ def _others(part: Variant) -> list[str]:
 
 def _details(parts: list[Variant]) -> list[list[str]]:
     """A acurácia por dificuldade e por tipo de consulta, com uma coluna por variante."""
-    rows = []
-    for key, names in (("by_difficulty", DIFFICULTIES), ("by_kind", parts[0].by_kind)):
-        for name in names:
-            scores = [getattr(part, key).get(name) for part in parts]
-            if all(scores):
-                shown = [interval(score, 1, 100) for score in scores]
-                rows.append([f"{name} ({scores[0].n})", *shown])
-    return rows
+    groups = [part.by_difficulty | part.by_kind for part in parts]
+    return [
+        [f"{name} ({groups[0][name].n})", *(interval(group[name], 1, 100) for group in groups)]
+        for name in (*DIFFICULTIES, *parts[0].by_kind)
+        if all(name in group for group in groups)
+    ]
 
 
 def _costs(part: Variant) -> list[str]:
@@ -80,7 +72,3 @@ def _costs(part: Variant) -> list[str]:
         decimal(alone.tokens_per_second, 1),
         *(decimal(None if size is None else size / 1e6, unit=" MB") for size in sizes),
     ]
-
-
-def _p(paired: Paired) -> str:
-    return f"p: {p_value(paired.p_value)}"

@@ -1,32 +1,41 @@
 """Por que uma consulta errou: a primeira diferença que explica o erro, comparando as árvores."""
 
+from collections.abc import Callable
+
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from loja_sql.sql.features import parse, skeleton, tables
 
-CAUSES = [
-    "SQL inválido",
-    "convenção esquecida",
-    "tabela errada",
-    "valor errado no filtro",
-    "filtro a menos",
-    "filtro a mais",
-    "agrupamento",
-    "colunas da resposta",
-    "função de agregação",
-    "ordem ou limite",
-    "outro filtro",
-    "outra",
-]
 AGGREGATES = (exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
+
+
+def _clauses(*names: str) -> Callable[[exp.Expression], list[str]]:
+    return lambda tree: [part.sql() if (part := tree.args.get(name)) else "" for name in names]
+
+
+def _aggregates(tree: exp.Expression) -> list[str]:
+    """As da resposta; as do HAVING e do ORDER BY contam nas cláusulas deles."""
+    return sorted(node.sql() for part in tree.selects for node in part.find_all(*AGGREGATES))
+
+
+# O que se compara quando as tabelas e o número de condições são os mesmos, nesta ordem.
+PARTS = [
+    ("agrupamento", _clauses("group", "having")),
+    ("colunas da resposta", lambda tree: len(tree.selects)),
+    ("função de agregação", _aggregates),
+    ("ordem ou limite", _clauses("order", "limit", "offset")),
+    ("colunas da resposta", lambda tree: [part.sql() for part in tree.selects]),
+    ("outro filtro", _clauses("where")),
+]
+FIRST = ["SQL inválido", "convenção esquecida", "tabela errada", "valor errado no filtro"]
+CAUSES = [*FIRST, "filtro a menos", "filtro a mais", *dict(PARTS), "outra"]
 
 
 def cause(gold: str, predicted: str, error: str | None) -> str:
     """A causa de um erro de execução: a primeira de `CAUSES` que se aplica.
 
-    Args:
-        gold: o SQL de referência; predicted: o do modelo; error: por que ele não executou, ou None.
+    `gold` é o SQL de referência; `predicted`, o do modelo; `error`, por que ele não executou.
     """
     if error is not None:
         return "SQL inválido"
@@ -45,37 +54,13 @@ def cause(gold: str, predicted: str, error: str | None) -> str:
     difference = _conditions(found) - _conditions(wanted)
     if difference:
         return "filtro a mais" if difference > 0 else "filtro a menos"
-    for name, part in (
-        ("agrupamento", _clauses("group", "having")),
-        ("colunas da resposta", lambda tree: len(tree.selects)),
-        ("função de agregação", _aggregates),
-        ("ordem ou limite", _clauses("order", "limit", "offset")),
-        ("colunas da resposta", lambda tree: [e.sql() for e in tree.selects]),
-        ("outro filtro", _clauses("where")),
-    ):
-        if part(wanted) != part(found):
-            return name
-    return "outra"
+    return next((name for name, part in PARTS if part(wanted) != part(found)), "outra")
 
 
 def _conditions(tree: exp.Expression) -> int:
     """Quantas condições há em todos os WHERE e HAVING."""
-    total = 0
-    for clause in tree.find_all(exp.Where, exp.Having):
-        total += 1 + len(list(clause.find_all(exp.And, exp.Or)))
-    return total
-
-
-def _clauses(*names: str):
-    def read(tree: exp.Expression) -> list[str]:
-        return [part.sql() if (part := tree.args.get(name)) else "" for name in names]
-
-    return read
-
-
-def _aggregates(tree: exp.Expression) -> list[str]:
-    """As da resposta; as do HAVING e do ORDER BY contam nas cláusulas deles."""
-    return sorted(node.sql() for part in tree.selects for node in part.find_all(*AGGREGATES))
+    clauses = tree.find_all(exp.Where, exp.Having)
+    return sum(1 + len(list(clause.find_all(exp.And, exp.Or))) for clause in clauses)
 
 
 def _skips_cancelled(tree: exp.Expression) -> bool:

@@ -1,9 +1,8 @@
 """Quando duas consultas valem o mesmo: acurácia de execução.
 
-A predição acerta se, em todos os bancos, devolve as mesmas linhas que a referência: mesmo número
-de colunas na mesma ordem; linhas comparadas como multiconjunto ou, quando a referência tem ORDER BY
-externo, na ordem que as chaves dele fixam (linhas empatadas vêm em qualquer ordem). Números reais
-têm tolerância relativa de 1e-6; inteiros e textos são exatos.
+A predição acerta se devolve, em todos os bancos, as linhas da referência, com as colunas na mesma
+ordem; as linhas, só se a referência tem ORDER BY externo (empatadas, em qualquer ordem). Números
+reais têm tolerância relativa de 1e-6; inteiros e textos são exatos.
 """
 
 import math
@@ -27,32 +26,25 @@ def same_rows(gold: Result, predicted: Result, cuts: list[int] = ()) -> bool:
     Args:
         cuts: posições das linhas que começam um bloco novo; nenhuma, e vale o multiconjunto.
     """
-    if len(gold.columns) != len(predicted.columns) or len(gold.rows) != len(predicted.rows):
-        return False
-    if gold.truncated != predicted.truncated:
-        return False
-    ends = [0, *cuts, len(gold.rows)]
-    return all(
-        _same_block(gold.rows[start:end], predicted.rows[start:end])
-        for start, end in pairwise(ends)
+    shape, other = ((len(x.columns), len(x.rows), x.truncated) for x in (gold, predicted))
+    blocks = pairwise([0, *cuts, len(gold.rows)])
+    return shape == other and all(
+        _same_block(gold.rows[start:end], predicted.rows[start:end]) for start, end in blocks
     )
 
 
 def _same_block(gold: list[tuple], predicted: list[tuple]) -> bool:
     if len(gold) > 1:
         gold, predicted = sorted(gold, key=_sort_key), sorted(predicted, key=_sort_key)
-    return all(
-        _same_value(a, b)
-        for left, right in zip(gold, predicted, strict=True)
-        for a, b in zip(left, right, strict=True)
-    )
+    rows = zip(gold, predicted, strict=True)
+    return all(_same_value(*values) for row in rows for values in zip(*row, strict=True))
 
 
 def _same_value(left: object, right: object) -> bool:
-    numbers = isinstance(left, int | float) and isinstance(right, int | float)
-    if numbers and float in (type(left), type(right)):
+    kinds = {type(left), type(right)}
+    if kinds in ({float}, {int, float}):
         return math.isclose(left, right, rel_tol=REL_TOL, abs_tol=1e-9)
-    return type(left) is type(right) and left == right
+    return len(kinds) == 1 and left == right
 
 
 def _sort_key(row: tuple) -> tuple[list, list]:
@@ -95,9 +87,9 @@ def _order_cuts(tree: exp.Query, result: Result, bank: Database) -> list[int]:
         keys = _order_keys(tree, result, bank)
     except QueryError:
         return everywhere
-    if len(keys) != len(result.rows):  # um DISTINCT que as chaves a mais desfizeram
-        return everywhere
-    return [cut for cut in everywhere if keys[cut - 1] != keys[cut]]
+    # Um DISTINCT que as chaves a mais desfizeram.
+    undone = len(keys) != len(result.rows)
+    return [cut for cut in everywhere if undone or keys[cut - 1] != keys[cut]]
 
 
 def reference_problem(sql: str, databases: list[Database]) -> str | None:
@@ -124,15 +116,13 @@ def reference_problem(sql: str, databases: list[Database]) -> str | None:
 
 
 def _changes_by_itself(tree: exp.Query) -> bool:
-    for call in tree.find_all(exp.Func):
-        if isinstance(call, CHANCE):
+    for call in tree.find_all(*CHANCE, exp.Date, exp.TsOrDsToTimestamp, exp.Anonymous):
+        if isinstance(call, exp.Anonymous) and call.name.lower() not in CLOCKS:
+            continue
+        arguments = list(call.iter_expressions())
+        now = (a for a in arguments if isinstance(a, exp.Literal) and a.name.lower() == "now")
+        if isinstance(call, CHANCE) or not arguments or any(now):
             return True
-        clock = isinstance(call, exp.Date | exp.TsOrDsToTimestamp)
-        if clock or (isinstance(call, exp.Anonymous) and call.name.lower() in CLOCKS):
-            arguments = list(call.iter_expressions())
-            now = (a for a in arguments if isinstance(a, exp.Literal) and a.name.lower() == "now")
-            if not arguments or any(now):
-                return True
     return False
 
 
@@ -180,8 +170,7 @@ def _order_keys(
         QueryError: a consulta com as colunas a mais não executa.
     """
     names = [name.lower() for name in result.columns]
-    places: list[int] = []
-    extra: list[exp.Expression] = []
+    places, extra = [], []
     for ordered in tree.args["order"].expressions:
         key = ordered.this
         if isinstance(key, exp.Literal) and key.is_int:  # ORDER BY 2
@@ -193,9 +182,8 @@ def _order_keys(
             extra.append(key.copy())
     if extra and not isinstance(tree, exp.Select):
         raise QueryError("não deu para conferir se a ordenação tem empates")
-    rows = result.rows
-    if extra or limit is not None:
-        rows = _with_columns(tree, extra, limit, bank)
+    changed = extra or limit is not None
+    rows = _with_columns(tree, extra, limit, bank) if changed else result.rows
     return [tuple(row[place] for place in places) for row in rows]
 
 

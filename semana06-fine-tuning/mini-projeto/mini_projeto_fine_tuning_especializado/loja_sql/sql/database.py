@@ -6,14 +6,14 @@ Um modelo pode escrever qualquer coisa. Quatro barreiras independentes cuidam di
 2. um autorizador do SQLite recusa tudo que não seja SELECT sobre as tabelas do próprio banco e
    funções inofensivas (https://sqlite.org/c3ref/set_authorizer.html);
 3. o tempo é limitado por um `progress_handler`, e o número de linhas, na leitura;
-4. o tamanho de cada valor (`SQLITE_LIMIT_LENGTH`), o dos padrões de LIKE e o do resultado inteiro
-   são limitados: o relógio só é lido entre duas instruções da máquina virtual, e uma única função
-   sobre textos enormes passaria dele ou esgotaria a memória.
+4. o tamanho de cada valor, o dos padrões de LIKE e o do resultado são limitados: uma só função
+   sobre textos enormes passaria do relógio, lido entre instruções, ou esgotaria a memória.
 """
 
 import re
 import sqlite3
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +41,6 @@ class QueryError(Exception):
     """A consulta não pôde ser executada; a mensagem, em português, diz por quê."""
 
 
-class DatabaseError(UserError):
-    """O arquivo do banco não existe ou não é um banco SQLite."""
-
-
 @dataclass(frozen=True)
 class Result:
     """Colunas e linhas de uma consulta; `truncated` diz se o limite de linhas cortou a leitura."""
@@ -54,19 +50,18 @@ class Result:
     truncated: bool = False
 
 
-class Database:
-    """Um banco SQLite aberto para leitura segura.
+class Database(AbstractContextManager):
+    """Um banco SQLite aberto para leitura segura; fecha-se com `close` ou com `with`.
 
-    >>> with Database("loja.sqlite") as bank:
-    ...     bank.run("SELECT COUNT(*) FROM clientes").rows
-    [(600,)]
+    Raises:
+        UserError: o arquivo não existe ou não é um banco SQLite.
     """
 
     def __init__(self, path: Path | str, time_limit: float = TIME_LIMIT_S) -> None:
         self.path = Path(path)
         self.time_limit = time_limit
         if not self.path.is_file():
-            raise DatabaseError(
+            raise UserError(
                 f"banco de dados não encontrado: {self.path}. Gere-o com data_prep.py ou corrija "
                 "`database.custom` na configuração."
             )
@@ -79,7 +74,7 @@ class Database:
             ).fetchall()
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            raise DatabaseError(f"{self.path} não é um banco SQLite legível: {error}.") from error
+            raise UserError(f"{self.path} não é um banco SQLite legível: {error}.") from error
         self.tables = {name for name, _ in rows}
         self.schema = "\n".join(sql for _, sql in rows if sql)
         self._connection.execute("PRAGMA query_only = ON")
@@ -89,10 +84,9 @@ class Database:
         self._connection.set_authorizer(self._authorize)
         self._denied = ""
         self._deadline = 0.0
-        self._connection.set_progress_handler(self._out_of_time, PROGRESS_STEP)
-
-    def __enter__(self) -> "Database":
-        return self
+        self._connection.set_progress_handler(
+            lambda: time.monotonic() > self._deadline, PROGRESS_STEP
+        )
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -100,12 +94,10 @@ class Database:
     def close(self) -> None:
         self._connection.close()
 
-    def _out_of_time(self) -> bool:
-        return time.monotonic() > self._deadline
-
     def _authorize(self, action: int, first: str | None, second: str | None, *_: object) -> int:
         if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
             return sqlite3.SQLITE_OK
+        reason = "só consultas SELECT são permitidas"
         if action == sqlite3.SQLITE_READ:
             # Sem coluna (COUNT(*)), o nome vem como foi escrito, e pode ser o de uma CTE. Como
             # nenhuma outra tabela pode ser aberta (ATTACH e tabelas virtuais caem no fim desta
@@ -113,14 +105,12 @@ class Database:
             internal = (first or "").lower().startswith(("sqlite_", "pragma_"))
             if first in self.tables or not (second or internal):
                 return sqlite3.SQLITE_OK
-            self._denied = f"a tabela {first} não faz parte do banco"
-            return sqlite3.SQLITE_DENY
-        if action == sqlite3.SQLITE_FUNCTION:
+            reason = f"a tabela {first} não faz parte do banco"
+        elif action == sqlite3.SQLITE_FUNCTION:
             if (second or "").lower() not in DENIED_FUNCTIONS:
                 return sqlite3.SQLITE_OK
-            self._denied = f"a função {second} não é permitida"
-            return sqlite3.SQLITE_DENY
-        self._denied = "só consultas SELECT são permitidas"
+            reason = f"a função {second} não é permitida"
+        self._denied = reason
         return sqlite3.SQLITE_DENY
 
     def run(self, sql: str, row_limit: int = ROW_LIMIT) -> Result:

@@ -1,0 +1,140 @@
+"""O que cerca um treino do SFTTrainer: a barra, as medidas e a tabela que as põe lado a lado."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from comum import tables
+from comum.conversations import Messages, encode, greedy_answers, prompt_of
+from comum.labels import MEMORY, SCORES
+from comum.memory import measure_step, peak_mib, release
+from comum.models import gains_from_bf16
+from comum.numbers import MISSING, decimal, interval
+from comum.results import MemoryParts, TrainingRun
+from comum.scoring import answer_scores
+from comum.statistics import bleu
+from comum.terminal import progress
+from comum.tracking import tracker
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+
+COMPARED = ("perplexity_token", "perplexity_byte", "next_token_accuracy", "bleu")
+
+
+class Bar(TrainerCallback):
+    """A barra do treino em português, e o painel de fora, se houver um.
+
+    Args:
+        release_every: passos entre duas devoluções de memória ao sistema.
+    """
+
+    def __init__(
+        self, label: str, release_every: int, tracking: str = "none", name: str = ""
+    ) -> None:
+        self.label, self.release_every = label, release_every
+        self.log, self.close = tracker(tracking, name)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = progress(None, self.label, "passo", state.max_steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+        if state.global_step % self.release_every == 0:
+            release()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.bar.set_postfix_str(f"perda {decimal(logs['loss'], 3)}")
+            self.log({"loss": logs["loss"]}, state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+        self.close()
+
+
+def step_memory(trainer, batch: dict[str, torch.Tensor]) -> MemoryParts:
+    """A memória medida num passo do `SFTTrainer` sobre `batch`, em MiB; não altera o modelo."""
+
+    def loss_of(model, batch):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=gains_from_bf16()):
+            return trainer.compute_loss(model, dict(batch))
+
+    batch = {key: tensor.to(trainer.model.device) for key, tensor in batch.items()}
+    return measure_step(trainer.model, batch, loss_of)
+
+
+def training_run(
+    trainer,
+    batch: dict[str, torch.Tensor],
+    texts: dict[str, list[Messages]],
+    new_tokens: int,
+    asked: Sequence[str] = (),
+    around: AbstractContextManager | None = None,
+    **known,
+) -> TrainingRun:
+    """Treina com um `SFTTrainer` já montado e mede memória, tempo e notas.
+
+    Args:
+        batch: o lote em que se mede a memória de um passo, [conversas, comprimento].
+        texts: as conversas reservadas: "test" e, se houver, "validation".
+        new_tokens: tokens por resposta; com 0 não se gera nenhuma, nem se mede o BLEU.
+        asked: prompts respondidos antes dos do teste; guardam-se as três primeiras respostas.
+        around: o contexto em que se treina e se mede a memória.
+        known: os campos de `TrainingRun` que não se medem aqui.
+    """
+    trainer.remove_callback(PrinterCallback)  # sem a barra dele, o Trainer imprime dicionários
+    model, tokenizer = trainer.model, trainer.processing_class
+    with around or nullcontext():
+        measured = step_memory(trainer, batch)
+        seconds = trainer.train().metrics["train_runtime"]
+    peak = peak_mib()
+    scores, answers = {}, []
+    for part, found in texts.items():
+        rows, expected = [encode(tokenizer, m) for m in found], [m[-1]["content"] for m in found]
+        scores[part] = answer_scores(model, tokenizer, rows, expected)
+    if new_tokens:
+        prompts = [*asked, *(prompt_of(tokenizer, messages) for messages in texts["test"])]
+        answers = greedy_answers(model, tokenizer, prompts, new_tokens)
+        expected = [messages[-1]["content"] for messages in texts["test"]]
+        scores["test"]["bleu"] = bleu(answers[len(asked) :], expected)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return TrainingRun(
+        validation=scores.get("validation", {}),
+        test=scores["test"],
+        total_parameters=model.num_parameters(),
+        trainable_parameters=model.num_parameters(only_trainable=True),
+        memory_tokens=batch["input_ids"].numel(),
+        memory_measured=measured,
+        peak_mib=peak,
+        steps=len(losses),
+        seconds=seconds,
+        tokens_per_second=sum(map(len, trainer.train_dataset["input_ids"])) / seconds,
+        losses=losses,
+        answers=answers[:3],
+        **known,
+    )
+
+
+def show_runs(runs: dict[str, TrainingRun]) -> None:
+    """Imprime treináveis, memória, tempo, qualidade e disco, uma coluna por treino."""
+    cells: dict[str, Callable[[TrainingRun], str]] = {
+        "treináveis": lambda r: decimal(r.trainable_parameters),
+        **{
+            f"{label} (MiB)": lambda r, key=key: decimal(getattr(r.memory_measured, key))
+            for key, label in MEMORY.items()
+        },
+        "soma das quatro (MiB)": lambda r: decimal(r.memory_measured.total),
+        "soma prevista (MiB)": lambda r: decimal(getattr(r.memory_predicted, "total", None)),
+        "pico do processo (MiB)": lambda r: decimal(r.peak_mib),
+        "treino (min)": lambda r: decimal(r.seconds / 60, 1),
+        "tokens/s": lambda r: decimal(r.tokens_per_second),
+        **{
+            SCORES[key][0]: lambda r, key=key: interval(r.test.get(key), *SCORES[key][1:])
+            for key in COMPARED
+        },
+        "salvo em disco (MiB)": lambda r: decimal(r.disk_mib),
+    }
+    rows = [[label, *(cell(run) for run in runs.values())] for label, cell in cells.items()]
+    # O que nenhum dos treinos mediu não ganha linha.
+    rows = [row for row in rows if set(row[1:]) != {MISSING}]
+    tables.show(["(intervalos de 95%)", *runs], rows)

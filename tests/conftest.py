@@ -15,7 +15,6 @@ import comum  # noqa: F401, E402  (antes do torch)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from loja_sql.shop import DATA_DIR, create_shop  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import (  # noqa: E402
     AutoConfig,
@@ -26,6 +25,8 @@ from transformers import (  # noqa: E402
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+
+from loja_sql.shop import DATA_DIR, create_shop  # noqa: E402
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + "

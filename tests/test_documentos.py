@@ -12,13 +12,14 @@ from comum.labels import MEMORY
 from comum.numbers import decimal, percent
 from comum.terminal import UserError, run_main
 
-import conferir_links
 import pytest
+from transformers import LlamaConfig
+
+import conferir_links
 import registrar_experimentos
 from dia4 import memory_plan
 from loja_sql.config import PROJECT_DIR, load_config
 from tabelas_experimentos import SOURCES, TABLES
-from transformers import LlamaConfig
 
 ROOT = conferir_links.ROOT
 WEEK = ROOT / "semana06-fine-tuning"

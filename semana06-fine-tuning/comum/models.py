@@ -14,9 +14,9 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    logging,
 )
 from transformers.pytorch_utils import Conv1D  # a camada linear do GPT-2: peso transposto
-from transformers.utils import logging
 
 logging.disable_progress_bar()
 # O Trainer avisa que falta lm_head nos checkpoints de todo modelo que a divide com a entrada.

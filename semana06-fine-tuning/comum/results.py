@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from comum.files import read_json, write_json
-from comum.paths import RESULTS_DIR, WEEK_DIR
+from comum.paths import RECORD_COMMAND, RESULTS_DIR, WEEK_DIR
 from comum.terminal import UserError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -82,6 +82,11 @@ class Result(Shape):
         path = RESULTS_DIR / f"{name}.json"
         write_json(path, self.model_copy(update=provenance).model_dump(mode="json"))
         return path
+
+    def announce(self, name: str) -> None:
+        """Grava o resultado e diz onde está e como levá-lo ao caderno."""
+        print(f"\nResultados: {self.save(name)}")
+        print(f"Para levar os números ao caderno: make experimentos (ou {RECORD_COMMAND})")
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -4,6 +4,10 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 
+from comum.labels import SCORES
+from comum.numbers import interval
+from comum.results import Score
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +19,15 @@ PIPED_WIDTH = 200  # colunas de um arquivo ou de um cano, que não têm largura
 def show(header: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """Imprime uma tabela; a primeira coluna à esquerda, as outras à direita."""
     print(text(header, rows, title), flush=True)
+
+
+def scores(columns: dict[str, dict[str, Score]], keys: Iterable[str]) -> None:
+    """Imprime as notas pedidas, uma coluna por modelo, com os intervalos de 95%."""
+    rows = []
+    for key in keys:
+        label, places, scale = SCORES[key]
+        rows.append([label, *(interval(found[key], places, scale) for found in columns.values())])
+    show(["(intervalos de 95%)", *columns], rows)
 
 
 def text(header: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> str:

@@ -22,6 +22,7 @@ import sys
 import time
 from pathlib import Path
 
+from comum import conversations
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import Parser, UserError, above_zero, banner, progress, run_main, simple_name
 from comum.tracking import TRACKERS, require, tracker
@@ -45,7 +46,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", default=str(DEFAULT_MODEL), metavar="PASTA_OU_NOME", help="pasta ou nome no hub")
-    add("--data", type=Path, default=utils.DATA_DIR, metavar="PASTA", help="de atendimento_*.jsonl")
+    add(
+        "--data",
+        type=Path,
+        default=conversations.DATA_DIR,
+        metavar="PASTA",
+        help="de atendimento_*.jsonl",
+    )
     add("--output", type=Path, metavar="PASTA", help="onde salvar o modelo treinado")
     add("--name", type=simple_name, metavar="NOME", help="guarda à parte o que esta vez produzir")
     add("--epochs", type=above_zero(float), default=1.0, help="passadas pelos dados (padrão: 1)")
@@ -63,7 +70,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGS = arguments()  # antes dos imports pesados: --help responde na hora
 
-from comum import memory
+from comum import memory, tables
 from comum.labels import MEMORY, SPLITS
 from comum.models import fix_seeds, gains_from_bf16, load_model, load_tokenizer
 from comum.numbers import MIB, decimal
@@ -73,9 +80,10 @@ from comum.statistics import bleu
 from comum.training import IGNORED, answer_loss, pad, similar_lengths
 
 import torch
-from dia4 import memory_plan
 from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
+
+from dia4 import memory_plan
 
 Row = dict[str, list[int]]  # input_ids, attention_mask e labels de uma conversa
 
@@ -99,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
 
     banner(3, "Os dados, e um exemplo como o modelo o vê")
     texts = {
-        part: utils.read_conversations(args.data / f"atendimento_{file}.jsonl", sizes[part])
+        part: conversations.read_conversations(args.data / f"atendimento_{file}.jsonl", sizes[part])
         for part, file in (("train", "treino"), ("validation", "validacao"), ("test", "teste"))
     }
     rows = {part: [mask(tokenizer, m) for m in found] for part, found in texts.items()}
@@ -108,7 +116,7 @@ def main(args: argparse.Namespace) -> None:
 
     banner(4, "Antes do treino")
     before, old_answers = measure(model, tokenizer, texts["test"], rows["test"], args, sizes)
-    utils.scores_table({"antes": before}, SCORES)
+    tables.scores({"antes": before}, SCORES)
 
     banner(5, "A memória de um passo: prever, depois conferir")
     batch = batch_of(rows["train"][: args.batch_size], tokenizer, model)
@@ -119,9 +127,9 @@ def main(args: argparse.Namespace) -> None:
 
     banner(7, "Depois do treino")
     after, new_answers = measure(model, tokenizer, texts["test"], rows["test"], args, sizes)
-    for prompt, old, new in zip(utils.PROMPTS, old_answers, new_answers, strict=True):
+    for prompt, old, new in zip(conversations.PROMPTS, old_answers, new_answers, strict=True):
         print(f"\n> {prompt}\n  antes:  {' '.join(old.split())}\n  depois: {' '.join(new.split())}")
-    utils.scores_table({"antes": before, "depois": after}, SCORES)
+    tables.scores({"antes": before, "depois": after}, SCORES)
     print(f"assinatura do BLEU: {after['bleu'].signature}")
 
     banner(8, "Salvar, recarregar, conferir")
@@ -148,18 +156,18 @@ def main(args: argparse.Namespace) -> None:
         curve=curve,
     )
     print("A seguir: o dia 4 faz o mesmo treino com LoRA, com menos de 4% dos parâmetros.")
-    utils.save_result(result, name)
+    result.announce(name)
 
 
 # --- o que entra na perda -----------------------------------------------------------------------
-def mask(tokenizer, messages: utils.Messages) -> Row:
+def mask(tokenizer, messages: conversations.Messages) -> Row:
     """A conversa em tokens, e nos rótulos só o que o modelo deve aprender a escrever.
 
     `labels[t]` é o próprio token na resposta e no fim dela, e -100 no resto: é o número que a
     entropia cruzada do torch pula.
     """
-    prompt = utils.prompt_of(tokenizer, messages)
-    turns = [{"role": "system", "content": utils.SYSTEM}, *messages]
+    prompt = conversations.prompt_of(tokenizer, messages)
+    turns = [{"role": "system", "content": conversations.SYSTEM}, *messages]
     full = tokenizer.apply_chat_template(turns, tokenize=False)
     # O template põe um \n depois do fim da resposta. Na hora de responder, o modelo para no fim;
     # ensinar o que vem depois seria gastar perda com o que ninguém vai gerar.
@@ -175,12 +183,12 @@ def mask(tokenizer, messages: utils.Messages) -> Row:
         "labels": [IGNORED] * len(prompt_ids) + answer_ids,
     }
     # A mesma conta existe pronta, para os outros dias; se divergir, algo está errado.
-    if row != utils.encode(tokenizer, messages):
+    if row != conversations.encode(tokenizer, messages):
         raise UserError("a máscara escrita à mão difere da de comum.training; veja `mask`.")
     return row
 
 
-def show_example(tokenizer, model, messages: utils.Messages, row: Row) -> None:
+def show_example(tokenizer, model, messages: conversations.Messages, row: Row) -> None:
     """Uma conversa com o template, os tokens em volta da emenda, a máscara e a perda à mão."""
     print(f"\ncom o template:\n{tokenizer.decode(row['input_ids'])}")
     start = row["labels"].count(IGNORED)
@@ -217,15 +225,15 @@ def measure(model, tokenizer, texts, rows, args, sizes) -> tuple[dict[str, Score
     """Notas no teste e fora do domínio, e as respostas às perguntas fixas."""
     expected = [messages[-1]["content"] for messages in texts]
     scores = answer_scores(model, tokenizer, rows, expected, args.batch_size)
-    prompts = [utils.prompt_of(tokenizer, messages) for messages in texts]
-    answers = utils.greedy_answers(model, tokenizer, prompts, sizes["new_tokens"])
+    prompts = [conversations.prompt_of(tokenizer, messages) for messages in texts]
+    answers = conversations.greedy_answers(model, tokenizer, prompts, sizes["new_tokens"])
     scores["bleu"] = bleu(answers, expected)
     # Quem só aprende a loja esquece o resto? Dois textos que nada têm com ela dizem.
     for language, file in (("portuguese", "portugues"), ("english", "ingles")):
         text = (args.data / f"fora_do_dominio_{file}.txt").read_text(encoding="utf-8")
         scores[f"outside_{language}"] = text_perplexity(model, tokenizer, text)
-    fixed = utils.fixed_prompts(tokenizer)
-    return scores, utils.greedy_answers(model, tokenizer, fixed, sizes["new_tokens"])
+    fixed = conversations.fixed_prompts(tokenizer)
+    return scores, conversations.greedy_answers(model, tokenizer, fixed, sizes["new_tokens"])
 
 
 def check_memory(model, batch: dict[str, torch.Tensor]) -> tuple[MemoryParts, MemoryParts]:
@@ -327,8 +335,8 @@ def check_reload(model, tokenizer, answers: list[str], output: Path, new_tokens:
     model.save_pretrained(output)  # safetensors e config.json
     tokenizer.save_pretrained(output)  # sem ele, ninguém sabe com que template o modelo treinou
     reloaded, tokenizer = load_model(str(output)), load_tokenizer(str(output))
-    prompts = utils.fixed_prompts(tokenizer)
-    same = utils.greedy_answers(reloaded, tokenizer, prompts, new_tokens) == answers
+    prompts = conversations.fixed_prompts(tokenizer)
+    same = conversations.greedy_answers(reloaded, tokenizer, prompts, new_tokens) == answers
     size = sum(file.stat().st_size for file in output.glob("*.safetensors")) / MIB
     print(
         f"{output}: {decimal(size)} MiB; respostas iguais depois de recarregar: "

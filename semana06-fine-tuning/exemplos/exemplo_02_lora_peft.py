@@ -72,7 +72,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGS = arguments()  # antes dos imports pesados: --help responde na hora
 
-from comum import memory, models, sft
+from comum import conversations, memory, models, sft
 from comum.files import weights_bytes
 from comum.numbers import MIB, decimal
 from comum.process import alone
@@ -81,12 +81,13 @@ from comum.training import pad, similar_lengths
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from dia4 import memory_plan, runs
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch import nn
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
+
+from dia4 import memory_plan, runs
 
 
 def main(args: argparse.Namespace) -> None:
@@ -129,7 +130,7 @@ def main(args: argparse.Namespace) -> None:
         found[method] = alone(train_one, settings_of(args, method, rate))
 
     banner(4, "Lado a lado")
-    for number, prompt in enumerate(utils.PROMPTS):
+    for number, prompt in enumerate(conversations.PROMPTS):
         answers = [(m, " ".join(r.answers[number].split())) for m, r in found.items() if r.answers]
         print(f"\n> {prompt}", *(f"{runs.METHODS[m]}: {text}" for m, text in answers), sep="\n  ")
     sft.show_runs({runs.METHODS[method]: run for method, run in found.items()})
@@ -144,7 +145,7 @@ def main(args: argparse.Namespace) -> None:
     print(
         "A seguir: mude um hiperparâmetro, com --name, e compare; `dia4/estudo.py` o faz por você."
     )
-    utils.save_result(Day4(model=args.model, seed=args.seed, checks=checks, runs=found), name)
+    Day4(model=args.model, seed=args.seed, checks=checks, runs=found).announce(name)
 
 
 # --- à mão --------------------------------------------------------------------------------------
@@ -268,19 +269,21 @@ def train_one(run: argparse.Namespace) -> TrainingRun:
     limits = {"treino": run.train_examples, "validacao": run.test_examples}
     limits["teste"] = run.test_examples
     train, validation, test = (
-        utils.read_conversations(utils.DATA_DIR / f"atendimento_{part}.jsonl", limit)
+        conversations.read_conversations(
+            conversations.DATA_DIR / f"atendimento_{part}.jsonl", limit
+        )
         for part, limit in limits.items()
     )
     shutil.rmtree(run.output, ignore_errors=True)  # sem restos de outra vez
     trainer = build_trainer(run, tokenizer, train)
-    rows = [utils.encode(tokenizer, messages) for messages in train[: run.batch_size]]
+    rows = [conversations.encode(tokenizer, messages) for messages in train[: run.batch_size]]
     batch = pad(rows, tokenizer.pad_token_id)
     found = sft.training_run(
         trainer,
         batch,
         texts={"validation": validation, "test": test},
         new_tokens=0 if run.no_answers else run.new_tokens,
-        asked=utils.fixed_prompts(tokenizer),
+        asked=conversations.fixed_prompts(tokenizer),
         # O peft copia a entrada de cada camada para o float32 do adaptador, e a volta guarda as
         # cópias; o autocast já põe os dois lados na mesma precisão.
         around=disable_input_dtype_casting(trainer.model, active=models.gains_from_bf16()),
@@ -295,7 +298,9 @@ def train_one(run: argparse.Namespace) -> TrainingRun:
     return found
 
 
-def build_trainer(run: argparse.Namespace, tokenizer, texts: list[utils.Messages]) -> SFTTrainer:
+def build_trainer(
+    run: argparse.Namespace, tokenizer, texts: list[conversations.Messages]
+) -> SFTTrainer:
     """O SFTTrainer como se encontra por aí, com o que os padrões dele não adivinham."""
     disable_progress_bars()
     dataset = Dataset.from_list([prompt_completion(m) for m in in_similar_batches(texts, run)])
@@ -341,15 +346,15 @@ def build_trainer(run: argparse.Namespace, tokenizer, texts: list[utils.Messages
     )
 
 
-def prompt_completion(messages: utils.Messages) -> dict[str, utils.Messages]:
+def prompt_completion(messages: conversations.Messages) -> dict[str, conversations.Messages]:
     """A conversa na forma em que o TRL sabe o que é pergunta e o que é resposta."""
-    system = {"role": "system", "content": utils.SYSTEM}
+    system = {"role": "system", "content": conversations.SYSTEM}
     return {"prompt": [system, *messages[:-1]], "completion": messages[-1:]}
 
 
 def in_similar_batches(
-    texts: list[utils.Messages], run: argparse.Namespace
-) -> list[utils.Messages]:
+    texts: list[conversations.Messages], run: argparse.Namespace
+) -> list[conversations.Messages]:
     """As conversas das passadas pedidas, em lotes de comprimento parecido: menos preenchimento."""
     lengths = [sum(len(message["content"]) for message in messages) for messages in texts]
     rng, order = random.Random(run.seed), []

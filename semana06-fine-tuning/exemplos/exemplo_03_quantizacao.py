@@ -50,11 +50,12 @@ from comum.results import Day5, TrainingRun
 from comum.training import pad, similar_lengths
 
 import torch
-from dia5 import measuring, report
-from dia5.measuring import RECIPES, missing, relative_error
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-from utils import save_figure, save_result
+
+from dia5 import findings, measuring
+from dia5.measuring import RECIPES, missing, relative_error
+from utils import save_figure
 
 BLOCK = 64  # pesos que dividem uma escala, no NF4
 NF4_EDGE = 0.9677083  # a última fração da normal que ainda é um nível (QLoRA, apêndice E)
@@ -80,21 +81,21 @@ def main(args) -> None:
     print(f"Modelo: {source}. Nos passos 1 a 4, um peso: {name}, {list(weight.shape)}.")
 
     banner(1, "À mão: 8 bits")
-    checks = report.conclude(eight_bits(weight))
+    checks = findings.conclude(eight_bits(weight))
 
     banner(2, "À mão: 4 bits, os níveis do NF4")
-    checks |= report.conclude(four_bits(weight))
+    checks |= findings.conclude(four_bits(weight))
     print(check_exercise(weight))
 
     banner(3, "A armadilha: o modelo base veio de blocos de 4 bits")
     grids = {"q4_1": q4_1, "nf4": lambda w: dequantize_nf4(*quantize_nf4(w), w.shape)}
     trap = measuring.trap(args.base, source, grids, sizes["trap"])
-    report.show_trap(trap)
+    findings.show_trap(trap)
 
     banner(4, "GPTQ: arredondar olhando as entradas")
     train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", sizes["calibration"])
     sequences = [encode(tokenizer, messages)["input_ids"] for messages in train]
-    checks |= report.conclude(gptq_against_rounding(model, layer, sequences))
+    checks |= findings.conclude(gptq_against_rounding(model, layer, sequences))
 
     banner(5, "Quantizar, gravar, recarregar e medir, cada técnica no seu processo")
     names = ["fp32", *(args.only or (QUICK if args.quick else RECIPES))]
@@ -107,8 +108,8 @@ def main(args) -> None:
     rows, absent = measuring.quantize_and_measure(save, source, args.output, predicted, sizes)
 
     banner(6, "Lado a lado")
-    report.show_tables(rows, absent)
-    paired = report.rounding_losses(rows)
+    findings.show_tables(rows, absent)
+    paired = findings.rounding_losses(rows)
 
     banner(7, "QLoRA: treinar um LoRA sobre a base em NF4")
     runs: dict[str, TrainingRun] = {}
@@ -120,16 +121,16 @@ def main(args) -> None:
         sft.show_runs({"LoRA sobre bf16": runs["lora"], "QLoRA sobre NF4": runs["qlora"]})
 
     banner(8, "O que levar")
-    advice = report.guide(rows, runs)
+    advice = findings.guide(rows, runs)
     print(*(textwrap.fill(line, 100, subsequent_indent="    ") for line in advice), sep="\n")
     stem = "dia5_quantizacao" + "_quick" * bool(args.quick or args.only)
-    levels = save_figure(report.draw_levels(weight, nf4_levels(), BLOCK), "dia5_niveis")
-    print(f"Figuras: {levels}, {save_figure(report.draw_tradeoff(rows), stem)}")
+    levels = save_figure(findings.draw_levels(weight, nf4_levels(), BLOCK), "dia5_niveis")
+    print(f"Figuras: {levels}, {save_figure(findings.draw_tradeoff(rows), stem)}")
     result = Day5(
         **{"model": source, "sizes": sizes, "checks": checks, "trap": trap, "techniques": rows},
         **{"absent": absent, "gptq_over_rounding": paired, "qlora": runs, "guide": advice},
     )
-    save_result(result, stem)
+    result.announce(stem)
     print("A seguir: escreva `your_turn`; repita com --only e outra calibração (SIZES).")
 
 

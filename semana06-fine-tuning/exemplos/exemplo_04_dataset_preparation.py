@@ -16,12 +16,12 @@ em nenhum dos dois; o sorteio simples ao lado da divisão por grupos; a tabela d
 import sys
 from pathlib import Path
 
+from comum import conversations
 from comum.paths import DEFAULT_MODEL, RESULTS_DIR
 from comum.terminal import Parser, UserError, banner, run_main
 
-from utils import DATA_DIR
-
-RAW, OFFICIAL = DATA_DIR / "atendimento_bruto.csv", DATA_DIR / "atendimento_teste.jsonl"
+RAW = conversations.DATA_DIR / "atendimento_bruto.csv"
+OFFICIAL = conversations.DATA_DIR / "atendimento_teste.jsonl"
 FORMATS = {"chat": "reply", "generation": "reply", "classification": "label"}  # o que cada um pede
 COLUMNS = {name: name for name in ("message", "reply", "date", "group")} | {"label": "intent"}
 
@@ -74,23 +74,18 @@ import math
 import random
 import time
 from collections import Counter, defaultdict
-from itertools import chain, count, islice
 from types import SimpleNamespace
 
-from comum import models, training
+from comum import models
+from comum.adapters import fit, lora
 from comum.labels import SPLITS
 from comum.results import BeforeAfter, Day6Metrics, Day6Training, MetricCheck
 from comum.scoring import answer_scores
-from comum.terminal import progress
 
 import datasets
 import numpy
-import torch
-import utils
+
 from dia6 import dataset, measures, texts
-from peft import LoraConfig, get_peft_model
-from peft.helpers import disable_input_dtype_casting
-from transformers import get_cosine_schedule_with_warmup
 
 
 def main(args) -> None:
@@ -128,7 +123,7 @@ def prepare(args) -> None:
         result = dataset.report(rows, folder, args, written, naive_leaks(rows, args), tokenizer)
     result.minutes = (time.perf_counter() - started) / 60
     print(f"\nDados, ficha, manifesto e figuras: {args.output}")
-    utils.save_result(result, "dia6_dados" + "_quick" * args.quick)
+    result.announce("dia6_dados" + "_quick" * args.quick)
 
 
 def clean(rows: datasets.Dataset, columns: dict[str, str], args) -> datasets.Dataset:
@@ -220,9 +215,8 @@ def split(rows: datasets.Dataset, relatives: list, args) -> datasets.Dataset:
     alive, normal = dataset.alive(rows), rows.select_columns("normal")
     together = [dataset.same_conversation(rows), numpy.array(relatives, int).reshape(-1, 2)]
     for _ in range(ROUNDS):
-        groups = dataset.connected(numpy.concatenate(together), len(rows))[
-            alive
-        ]  # parente de parente
+        # O grupo é o dos parentes, e o dos parentes dos parentes.
+        groups = dataset.connected(numpy.concatenate(together), len(rows))[alive]
         parts = dataset.draw(rows.select(alive), groups, args)
         held = numpy.flatnonzero(parts)  # as de validação e de teste
         found = leaks(*(dataset.texts_of(normal.select(some)) for some in (alive[held], alive)))
@@ -333,7 +327,7 @@ def measure(args) -> None:
         raise UserError(f"medida diferente da biblioteca: {', '.join(wrong)}.")
     measures.accent_trap()
     saved = {c.name: MetricCheck(ours=c.ours, library=c.library) for c in found}
-    utils.save_result(Day6Metrics(checks=saved), "dia6_metricas" + "_quick" * args.quick)
+    Day6Metrics(checks=saved).announce("dia6_metricas" + "_quick" * args.quick)
 
 
 # --- antes e depois -----------------------------------------------------------------------------
@@ -374,7 +368,7 @@ def train(args) -> None:
             result.texts[name] = before_after(args.output / name, name, plan)
         result.minutes = (time.perf_counter() - started) / 60
         # A cada formato: interrompida, a lição guarda o que já mediu.
-        utils.save_result(result, "dia6_treino" + "_quick" * args.quick)
+        result.announce("dia6_treino" + "_quick" * args.quick)
 
 
 def before_after(folder: Path, name: str, plan: SimpleNamespace) -> BeforeAfter:
@@ -384,64 +378,20 @@ def before_after(folder: Path, name: str, plan: SimpleNamespace) -> BeforeAfter:
         tokenizer.chat_template = PLAIN  # a mesma linha, sem papéis
     taught = dataset.conversations(folder, "train", plan.train)
     asked = dataset.conversations(folder, "test", plan.test)
-    prompts = [utils.prompt_of(tokenizer, messages) for messages in asked]
+    prompts = [conversations.prompt_of(tokenizer, messages) for messages in asked]
     right = [messages[-1]["content"] for messages in asked]
-    rows = [utils.encode(tokenizer, messages) for messages in asked]
+    rows = [conversations.encode(tokenizer, messages) for messages in asked]
     model, found, seconds = lora(plan), {}, 0.0
     for when in ("before", "after"):
         if when == "after":
-            taught_rows = [utils.encode(tokenizer, messages) for messages in taught]
+            taught_rows = [conversations.encode(tokenizer, messages) for messages in taught]
+            # O laço é o do dia 3, só com o adaptador: o que se compara aqui são os dados.
             seconds = fit(model, taught_rows, {"": plan.learning_rate}, plan.epochs, plan)
         # Duas perguntas diferentes: quanto o modelo espera a resposta certa, e o que ele diz.
         scores = answer_scores(model, tokenizer, rows, right)
-        answers = utils.greedy_answers(model, tokenizer, prompts, plan.new_tokens)
+        answers = conversations.greedy_answers(model, tokenizer, prompts, plan.new_tokens)
         found[when] = scores | measures.similarity(answers, right), answers
     return measures.before_after(asked, found, len(taught), seconds)
-
-
-def lora(plan: SimpleNamespace):
-    """O modelo congelado, com um adaptador de posto r em toda camada linear."""
-    models.fix_seeds(plan.seed)  # antes do adaptador: a matriz A nasce sorteada
-    model = models.load_model(plan.model, models.compute_dtype())
-    shape = {"r": plan.r, "lora_alpha": 2 * plan.r, "target_modules": "all-linear"}
-    return get_peft_model(model, LoraConfig(**shape, task_type="CAUSAL_LM"))
-
-
-def fit(model, rows: list[dict], rates: dict, epochs: float, plan, loss_of=None) -> float:
-    """O laço de treino; devolve os segundos.
-
-    Args:
-        rates: o learning_rate de cada trecho do nome de um parâmetro ("" para os outros).
-        loss_of: a perda de uma lista de linhas; sem ela, a dos tokens da resposta.
-    """
-    mixed, steps = models.gains_from_bf16(), math.ceil(len(rows) / plan.batch_size * epochs)
-
-    def answer_loss(some: list[dict]) -> torch.Tensor:
-        batch = training.pad(some, 0)  # a máscara de atenção esconde o preenchimento
-        batch = {key: tensor.to(model.device) for key, tensor in batch.items()}
-        return training.answer_loss(model, batch, mixed)
-
-    groups = {key: {"params": [], "lr": rate} for key, rate in rates.items()}
-    for name, weights in model.named_parameters():
-        if weights.requires_grad:
-            groups[next(key for key in rates if key in name)]["params"].append(weights)
-    optimizer = torch.optim.AdamW(groups.values(), weight_decay=0.0)  # poucos pesos, e já regulados
-    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
-    # Cada passada sorteia os lotes de novo; num lote, linhas de comprimento parecido.
-    rng, lengths = random.Random(plan.seed), [len(row["input_ids"]) for row in rows]
-    passes = (training.similar_lengths(lengths, plan.batch_size, rng) for _ in count())
-    started = time.perf_counter()
-    model.train()
-    for chosen in progress(islice(chain.from_iterable(passes), steps), "Treinando", "passo", steps):
-        # O autocast já põe o adaptador na precisão das contas; a cópia que o peft faria sobra.
-        with disable_input_dtype_casting(model, active=mixed):
-            loss = (loss_of or answer_loss)([rows[place] for place in chosen])
-        loss.backward()  # só o adaptador recebe gradiente; a base está congelada
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # um lote não desfaz os outros
-        optimizer.step()
-        schedule.step()  # sobe em 5% dos passos, desce em cosseno
-        optimizer.zero_grad()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -1,20 +1,8 @@
-"""O que as lições dividem sem ser o assunto de nenhuma: pastas, nomes, tabelas e figuras."""
+"""O que as lições dividem sem ser o assunto de nenhuma: pastas, nomes e figuras."""
 
 from pathlib import Path
 
-from comum.conversations import (  # noqa: F401  (as lições as chamam por aqui)
-    DATA_DIR,
-    PROMPTS,
-    SYSTEM,
-    Messages,
-    encode,
-    fixed_prompts,
-    greedy_answers,
-    prompt_of,
-    read_conversations,
-)
-from comum.paths import MODELS_DIR, RECORD_COMMAND, RESULTS_DIR
-from comum.results import Result, Score
+from comum.paths import MODELS_DIR, RESULTS_DIR
 
 
 def model_folder(day: int, quick: bool, output: Path | None, name: str | None = None) -> Path:
@@ -27,14 +15,6 @@ def result_name(stem: str, quick: bool, name: str | None = None) -> str:
     return stem + "_quick" * quick + (f"_{name}" if name else "")
 
 
-def save_result(result: Result, name: str) -> Path:
-    """Grava o resultado e diz onde está e como levá-lo ao caderno."""
-    path = result.save(name)
-    print(f"\nResultados: {path}")
-    print(f"Para levar os números ao caderno: make experimentos (ou {RECORD_COMMAND})")
-    return path
-
-
 def save_figure(figure, name: str) -> Path:
     """Grava a figura do matplotlib em `resultados/NOME.png`."""
     figure.tight_layout()
@@ -42,16 +22,3 @@ def save_figure(figure, name: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path
-
-
-def scores_table(columns: dict[str, dict[str, Score]], keys: list[str]) -> None:
-    """Imprime as notas pedidas, uma coluna por modelo, com os intervalos de 95%."""
-    from comum import tables
-    from comum.labels import SCORES
-    from comum.numbers import interval
-
-    rows = []
-    for key in keys:
-        label, places, scale = SCORES[key]
-        rows.append([label, *(interval(found[key], places, scale) for found in columns.values())])
-    tables.show(["(intervalos de 95%)", *columns], rows)

@@ -78,10 +78,11 @@ def plain_trainer(config, tokenizer, train_set, validation_set, settings):
     """O SFTTrainer sem as nossas camadas, com as opções que a TRL traz e as de `settings`."""
     from comum.models import device, fix_seeds
 
-    from loja_sql.model.loading import load_model, uses_bf16
-    from loja_sql.model.trainer import AnswerTrainer
     from peft import LoraConfig
     from trl import SFTConfig
+
+    from loja_sql.model.loading import load_model, uses_bf16
+    from loja_sql.model.trainer import AnswerTrainer
 
     training = config.training
     fix_seeds(training.seed)

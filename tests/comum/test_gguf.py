@@ -10,13 +10,14 @@ from comum.gguf import write
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import UserError
 
-import escrever_gguf as program
 import gguf
 import numpy
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+import escrever_gguf as program
 
 needs_llama_cpp = pytest.mark.skipif(
     llama_cpp.missing() is not None, reason="pede o pacote do llama.cpp"

@@ -5,7 +5,8 @@ import math
 import subprocess
 import sys
 
-from comum import tracking
+from comum import conversations, tracking
+from comum.conversations import DATA_DIR, read_conversations
 from comum.memory import measure_step
 from comum.models import load_model, load_tokenizer
 from comum.paths import DEFAULT_MODEL
@@ -16,13 +17,13 @@ from comum.terminal import UserError, run_main
 from comum.text import jaccard, words
 from comum.training import IGNORED, answer_loss, pad
 
-import exemplo_01_fine_tuning_basico as lesson
 import numpy
 import pytest
 import torch
-import utils
-from dia4 import memory_plan
 from torch.nn import functional
+
+import exemplo_01_fine_tuning_basico as lesson
+from dia4 import memory_plan
 
 CONVERSATION = [
     {"role": "user", "content": "Qual o prazo de troca?"},
@@ -46,7 +47,7 @@ def run(results, tmp_path):
 def tiny(tiny_llama):
     """O modelo minúsculo, o tokenizador e 24 conversas em tokens."""
     tokenizer, model = load_tokenizer(str(tiny_llama)), load_model(str(tiny_llama))
-    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 24)
+    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 24)
     return model, tokenizer, [lesson.mask(tokenizer, messages) for messages in texts]
 
 
@@ -65,7 +66,7 @@ def test_the_whole_lesson_on_a_tiny_llama(run, results, tiny_llama, tmp_path, ca
             assert score.ci95[0] <= score.value + 1e-9 and score.value <= score.ci95[1] + 1e-9, name
     for piece in ("fora da perda: ", "respostas iguais depois de recarregar: sim", "make experi"):
         assert piece in shown
-    assert shown.count("  antes:  ") == shown.count("  depois: ") == len(utils.PROMPTS)
+    assert shown.count("  antes:  ") == shown.count("  depois: ") == len(conversations.PROMPTS)
     assert "perda de validação" in shown and "[por escrever]" in shown
     assert (tmp_path / "modelo" / "model.safetensors").is_file()
     assert (results / "dia3_full_quick.png").stat().st_size > 0
@@ -107,7 +108,7 @@ def test_the_answer_loss_is_the_loss_of_the_library(fixture, request):
     """Pular os logits do prompt não muda a perda nem os gradientes."""
     name = str(request.getfixturevalue(fixture))
     tokenizer = load_tokenizer(name)
-    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 5)
+    texts = read_conversations(DATA_DIR / "atendimento_teste.jsonl", 5)
     batch = pad([lesson.mask(tokenizer, messages) for messages in texts], tokenizer.pad_token_id)
     found = []
     for loss_of in (lambda model: model(**batch).loss, lambda model: answer_loss(model, batch)):
@@ -122,7 +123,7 @@ def test_the_answer_loss_is_the_loss_of_the_library(fixture, request):
 def test_scores_equal_one_conversation_at_a_time(tiny):
     """O lote com preenchimento dá as notas de uma conta simples, sem lote."""
     model, tokenizer, _ = tiny
-    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 7)
+    texts = read_conversations(DATA_DIR / "atendimento_teste.jsonl", 7)
     rows, answers = [lesson.mask(tokenizer, m) for m in texts], [m[-1]["content"] for m in texts]
     found = answer_scores(model, tokenizer, rows, answers, batch_size=3)
     nats = tokens = hits = 0
@@ -258,7 +259,7 @@ def test_measuring_memory_leaves_the_model_as_it_was(tiny):
 @pytest.mark.model
 def test_the_memory_of_the_default_model_is_predicted_within_a_tenth():
     tokenizer, model = load_tokenizer(str(DEFAULT_MODEL)), load_model(str(DEFAULT_MODEL))
-    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 2)
+    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 2)
     batch = lesson.batch_of([lesson.mask(tokenizer, m) for m in texts], tokenizer, model)
     predicted, measured = lesson.check_memory(model, batch)
     for part, value in predicted:
@@ -282,7 +283,7 @@ def test_a_bad_line_is_named(tmp_path, line):
     good = json.dumps({"messages": CONVERSATION}, ensure_ascii=False)
     path.write_text(f"{good}\n{line}\n", encoding="utf-8")
     with pytest.raises(UserError, match="linha 2"):
-        utils.read_conversations(path)
+        read_conversations(path)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,7 @@ def test_reserved_messages_have_no_near_twin_in_training():
     """Nenhuma mensagem reservada divide metade das palavras com uma do treino."""
     found = {}
     for name in ("treino", "validacao", "teste"):
-        texts = utils.read_conversations(utils.DATA_DIR / f"atendimento_{name}.jsonl")
+        texts = read_conversations(DATA_DIR / f"atendimento_{name}.jsonl")
         found[name] = [set(words(messages[0]["content"])) for messages in texts]
     assert [len(part) for part in found.values()] == [410, 50, 90]
     for name, others in (("validacao", ["treino"]), ("teste", ["treino", "validacao"])):

@@ -5,18 +5,20 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+from comum import conversations
+from comum.conversations import DATA_DIR, read_conversations
 from comum.models import linears_of, load_tokenizer
 from comum.paths import DEFAULT_MODEL
 from comum.results import Day4, Day4Study, MemoryParts, Score, TrainingRun
 from comum.terminal import UserError, run_main
 
-import exemplo_02_lora_peft as lesson
 import pytest
 import torch
-import utils
-from dia4 import estudo, memory_plan, runs
 from torch import nn
 from transformers import AutoModelForCausalLM
+
+import exemplo_02_lora_peft as lesson
+from dia4 import estudo, memory_plan, runs
 
 LLAMA_2_7B = "meta-llama/Llama-2-7b-hf"
 
@@ -51,7 +53,7 @@ def test_the_whole_lesson_side_by_side(results, tiny_llama, tmp_path, monkeypatc
     assert lora.memory_measured.optimizer < full.memory_measured.optimizer
     assert lora.memory_measured.optimizer == pytest.approx(lora.memory_predicted.optimizer)
     assert (tmp_path / "lora" / "adapter_model.safetensors").is_file()
-    assert lora.disk_mib < full.disk_mib and len(lora.answers) == len(utils.PROMPTS)
+    assert lora.disk_mib < full.disk_mib and len(lora.answers) == len(conversations.PROMPTS)
 
 
 def test_the_script_trains_in_a_process_of_its_own(lesson_process, tiny_gpt2, tmp_path):
@@ -112,9 +114,11 @@ def test_the_library_learns_what_the_mask_of_day_three_says(tiny_llama, tmp_path
     """A resposta, o fim dela e, diferença do TRL, a quebra de linha que o template põe depois."""
     run = settings(tiny_llama, "lora", "--output", str(tmp_path))
     tokenizer = load_tokenizer(run.model)
-    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 3)
+    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 3)
     trainer = lesson.build_trainer(run, tokenizer, texts)
-    ours = sorted([t for t in utils.encode(tokenizer, m)["labels"] if t >= 0] for m in texts)
+    ours = sorted(
+        [t for t in conversations.encode(tokenizer, m)["labels"] if t >= 0] for m in texts
+    )
     theirs = sorted([t for t in labels if t >= 0] for labels in trainer.train_dataset["labels"])
     end = tokenizer("\n", add_special_tokens=False).input_ids
     assert theirs == [labels + end for labels in ours]
@@ -123,7 +127,7 @@ def test_the_library_learns_what_the_mask_of_day_three_says(tiny_llama, tmp_path
 def test_adalora_keeps_its_penalty(tiny_llama, tmp_path):
     run = settings(tiny_llama, "adalora", "--output", str(tmp_path))
     tokenizer = load_tokenizer(run.model)
-    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 3)
+    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 3)
     trainer = lesson.build_trainer(run, tokenizer, texts)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
     with torch.no_grad():
@@ -188,9 +192,9 @@ def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monke
         monkeypatch.setattr(module, "gains_from_bf16", lambda: precision == "bf16")
     run = settings(DEFAULT_MODEL, method, "--output", str(tmp_path))
     tokenizer = load_tokenizer(run.model)
-    texts = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 2)
+    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 2)
     trainer = lesson.build_trainer(run, tokenizer, texts)
-    rows = [utils.encode(tokenizer, messages) for messages in texts]
+    rows = [conversations.encode(tokenizer, messages) for messages in texts]
     with lesson.disable_input_dtype_casting(trainer.model, active=precision == "bf16"):
         batch = lesson.pad(rows, tokenizer.pad_token_id)
         measured = lesson.sft.step_memory(trainer, batch)

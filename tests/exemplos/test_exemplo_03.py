@@ -6,12 +6,13 @@ from comum.paths import RESULTS_DIR
 from comum.results import Day5, Score, Speed, Technique
 from comum.terminal import UserError
 
-import exemplo_03_quantizacao as lesson
 import pytest
 import torch
-from dia5 import measuring, report
-from dia5.measuring import RECIPES, relative_error
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import exemplo_03_quantizacao as lesson
+from dia5 import findings, measuring
+from dia5.measuring import RECIPES, relative_error
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_the_exercise_is_checked(weight, monkeypatch):
 
 def test_a_failed_check_stops_the_lesson(capsys):
     with pytest.raises(UserError, match="conferência"):
-        report.conclude({"certa": True, "errada": False})
+        findings.conclude({"certa": True, "errada": False})
     assert "[ERRADO] errada" in capsys.readouterr().out
 
 
@@ -133,10 +134,10 @@ def test_the_guide_follows_from_the_numbers():
         "gguf-q4_0": row(50, 8.7, 60),
         "bnb-nf4": row(60, 12.0, 90),
     }
-    assert report.pareto(rows) == ["bf16", "bnb-int8", "gguf-q4_0"]
+    assert findings.pareto(rows) == ["bf16", "bnb-int8", "gguf-q4_0"]
     chosen = ["bf16", "bnb-int8", "gguf-q4_0", "gguf-q4_0", "gguf-q4_0"]
-    assert list(report.choices(rows).values()) == chosen
-    assert "0,25X a velocidade" in " ".join(report.guide(rows, {}))
+    assert list(findings.choices(rows).values()) == chosen
+    assert "0,25X a velocidade" in " ".join(findings.guide(rows, {}))
 
 
 def test_the_day_3_model_is_made_when_missing(tmp_path, monkeypatch):

@@ -7,17 +7,18 @@ import subprocess
 import sys
 import zipfile
 
-from comum import models, results
+from comum import conversations, models, results
+from comum.conversations import DATA_DIR
 from comum.terminal import run_main
 
-import exemplo_04_dataset_preparation as lesson
 import numpy
 import pyarrow
 import pytest
 import torch
-import utils
-from dia6 import dataset, measures, texts
 from pyarrow import parquet
+
+import exemplo_04_dataset_preparation as lesson
+from dia6 import dataset, measures, texts
 
 HEADER = ["message", "reply", "intent", "date"]
 
@@ -50,7 +51,7 @@ def accepted(folder, name="chat") -> list[dict]:
 def sample(count: int = 60) -> list[dict]:
     """Conversas limpas do treino, sem emojis, como linhas de uma tabela."""
     rows = []
-    for x in rows_of(utils.DATA_DIR / "atendimento_treino.jsonl"):
+    for x in rows_of(DATA_DIR / "atendimento_treino.jsonl"):
         message, reply = (turn["content"] for turn in x["messages"])
         if not texts.EMOJI.search(message):
             rows.append({"message": message, "reply": reply, "intent": x["intent"],
@@ -127,7 +128,7 @@ def test_the_plain_format_is_only_another_template(tiny_llama, tmp_path):
     row = {"prompt": "Mensagem do cliente: oi\nResposta da loja:", "completion": " olá"}
     (tmp_path / "treino.jsonl").write_text(json.dumps(row), encoding="utf-8")
     (messages,) = dataset.conversations(tmp_path, "train", 1)
-    encoded = utils.encode(plain, messages)
+    encoded = conversations.encode(plain, messages)
     assert plain.decode(encoded["input_ids"]) == row["prompt"] + " olá" + plain.eos_token
 
 

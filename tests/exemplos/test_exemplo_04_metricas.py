@@ -7,24 +7,25 @@ import subprocess
 import sys
 
 from comum import models, results, scoring
+from comum.conversations import DATA_DIR, encode, read_conversations
 from comum.terminal import UserError
 
-import exemplo_04_dataset_preparation as lesson
 import pytest
 import torch
-import utils
-from dia6 import measures as ours
-from dia6 import texts as repairs
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import f1_score
 
+import exemplo_04_dataset_preparation as lesson
+from dia6 import measures as ours
+from dia6 import texts as repairs
+
 
 @pytest.fixture(scope="module")
 def texts():
     """Respostas de verdade e versões mexidas delas: palavras trocadas, cortadas, repetidas."""
-    conversations = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 40)
+    conversations = read_conversations(DATA_DIR / "atendimento_teste.jsonl", 40)
     references = [messages[-1]["content"] for messages in conversations]
     rng = random.Random(2)
     answers = []
@@ -131,9 +132,9 @@ def test_a_paired_bootstrap_sees_what_separate_intervals_hide():
 def test_perplexity_is_the_exponential_of_the_loss(tiny_llama):
     """A nossa, das surpresas de cada token, e a de comum.scoring dizem o mesmo do mesmo modelo."""
     model, tokenizer = models.load_model(str(tiny_llama)), models.load_tokenizer(str(tiny_llama))
-    conversations = utils.read_conversations(utils.DATA_DIR / "atendimento_teste.jsonl", 3)
-    rows = [utils.encode(tokenizer, messages) for messages in conversations]
-    answers = [messages[-1]["content"] for messages in conversations]
+    said = read_conversations(DATA_DIR / "atendimento_teste.jsonl", 3)
+    rows = [encode(tokenizer, messages) for messages in said]
+    answers = [messages[-1]["content"] for messages in said]
     scores = scoring.answer_scores(model, tokenizer, rows, answers)
     nats, tokens = [], 0
     for row in rows:

@@ -12,14 +12,15 @@ from collections import defaultdict
 from pathlib import Path
 
 from comum import files, results
+from comum.conversations import DATA_DIR, read_conversations
 from comum.labels import DIRT, SPLITS
 from comum.terminal import UserError
 from comum.text import jaccard
 
 import datasets
-import exemplo_04_dataset_preparation as lesson
 import pytest
-import utils
+
+import exemplo_04_dataset_preparation as lesson
 from dia6 import dataset, texts
 
 KEY = Path(__file__).parents[1] / "dados" / "atendimento_bruto_chave.jsonl"
@@ -243,7 +244,7 @@ def test_the_leakage_check_can_fail(prepared, tmp_path):
 
 def test_no_message_of_the_official_test_is_left(prepared):
     official = [lesson.word_ngrams(texts.normal(m[0]["content"]))
-                for m in utils.read_conversations(lesson.OFFICIAL)]  # fmt: skip
+                for m in read_conversations(lesson.OFFICIAL)]  # fmt: skip
     for row in read(prepared[0] / "chat" / "treino.jsonl"):
         grams = lesson.word_ngrams(texts.normal(row["messages"][0]["content"]))
         assert all(len(grams & other) < 0.6 * len(other) for other in official)
@@ -322,7 +323,7 @@ def test_a_group_too_big_for_the_test_goes_to_training():
 
 
 def test_candidates_find_what_comparing_all_finds():
-    rows = utils.read_conversations(utils.DATA_DIR / "atendimento_treino.jsonl", 150)
+    rows = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 150)
     said = [texts.normal(m[0]["content"]) for m in rows]
     said += [text.replace("para", "pra").replace("e", "i", 2) for text in said[:30]]
     found = dataset.minhash_pairs(datasets.Dataset.from_dict({"normal": said}), 0.58)
@@ -381,7 +382,7 @@ def test_encoding_is_repaired_and_right_text_is_left_alone(before, after):
 
 def test_right_portuguese_is_never_touched():
     for name in ("treino", "validacao", "teste"):
-        for messages in utils.read_conversations(utils.DATA_DIR / f"atendimento_{name}.jsonl"):
+        for messages in read_conversations(DATA_DIR / f"atendimento_{name}.jsonl"):
             for turn in messages:
                 text = turn["content"]
                 assert texts.fix_encoding(text) == text

@@ -4,8 +4,9 @@ from comum.files import sha256
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import UserError, run_main
 
-import preparar_modelo as prepare
 import pytest
+
+import preparar_modelo as prepare
 
 ready = pytest.mark.skipif(
     not prepare.is_ready(DEFAULT_MODEL), reason="modelo não preparado: rode `make setup`"

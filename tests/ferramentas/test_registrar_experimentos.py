@@ -10,6 +10,7 @@ from comum.labels import MEMORY, SCORES
 from comum.terminal import run_main
 
 import pytest
+
 import registrar_experimentos as recorder
 import tabelas_experimentos as tables
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import comum  # noqa: F401  (antes do torch)
 
-import export
 import pytest
+
+import export
 import train
 from loja_sql.model.engines import has_llama_cpp
 from loja_sql.shop import DATA_DIR

@@ -13,9 +13,10 @@ from pathlib import Path
 from comum.paths import REFERENCE_DIR
 from comum.terminal import run_main
 
-import app
 import gradio_client
 import pytest
+
+import app
 from loja_sql.config import load_config
 from loja_sql.model.assistant import Answer, Assistant, settings
 from loja_sql.model.engines import Engine

@@ -3,6 +3,7 @@
 import sqlite3
 
 import pytest
+
 from loja_sql.sql.comparison import judge, reference_problem, same_rows
 from loja_sql.sql.database import Database, Result
 

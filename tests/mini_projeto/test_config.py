@@ -7,6 +7,7 @@ from comum.terminal import Parser, UserError, run_main
 
 import pytest
 import yaml
+
 from loja_sql.config import (
     BASE_CONFIG,
     EFFECTIVE_NAME,

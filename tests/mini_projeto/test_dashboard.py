@@ -10,8 +10,9 @@ from comum.paths import REFERENCE_DIR
 from comum.results import Evaluation
 from comum.terminal import run_main
 
-import dashboard
 import pytest
+
+import dashboard
 from loja_sql.config import load_config
 from loja_sql.page import charts, panel
 from loja_sql.sql.causes import cause

@@ -12,6 +12,7 @@ from comum.terminal import UserError
 
 import pytest
 import sqlglot
+
 from data_prep import main
 from loja_sql.config import load_config, load_effective
 from loja_sql.questions import splits

@@ -7,6 +7,7 @@ import time
 from comum.terminal import UserError
 
 import pytest
+
 from loja_sql.sql.database import Database, QueryError
 
 TIME_LIMIT_S = 0.4

@@ -5,8 +5,9 @@ import shutil
 import comum  # noqa: F401  (antes do torch)
 from comum.terminal import UserError
 
-import export
 import pytest
+
+import export
 from loja_sql.config import load_config
 from loja_sql.model import engines
 from loja_sql.prompt import encode_pair, render

@@ -10,14 +10,15 @@ from comum.paths import REFERENCE_DIR
 from comum.results import Evaluation, Latency
 from comum.terminal import run_main
 
-import evaluate
 import pytest
+
+import evaluate
 from loja_sql.config import load_config
 from loja_sql.model.summary import read_summary
 from loja_sql.prompt import messages
 from loja_sql.questions.retrieval import Bm25
 from loja_sql.questions.splits import load_split
-from loja_sql.scores import latency, tables, variants
+from loja_sql.scores import latency, overview, variants
 from loja_sql.scores.variants import BASE, TUNED
 
 
@@ -237,7 +238,7 @@ def test_bad_options_end_with_code_two(options, capsys):
 
 def test_our_published_scores_are_still_read_and_shown(capsys):
     found = Evaluation.load(REFERENCE_DIR / "mini_projeto_lora_test.json")
-    tables.show(found)
+    overview.show(found)
     shown = capsys.readouterr().out
     assert all(name in shown for name in found.variants)
     assert "82,9 [78,6; 86,6]" in shown and "282 perguntas só o treinado acerta" in shown
@@ -249,6 +250,6 @@ def test_a_wide_result_still_fits_a_narrow_terminal(monkeypatch, capsys):
     found.variants = dict(list(found.variants.items())[:4])
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
-    tables.show(found)
+    overview.show(found)
     lines = capsys.readouterr().out.split("McNemar")[0].splitlines()
     assert max(map(len, lines)) <= 80

@@ -9,9 +9,11 @@ from comum.models import nf4
 from comum.results import Evaluation
 from comum.terminal import UserError, run_main
 
-import export
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import export
 import train
 from loja_sql.config import load_config
 from loja_sql.model import card, exporting
@@ -20,7 +22,6 @@ from loja_sql.model.engines import TransformersEngine, has_llama_cpp, open_form
 from loja_sql.model.exports import exported_forms, read_manifest
 from loja_sql.model.loading import load_model
 from loja_sql.model.summary import read_summary
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 QUESTION = "liste os produtos de livros"
 needs_llama_cpp = pytest.mark.skipif(not has_llama_cpp(), reason="pede o pacote xllamacpp")

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from loja_sql.model import fused
-from loja_sql.model.fused import accelerate_layers, answer_loss, supports_answer_loss
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from loja_sql.model import fused
+from loja_sql.model.fused import accelerate_layers, answer_loss, supports_answer_loss
 
 VOCABULARY, WIDTH, LAYERS = 131, 32, 2
 LINEARS = 7 * LAYERS  # q, k, v, o, gate, up, down

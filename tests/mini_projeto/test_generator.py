@@ -6,6 +6,7 @@ from itertools import islice
 
 import pytest
 import sqlglot
+
 from loja_sql.questions.generator import ALIASES, generate, grammar
 from loja_sql.questions.noise import NOISE_RATE, add_noise
 from loja_sql.questions.slots import NUMBERS, STATUSES, UFS, draw, mask, plain

@@ -4,11 +4,12 @@ import json
 
 from comum.terminal import UserError, run_main
 
-import inference
 import pytest
+
+import inference
 from loja_sql.config import load_config
 from loja_sql.model.assistant import Assistant, as_record, question_problem
-from loja_sql.page.terminal import format_table
+from loja_sql.page.shell import format_table
 from loja_sql.sql.database import Result
 
 HOSTILE = ["???", "😀", "…", "x" * 600, "\x1b[2J", "\x00", "quantos \udcff?", "%s%n", "<|im_end|>"]

@@ -8,10 +8,11 @@ from comum.terminal import UserError
 
 import pytest
 import torch
+from peft import PeftModel
+
 from loja_sql.config import load_config
 from loja_sql.model.loading import load_model
 from loja_sql.prompt import render
-from peft import PeftModel
 
 SCHEMA = "CREATE TABLE clientes (id INTEGER, nome TEXT, uf TEXT); " * 8
 QUESTIONS = ["quantos clientes?", "liste os nomes dos clientes de Minas Gerais em ordem", "oi"]

@@ -1,6 +1,7 @@
 """prompt.py: a consulta que se tira do que o modelo escreveu."""
 
 import pytest
+
 from loja_sql.prompt import extract_sql
 
 PLAIN = "SELECT nome FROM p"

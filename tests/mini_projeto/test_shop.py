@@ -4,6 +4,7 @@ import hashlib
 import sqlite3
 
 import pytest
+
 from loja_sql.shop import STATUS_WEIGHTS, catalog, create_shop, person_names
 
 SEEDS = (11, 77)

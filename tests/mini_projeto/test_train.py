@@ -16,14 +16,15 @@ from comum.training import similar_lengths
 
 import pytest
 import torch
-import train
 from datasets import Dataset
+from safetensors.torch import load_file
+
+import train
 from loja_sql.config import PROJECT_DIR, load_config, load_effective
 from loja_sql.model import callbacks
 from loja_sql.model.loading import load_model
 from loja_sql.model.summary import read_summary
 from loja_sql.model.trainer import POOL, SimilarLengths, audit, check_tracking, tokenized
-from safetensors.torch import load_file
 
 
 def adapter_weights(folder):

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from loja_sql.questions.slots import UFS, mask
 from loja_sql.questions.variations import aligned_fold, vary
 from loja_sql.sql.comparison import reference_problem

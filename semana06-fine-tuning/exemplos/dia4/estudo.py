@@ -171,7 +171,7 @@ def draw(result: Day4Study, path: Path) -> Path:
     factors = list(dict.fromkeys(row.factor for row in others))
     columns = min(3, len(factors))
     lines = math.ceil(len(factors) / columns)
-    figure = Figure(figsize=(5 * columns, 3.6 * lines), layout="tight")
+    figure = Figure(figsize=(5 * columns, 3.6 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes, factor in zip(panels.flat, factors, strict=False):
         rows = [row for row in result.rows if row.factor in (factor, "base")]

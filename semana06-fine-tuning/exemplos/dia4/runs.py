@@ -9,11 +9,12 @@ from comum.results import MemoryParts, TrainingRun
 from comum.terminal import UserError
 
 import torch
-from dia4 import memory_plan
 from peft import AdaLoraConfig, LoraConfig
 from peft.optimizers import create_loraplus_optimizer
 from transformers import PretrainedConfig, TrainerCallback
 from trl import SFTTrainer
+
+from dia4 import memory_plan
 
 METHODS = {
     "full": "todos os pesos",

@@ -35,9 +35,10 @@ import datasets
 import matplotlib
 import numpy
 from datasketch import MinHash
-from dia6 import texts
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from dia6 import texts
 
 COLUMNS = ("message", "reply", "label", "date", "group")
 FIELD_LIMIT = 2**20  # caracteres num campo: mais que isso são aspas que não fecharam

@@ -22,8 +22,6 @@ from comum.scoring import answer_sums
 
 import numpy
 import torch
-import utils
-from dia6.dataset import sample
 from peft import LoraConfig, get_peft_model
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
@@ -33,6 +31,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from sklearn.pipeline import make_pipeline
 from transformers import AutoModelForSequenceClassification
+
+from dia6.dataset import sample
 
 # --- medir um texto -----------------------------------------------------------------------------
 
@@ -273,7 +273,7 @@ def before_after(asked: list, found: dict[str, tuple], taught: int, seconds: flo
     gain = bootstrap(mean, [b - a for a, b in zip(old, new, strict=True)])
     print(f"\n{taught} linhas de treino em {decimal(seconds)} s; {len(asked)} de teste")
     keys = [key for key in scores["after"] if key != "next_token_accuracy"]
-    utils.scores_table({"antes": scores["before"], "depois": scores["after"]}, keys)
+    tables.scores({"antes": scores["before"], "depois": scores["after"]}, keys)
     print(f"ganho de ROUGE-L nas mesmas perguntas: {interval(gain, 1, 100)} pontos")
     keys, labels = ("message", "reference", *found), ("\n>", "  certa:", "  antes:", "  depois:")
     rows = zip([messages[0]["content"] for messages in asked], truth, *said, strict=True)

@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 def launch(page, host: str, port: int):
     """Põe a `Page` no ar, sem nada de fora: devolve o gr.Blocks; OSError se a porta está tomada."""
     import gradio as gr
+
     from loja_sql.page.panel import STYLE
     from loja_sql.page.tabs import build
 

@@ -25,7 +25,7 @@ from comum.terminal import Parser, above_zero, run_main, simple_name
 from loja_sql.config import add_config_arguments, config_from_args, resolve
 from loja_sql.model.exports import form_list
 from loja_sql.questions.splits import SPLITS
-from loja_sql.scores.tables import GROUPS
+from loja_sql.scores.overview import GROUPS
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     typed = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", Path(__file__).name, *typed])
 
-    from loja_sql.scores import records, scoring, tables, variants
+    from loja_sql.scores import grading, overview, records, variants
     from loja_sql.sql.database import Database
 
     split = args.questions.stem if args.questions else args.split
@@ -63,14 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         limit = config.database.time_limit_s
         databases = [stack.enter_context(Database(path, limit)) for path in config.databases]
-        rows = scoring.questions(config, args.split, args.questions, databases)
+        rows = grading.questions(config, args.split, args.questions, databases)
         chosen = variants.choose(config, args)
         record = records.Record(config, name, str(args.questions or args.split))
         if args.add:
             record.take_earlier(rows)
         for variant in chosen:
-            record.add(variant.label, *scoring.measure(variant, rows, databases, command))
-    tables.show(record.evaluation)
+            record.add(variant.label, *grading.measure(variant, rows, databases, command))
+    overview.show(record.evaluation)
     print(f"Resultados: {record.path} (e .jsonl, uma linha por pergunta)")
     return 0
 

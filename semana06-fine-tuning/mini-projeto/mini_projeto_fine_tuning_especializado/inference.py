@@ -20,7 +20,7 @@ from comum.terminal import Parser, UserError, run_main
 
 from loja_sql.config import add_config_arguments, config_from_args
 from loja_sql.model.assistant import Answer, Assistant, add_model_arguments, as_record, settings
-from loja_sql.page.terminal import format_answer, printable
+from loja_sql.page.shell import format_answer, printable
 
 OVERRIDE = re.compile(r"\w+\.[\w.]+=")  # o que não é chave=valor é pergunta
 HELP = """Comandos: :ajuda  :historico  :esquema  :sql SELECT …  :sair

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from loja_sql.config import Config
 from loja_sql.page import charts
-from loja_sql.scores.tables import DIFFICULTIES
+from loja_sql.scores.overview import DIFFICULTIES
 from loja_sql.sql.causes import CAUSES
 
 HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ from loja_sql.model.assistant import MAX_QUESTION_CHARS, Answer, shown_rows
 from loja_sql.page.charts import chart_for
 from loja_sql.page.panel import TEMPLATES, pieces
 from loja_sql.page.session import Page
-from loja_sql.page.terminal import format_table, readable
+from loja_sql.page.shell import format_table, readable
 from loja_sql.sql.database import Result
 
 EXAMPLES = [

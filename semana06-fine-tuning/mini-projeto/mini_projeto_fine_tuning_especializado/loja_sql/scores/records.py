@@ -8,7 +8,7 @@ from comum.terminal import UserError
 
 from loja_sql.config import Config
 from loja_sql.model.summary import read_summary
-from loja_sql.scores.tables import GROUPS
+from loja_sql.scores.overview import GROUPS
 from loja_sql.scores.variants import BASE, TUNED, UNTRAINED
 
 

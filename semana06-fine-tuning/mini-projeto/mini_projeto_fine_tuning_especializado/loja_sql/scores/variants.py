@@ -17,7 +17,7 @@ from loja_sql.prompt import Examples
 from loja_sql.questions.noise import typo
 from loja_sql.questions.retrieval import Bm25
 from loja_sql.questions.splits import load_split
-from loja_sql.scores.tables import GROUPS
+from loja_sql.scores.overview import GROUPS
 
 BASE, TUNED = "base com esquema", "treinado"
 UNTRAINED = ("untrained", "examples")  # os grupos que não dependem do treino

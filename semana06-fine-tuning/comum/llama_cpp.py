@@ -17,7 +17,8 @@ import numpy
 import torch
 
 PACKAGE = "xllamacpp"
-INSTALL_COMMAND = f"python -m pip install {PACKAGE}"
+# A versão conta: as estruturas abaixo são as do llama.h dela.
+INSTALL_COMMAND = f"python -m pip install {PACKAGE}==2026.10.11549"
 LONGEST = 2048  # tokens de uma sequência
 
 

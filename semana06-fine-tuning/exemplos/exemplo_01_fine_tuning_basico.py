@@ -51,7 +51,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=conversations.DATA_DIR,
         metavar="PASTA",
-        help="de atendimento_*.jsonl",
+        help="de atendimento_*.jsonl e fora_do_dominio_*.txt",
     )
     add("--output", type=Path, metavar="PASTA", help="onde salvar o modelo treinado")
     add("--name", type=simple_name, metavar="NOME", help="guarda à parte o que esta vez produzir")
@@ -300,6 +300,8 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
             elif worse == PATIENCE:
                 bar.write(f"{PATIENCE} avaliações sem melhora: paro aqui.")
                 break
+        if best[1] is None:
+            raise UserError("a perda de validação não é um número: diminua --learning-rate.")
         model.load_state_dict(best[1])  # o melhor que se viu, e não o último
     except KeyboardInterrupt:
         print(f"\nTreino encerrado no passo {step}; sigo com o aprendido.")

@@ -9,7 +9,7 @@ lado da biblioteca; e ajustar o modelo em três formatos, para ver quando ele n�
     python …/exemplo_04_dataset_preparation.py --only prep --input meus.csv --output minha_pasta \\
         --message-column texto --reply-column none --label-column classe
 
-O que olhar: o que foi consertado e o que foi recusado (passo 2) e `rejeitados.jsonl`, sem acreditar
+O que olhar: o que foi consertado e o que foi recusado (passo 5) e `rejeitados.jsonl`, sem acreditar
 em nenhum dos dois; o sorteio simples ao lado da divisão por grupos; a tabela da classificação.
 """
 
@@ -107,6 +107,7 @@ def prepare(args) -> None:
     formats = [name for name in wanted if FORMATS[name] in columns]
     if not formats:
         raise UserError(f"para {', '.join(wanted)} é preciso a coluna {FORMATS[wanted[0]]}.")
+    tokenizer = models.load_tokenizer(args.model)  # já: um nome errado não custa o preparo
     with dataset.building(args.output) as folder:
         banner(1, f"O arquivo: {args.input}")
         rows = dataset.load(args.input, columns, args.encoding, folder.parent)
@@ -119,7 +120,6 @@ def prepare(args) -> None:
         banner(5, "Gravar os formatos, conferir e descrever")
         written = {name: write(rows, folder / name, name) for name in formats}
         check_leaks(folder / formats[0])  # antes de a pasta nova tomar o lugar da antiga
-        tokenizer = models.load_tokenizer(args.model)
         result = dataset.report(rows, folder, args, written, naive_leaks(rows, args), tokenizer)
     result.minutes = (time.perf_counter() - started) / 60
     print(f"\nDados, ficha, manifesto e figuras: {args.output}")
@@ -351,15 +351,14 @@ PLAIN = (
 def train(args) -> None:
     """Um ajuste curto em cada formato, ao lado de soluções mais baratas."""
     plan = SimpleNamespace(model=args.model, **(QUICK if args.quick else PLAN))
-    ready = [name for name in FORMATS if (args.output / name).is_dir()]
+    wanted = [name for name in FORMATS if args.format in ("all", name)]
+    ready = [name for name in wanted if (args.output / name).is_dir()]
     if not ready:
         raise UserError(f"{args.output} não tem dados prontos. Prepare-os: --only prep.")
     started = time.perf_counter()
     settings = {"model": args.model, "seed": plan.seed, "settings": vars(plan)}
     result = Day6Training(**settings, minutes=0, texts={})
     for number, name in enumerate(ready, 7):
-        if args.format not in ("all", name):
-            continue
         banner(number, f"Antes e depois: {name}")
         if name == "classification":
             # A pergunta do dia: o modelo vale o que custa diante de uma contagem de palavras?

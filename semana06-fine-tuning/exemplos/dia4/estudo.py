@@ -66,7 +66,9 @@ def main(args: argparse.Namespace) -> None:
     )
     show(result)
     name = f"dia4_estudo_{args.level}"
-    print(f"Figura: {draw(result, RESULTS_DIR / f'{name}.png')}\nResultados: {result.save(name)}")
+    # Como se digita da pasta das lições, de onde contam os outros comandos do caderno.
+    path = result.save(name, shlex.join(["python", "dia4/estudo.py", *sys.argv[1:]]))
+    print(f"Figura: {draw(result, RESULTS_DIR / f'{name}.png')}\nResultados: {path}")
 
 
 def load_study(path: Path, level: str) -> tuple[list[tuple[str, Point]], list[int]]:

@@ -98,6 +98,8 @@ def load(source: str, columns: dict[str, str], encoding: str, work: Path) -> dat
 
 def reserved(path: Path | None) -> list[str]:
     """As mensagens do teste oficial, um JSONL em formato chat."""
+    if path and not path.is_file():
+        raise UserError(f"o arquivo {path} não existe. Confira o caminho em --reserved.")
     columns = {"message": "message", "reply": "reply"}
     return [str(row["message"]) for row in read(str(path), columns)] if path else []
 

@@ -91,6 +91,16 @@ def test_resume_after_a_kill_takes_the_same_path(trained, tmp_path):
     assert 0 < summary.tokens_seen < read_summary(folder).tokens_seen, "só os deste treino"
 
 
+def test_a_new_training_never_resumes_from_the_finished_one(trained, tmp_path):
+    args, folder = trained
+    again = tmp_path / "de-novo"
+    shutil.copytree(folder, again)
+    short = ["training.max_steps=2", "training.eval_steps=1"]
+    assert train.main([*args, f"training.output_dir={again}", *short]) == 0
+    left = sorted(path.name for path in again.glob("checkpoint-*"))
+    assert left == ["checkpoint-1", "checkpoint-2"], "ficou um do treino acabado"
+
+
 def test_interrupt_saves_a_checkpoint_to_resume_from(project, monkeypatch):
     args, folder = project
     original = callbacks.Progress.on_step_end

@@ -31,11 +31,13 @@ def main(argv: list[str] | None = None) -> int:
 
     from loja_sql.page.session import Page
 
+    page = Page(config, adapter)
     try:
-        launch(Page(config, adapter), args.host, args.port).block_thread()
+        blocks = launch(page, args.host, args.port)
     except OSError as error:
         place = f"{args.port} em {args.host}"
         raise UserError(f"não consegui abrir a porta {place}; mude-a com --port.") from error
+    blocks.block_thread()
     return 0
 
 

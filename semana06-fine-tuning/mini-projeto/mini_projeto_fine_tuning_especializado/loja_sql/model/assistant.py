@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from comum.terminal import UserError, progress
 
-from loja_sql.config import Config, as_trained, trained_kind, untrained
+from loja_sql.config import Config, as_trained, resolve, trained_kind, untrained
 from loja_sql.prompt import extract_sql, render
 from loja_sql.sql.database import Database, QueryError, Result
 
@@ -126,7 +126,7 @@ def question_problem(question: str) -> str | None:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Acrescenta `--adapter` e `--base`, lidos por `settings`."""
-    parser.add_argument("--adapter", type=Path, metavar="PASTA", help="pasta do modelo treinado")
+    parser.add_argument("--adapter", type=resolve, metavar="PASTA", help="pasta do modelo treinado")
     parser.add_argument("--base", action="store_true", help="usa o modelo sem treino")
 
 

@@ -45,6 +45,7 @@ class Exporter:
         self.config = as_trained(config, self.adapter)
         self.config.training.precision, self.config.model.load_in_4bit = "fp32", False
         self.tokenizer = load_tokenizer(self.config.model_path)
+        self.tokenizer.padding_side = "left"  # quem gerar em lotes com a exportação precisa disto
         self.training, self.schema = training, schema
         self.prompts = [self._prompt(row["question"]) for row in validation[:CHECKED_PROMPTS]]
 

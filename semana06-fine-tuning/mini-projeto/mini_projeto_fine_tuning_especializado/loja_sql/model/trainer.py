@@ -8,6 +8,7 @@ tests/benchmarks/train_speed.py que mede quanto a troca rende.
 import importlib.util
 import math
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -120,6 +121,10 @@ def find_checkpoint(config: Config, resume: bool) -> str | None:
     processes.wait_for_everyone()  # os outros ainda podem estar lendo o que se vai apagar
     if processes.is_main_process:
         (folder / SUMMARY).unlink(missing_ok=True)
+        # Os do treino acabado têm passos mais altos: o --resume deste os tomaria pelos seus.
+        for old in folder.glob("checkpoint-*"):
+            shutil.rmtree(old)
+    processes.wait_for_everyone()
     return None
 
 

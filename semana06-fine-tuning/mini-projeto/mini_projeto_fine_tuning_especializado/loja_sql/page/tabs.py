@@ -56,7 +56,9 @@ class AskTab:
     def __init__(self, page: Page) -> None:
         self.page, self.engine = page, page.assistant.engine.name
         with gr.Row(elem_classes="pergunta"):
-            self.question = _question_box("Sua pergunta", "pergunta", scale=5, min_width=240)
+            self.question = _question_box(
+                "Sua pergunta", "pergunta", scale=5, min_width=240, autofocus=True
+            )
             self.ask = _button("Perguntar", "perguntar", variant="primary", size="lg")
         gr.Examples([[text] for text in EXAMPLES], self.question, label="Exemplos")
         self.state = gr.HTML(elem_id="estado", padding=True)

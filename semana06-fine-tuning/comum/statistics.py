@@ -73,8 +73,3 @@ def bleu(answers: list[str], references: list[str]) -> Score:
     interval = (score._mean - score._ci, score._mean + score._ci)
     signature = str(metric.get_signature())
     return Score(value=score.score, ci95=interval, n=len(answers), signature=signature)
-
-
-def apart(left: Score, right: Score) -> bool:
-    """Diz se os dois intervalos de 95% ficam sem nada em comum."""
-    return left.apart(right)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from comum.labels import SCORES
 from comum.numbers import MIB, decimal, general, interval, percent, signed
 from comum.results import Score, Technique, TrainingRun, Trap
-from comum.statistics import apart, ratio
+from comum.statistics import ratio
 from comum.tables import show
 from comum.terminal import UserError
 
@@ -179,7 +179,7 @@ def guide(rows: Rows, runs: dict[str, TrainingRun]) -> list[str]:
             f"{percent(qlora.peak_mib / lora.peak_mib, 0)} dos do LoRA, "
             f"{decimal(qlora.seconds / lora.seconds, 2)} vez o tempo, perplexidade "
             f"{decimal(scores[1].value, 2)} contra {decimal(scores[0].value, 2)} (intervalos "
-            f"{'separados' if apart(*scores) else 'que se cruzam'})."
+            f"{'separados' if scores[0].apart(scores[1]) else 'que se cruzam'})."
         )
     return lines
 

@@ -50,8 +50,8 @@ def test_bleu_says_how_it_was_measured():
 
 def test_apart_only_when_the_intervals_do_not_touch():
     low, middle, high = (Score(value=x, ci95=(x - 1, x + 1)) for x in (1, 3, 5.1))
-    assert not statistics.apart(low, middle) and statistics.apart(low, high)
-    assert statistics.apart(high, low)
+    assert not low.apart(middle) and low.apart(high)
+    assert high.apart(low)
 
 
 def test_folding_forgets_case_accents_and_variants_alone():

@@ -7,8 +7,8 @@ from itertools import chain, count, islice
 from types import SimpleNamespace
 
 from comum.models import compute_dtype, fix_seeds, gains_from_bf16, load_model
-from comum.terminal import progress
-from comum.training import answer_loss, pad, similar_lengths
+from comum.terminal import UserError, progress
+from comum.training import DIVERGED, answer_loss, pad, similar_lengths
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -53,6 +53,8 @@ def fit(model, rows: list[dict], rates: dict, epochs: float, plan, loss_of=None)
         # O autocast já põe o adaptador na precisão das contas; a cópia que o peft faria sobra.
         with disable_input_dtype_casting(model, active=mixed):
             loss = (loss_of or loss_on_answers)([rows[place] for place in chosen])
+        if not loss.isfinite():
+            raise UserError(DIVERGED)
         loss.backward()  # só o adaptador recebe gradiente; a base está congelada
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # um lote não desfaz os outros
         optimizer.step()

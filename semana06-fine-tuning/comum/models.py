@@ -1,7 +1,11 @@
 """Carregar um modelo causal e o seu tokenizador, de uma pasta ou do hub, no dispositivo daqui."""
 
 import random
+import re
+from collections.abc import Iterable
+from pathlib import Path
 
+from comum.files import read_json
 from comum.paths import DEFAULT_MODEL, PREPARE_COMMAND
 from comum.terminal import UserError
 
@@ -89,8 +93,15 @@ def load_model(
             embeddings e normas ficariam em float32.
 
     Raises:
-        UserError: o modelo não existe, não se lê ou ainda não foi preparado.
+        UserError: o modelo não existe, não se lê, ainda não foi preparado ou é só um adaptador.
     """
+    adapter = Path(name) / "adapter_config.json"
+    if adapter.is_file():
+        base = read_json(adapter).get("base_model_name_or_path")
+        raise UserError(
+            f"`{name}` é um adaptador LoRA, e não um modelo. Indique o modelo de que ele saiu "
+            f"({base}), ou funda os dois com export.py --forms bf16 e indique a pasta exportada."
+        )
     if not load_in_4bit:
         return _load(AutoModelForCausalLM, name, dtype=dtype).to(device()).eval()
     options = {"dtype": dtype, "quantization_config": nf4(dtype), "device_map": {"": device()}}
@@ -102,6 +113,34 @@ def linears_of(model: nn.Module) -> dict[str, nn.Module]:
     head = model.get_output_embeddings()
     found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     return {name: module for name, module in found.items() if module is not head}
+
+
+def check_targets(names: Iterable[str], targets: str | list[str]) -> None:
+    """Confere as camadas que recebem LoRA; o peft ignora um nome errado se outro existir.
+
+    Args:
+        names: os nomes inteiros das camadas do modelo.
+        targets: "all-linear", nomes (ou finais de nomes), ou uma expressão para o nome inteiro.
+
+    Raises:
+        UserError: um dos nomes não é de camada nenhuma.
+    """
+    if targets == "all-linear":
+        return
+    names = list(names)
+    if isinstance(targets, str):
+        try:
+            missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+        except re.error:
+            missing = [targets]
+    else:
+        missing = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in names)]
+    if missing:
+        known = dict.fromkeys(name.rpartition(".")[2] for name in names)
+        raise UserError(
+            f"o modelo não tem camada linear chamada {', '.join(missing)}. As que tem: "
+            f"{', '.join(known)}; escolha entre elas, numa lista, ou use all-linear."
+        )
 
 
 def nf4(compute: torch.dtype) -> BitsAndBytesConfig:

@@ -383,7 +383,11 @@ class TrainingSummary(Shape):
 
 
 class Variant(Shape):
-    """Um modelo (ou uma forma dele) medido no teste."""
+    """Um modelo (ou uma forma dele) medido no teste; as notas são das perguntas respondíveis.
+
+    `declined_right` é a fração recusada das que o banco não responde; `declined_wrong`, a das
+    outras. None: não se mediu.
+    """
 
     command: str
     group: str
@@ -391,6 +395,8 @@ class Variant(Shape):
     execution_accuracy: Score
     valid_sql: Score
     exact_match: Score
+    declined_right: Score | None = None
+    declined_wrong: Score | None = None
     bleu: Score
     gold_perplexity: Score | None
     by_kind: dict[str, Score]

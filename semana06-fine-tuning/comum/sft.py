@@ -1,5 +1,6 @@
 """O que cerca um treino do SFTTrainer: a barra, as medidas e a tabela que as põe lado a lado."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -12,8 +13,9 @@ from comum.numbers import MISSING, decimal, interval
 from comum.results import MemoryParts, TrainingRun
 from comum.scoring import answer_scores
 from comum.statistics import bleu
-from comum.terminal import progress
+from comum.terminal import UserError, progress
 from comum.tracking import tracker
+from comum.training import DIVERGED
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
@@ -43,6 +45,8 @@ class Bar(TrainerCallback):
             release()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise UserError(f"no passo {state.global_step}, {DIVERGED}")
         if "loss" in logs:
             self.bar.set_postfix_str(f"perda {decimal(logs['loss'], 3)}")
             self.log({"loss": logs["loss"]}, state.global_step)

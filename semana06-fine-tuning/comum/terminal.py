@@ -95,5 +95,5 @@ def banner(number: int, title: str) -> None:
 
 
 def progress(items=None, label: str = "", unit: str = "", total: int | None = None) -> tqdm:
-    """Uma barra com o tempo que falta, em stdout; sem `items`, avança por `update`."""
-    return tqdm(items, label, total, unit=unit, file=sys.stdout, mininterval=0.5)
+    """Uma barra com o tempo que falta, em stderr; sem `items`, avança por `update`."""
+    return tqdm(items, label, total, unit=unit, mininterval=0.5)

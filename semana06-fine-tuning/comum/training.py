@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IGNORED = -100  # rótulo que a entropia cruzada do torch deixa de fora
+DIVERGED = "a perda deixou de ser um número, e nada se salvou: diminua --learning-rate."
 
 Messages = list[dict[str, str]]
 

@@ -77,7 +77,7 @@ from comum.numbers import MIB, decimal
 from comum.results import CurvePoint, Day3, MemoryParts, Score, library_versions, machine
 from comum.scoring import answer_scores, text_perplexity
 from comum.statistics import bleu
-from comum.training import IGNORED, answer_loss, pad, similar_lengths
+from comum.training import DIVERGED, IGNORED, answer_loss, pad, similar_lengths
 
 import torch
 from torch.nn import functional
@@ -280,6 +280,8 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
             # Sem isto, o gradiente deste lote se somaria ao do próximo.
             optimizer.zero_grad()
             recent.append(loss.item())  # só o número: guardar `loss` guardaria o grafo
+            if not math.isfinite(recent[-1]):  # daqui em diante todo peso seria nan
+                raise UserError(f"no passo {step}, {DIVERGED}")
             log({"loss": recent[-1]}, step)
             if step % RELEASE_EVERY == 0:
                 memory.release()
@@ -301,7 +303,7 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
                 bar.write(f"{PATIENCE} avaliações sem melhora: paro aqui.")
                 break
         if best[1] is None:
-            raise UserError("a perda de validação não é um número: diminua --learning-rate.")
+            raise UserError(f"na validação, {DIVERGED}")
         model.load_state_dict(best[1])  # o melhor que se viu, e não o último
     except KeyboardInterrupt:
         print(f"\nTreino encerrado no passo {step}; sigo com o aprendido.")

@@ -111,7 +111,7 @@ def main(args: argparse.Namespace) -> None:
     banner(2, "Quatro conferências")
     config = memory_plan.config_of(args.model)
     sizes = memory_plan.shape_of(config).linears  # (entrada, saída) de cada camada, sem os pesos
-    runs.check_targets(sizes, args.target_modules)
+    models.check_targets(sizes, args.target_modules)
     checks = check_by_hand(model, layer, config, args)
     for text, passed in checks.items():
         print(f"[{'certo' if passed else 'ERRADO'}] {text}")
@@ -320,6 +320,7 @@ def build_trainer(
         use_cpu=models.device().type == "cpu",
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=1,  # a perda de cada passo, para a figura
+        logging_nan_inf_filter=False,  # um nan aparece na hora, e `sft.Bar` para o treino
         disable_tqdm=True,  # a barra é a de `sft.Bar`
         report_to="none",  # e o painel de fora também
         save_strategy="no",  # um treino de minutos: grava-se no fim

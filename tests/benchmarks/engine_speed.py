@@ -62,17 +62,16 @@ def measure(path: str | None, overrides: list[str], form: str, questions: int) -
     """Abre um motor e responde, uma a uma, perguntas do teste espaçadas por igual."""
     from loja_sql.config import as_trained, load_config
     from loja_sql.prompt import render
+    from loja_sql.questions import linking
     from loja_sql.questions.splits import load_split
-    from loja_sql.sql.database import Database
 
     config = load_config(path and Path(path), overrides)
     config = as_trained(config, config.output_dir)
     rows = load_split(config, "test")
     rows = rows[:: max(1, len(rows) // questions)][:questions]
-    with Database(config.databases[0]) as bank:
-        schema = bank.schema
+    context = linking.context(config)
     engine = open_engine(config, form)
-    prompts = [render(engine.tokenizer, config, row["question"], schema) for row in rows]
+    prompts = [render(engine.tokenizer, config, row["question"], context) for row in rows]
     list(engine.stream(prompts[0], config.generation.max_new_tokens))  # aquece
     seconds, tokens = [], 0
     for prompt in prompts:

@@ -48,8 +48,8 @@ def measure(row: str, examples: int, output: str, overrides: list[str]) -> dict:
     from loja_sql.config import load_config
     from loja_sql.model.callbacks import Progress
     from loja_sql.model.trainer import build_trainer, tokenized
+    from loja_sql.questions import linking
     from loja_sql.questions.splits import load_split, training_rows
-    from loja_sql.sql.database import Database
 
     settings = settings_of(row)
     precision = settings.get("precision", "fp32")
@@ -57,10 +57,9 @@ def measure(row: str, examples: int, output: str, overrides: list[str]) -> dict:
     chosen = [f"training.{key}={value}" for key, value in chosen.items()]
     config = load_config(None, [*overrides, *chosen])
     tokenizer = load_tokenizer(config.model_path)
-    with Database(config.databases[0]) as bank:
-        schema = bank.schema
+    context = linking.context(config)
     sets = [
-        tokenized(config, tokenizer, rows, schema)
+        tokenized(config, tokenizer, rows, context)
         for rows in (training_rows(config)[:examples], load_split(config, "validation")[:16])
     ]
     if settings.get("fused"):

@@ -3,11 +3,12 @@
 import os
 import random
 
-from comum import models, process, training
+from comum import models, process, sft, training
 from comum.terminal import UserError
 
 import pytest
 import torch
+from transformers import TrainerState
 
 TURNS = [{"role": "user", "content": "quantos clientes?"}]
 
@@ -24,6 +25,12 @@ def test_the_pad_never_is_the_end_of_the_answer(tiny_gpt2, tiny_llama):
         learned = batch["labels"][0][batch["labels"][0] != training.IGNORED]
         assert learned.tolist() == answer  # o fim entra na perda; o preenchimento, não
         assert batch["attention_mask"][0].sum() == len(prompt) + len(answer)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_lessons_training():
+    state = TrainerState(global_step=7)
+    with pytest.raises(UserError, match="no passo 7, a perda deixou de ser um número"):
+        sft.Bar("Treinando", 1).on_log(None, state, None, logs={"loss": float("nan")})
 
 
 def test_what_the_model_reads_in_use_is_what_it_read_in_training(tiny_llama):

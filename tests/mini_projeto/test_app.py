@@ -13,6 +13,7 @@ from pathlib import Path
 from comum.paths import REFERENCE_DIR
 from comum.terminal import run_main
 
+import gradio as gr
 import gradio_client
 import pytest
 
@@ -22,6 +23,7 @@ from loja_sql.model.assistant import Answer, Assistant, settings
 from loja_sql.model.engines import Engine
 from loja_sql.page import panel, session, tabs
 from loja_sql.page.session import TRAINED, UNTRAINED, Page
+from loja_sql.prompt import DECLINE
 from loja_sql.questions.reading import read_questions
 from loja_sql.sql.database import Result
 
@@ -67,7 +69,8 @@ def test_api_answers_with_sql_rows_or_a_reason(served):
     page, url = served
     client = connect(url)
     found = client.predict("quantos clientes temos?", api_name="/perguntar")
-    assert set(found) == {"question", "sql", "columns", "rows", "error", "seconds", "engine"}
+    keys = {"question", "links", "sql", "columns", "rows", "error", "declined"}
+    assert set(found) == keys | {"seconds", "engine"}
     assert found["sql"] or found["error"]
     assert found["engine"] == page.assistant.engine.name
     same = page.assistant.ask("quantos clientes temos?")
@@ -234,16 +237,41 @@ def test_comparing_shows_each_model_with_its_own_answer(served):
 
 
 class Scripted(Engine):
-    """Um motor que escreve sempre a mesma consulta, pedaço por pedaço."""
+    """Um motor que escreve sempre a mesma resposta, pedaço por pedaço."""
 
     name = "de ensaio"
 
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer, text=MODEL_SQL):
+        self.tokenizer, self.text = tokenizer, text
 
     def stream(self, prompt, max_new_tokens):
-        yield MODEL_SQL[:20]
-        yield MODEL_SQL
+        yield self.text[: len(self.text) // 2]
+        yield self.text
+
+
+def test_a_decline_has_a_reason_and_no_rows_and_can_be_judged(served, monkeypatch):
+    page, _ = served
+    engine = Scripted(page.assistant.engine.tokenizer, DECLINE)
+    monkeypatch.setattr(page, "assistant", Assistant(page.config, page.adapter, engine))
+    page.feedback.unlink(missing_ok=True)
+    question = "qual a cor preferida dos clientes?"
+    record = page.ask(question)
+    assert record["declined"] and record["sql"] == "" and record["rows"] == []
+    assert record["error"].startswith("não sei responder: o banco só tem clientes, vendedores")
+    answer = page.assistant.ask(question)
+    shown = tabs.side_by_side({TRAINED: answer})
+    assert "Não sei responder" in shown and "Não deu certo" not in shown and DECLINE not in shown
+    with gr.Blocks():
+        tab = tabs.AskTab(page)
+    *_, last = tab.answering(question, [])
+    assert last[tab.sql] == "" and not last[tab.rows].visible and not last[tab.download].visible
+    past = last[tab.past]
+    assert tab.review(0, past)[tab.sql] == ""
+    assert "resposta certa" in tab.opinion(question, past, "", good=True)
+    assert "correção foi guardada" in tab.opinion(question, past, EDITED_SQL, good=False)
+    page.save_opinion("e o frete?", MODEL_SQL, "não sei", good=False)
+    rows = read_questions(page.feedback, "feedback", [])
+    assert [row.sql for row in rows] == [DECLINE, EDITED_SQL, DECLINE]
 
 
 @pytest.mark.browser

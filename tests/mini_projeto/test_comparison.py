@@ -41,10 +41,7 @@ def banks(tmp_path):
         create_bank(tmp_path / "a.sqlite", PRODUCTS),
         create_bank(tmp_path / "b.sqlite", changed),
     ]
-    opened = [Database(path) for path in paths]
-    yield opened
-    for bank in opened:
-        bank.close()
+    return [Database(path) for path in paths]
 
 
 def same(gold, predicted, ordered=False):

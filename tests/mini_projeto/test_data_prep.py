@@ -15,10 +15,13 @@ import sqlglot
 
 from data_prep import main
 from loja_sql.config import load_config, load_effective
+from loja_sql.prompt import DECLINE
 from loja_sql.questions import splits
-from loja_sql.questions.reading import read_questions
+from loja_sql.questions.reading import Row, read_questions
+from loja_sql.questions.sieve import UNANSWERABLE, Sieve
 from loja_sql.questions.slots import mask, plain
 from loja_sql.questions.splits import SPLITS, load_split, training_rows
+from loja_sql.sql.database import Database
 from loja_sql.sql.features import KINDS, skeleton
 
 OPINION_SQL = "SELECT COUNT(DISTINCT genero) FROM livros"
@@ -457,10 +460,11 @@ def test_load_split_says_what_to_run(library):
 def written():
     """As perguntas escritas à mão, por arquivo, lidas sem nenhuma recusa."""
     rejected = []
+    training = splits.WRITTEN | splits.UNANSWERABLE
+    graded = splits.TEST | splits.TEST_2 | splits.VALIDATION
     rows = {
-        "written": read_questions(splits.WRITTEN, "written", rejected),
-        "validation": read_questions(splits.VALIDATION, "validation", rejected),
-        "test": read_questions(splits.TEST, "test", rejected),
+        name: read_questions(path, name, rejected, readings=name in graded)
+        for name, path in (training | graded).items()
     }
     assert rejected == []
     return rows
@@ -471,64 +475,87 @@ def shop_splits(written, tmp_path_factory):
     """O caminho da loja, inteiro, com um só banco e uma amostra que inclui os moldes repetidos."""
     folder = tmp_path_factory.mktemp("loja")
     reserved = {mask(row.question) for row in written["test"] + written["validation"]}
+    everything = [row for name in splits.WRITTEN for row in written[name]]
     sample = [
         row
-        for number, row in enumerate(written["written"])
+        for number, row in enumerate(everything)
         if number % 25 == 0 or mask(row.question) in reserved
     ]
-    extra = written["test"][3]
-    leaked = {"question": f"por favor, {extra.question}".upper(), "sql": extra.sql}
-    records = [{"question": row.question, "sql": row.sql} for row in sample]
-    curated = folder / "curadas.jsonl"
-    curated.write_bytes(jsonl([*records, leaked]))
+    hard = next(row for row in written["test_2"] if not row.answerable)
+    files = {
+        "written": (sample, written["test"][3]),
+        "unanswerable": (written["unanswerable"], hard),
+    }
+    for name, (rows, extra) in files.items():
+        leaked = {"question": f"por favor, {extra.question}".upper(), "sql": extra.sql}
+        records = [{"question": row.question, "sql": row.sql} for row in rows]
+        (folder / f"{name}.jsonl").write_bytes(jsonl([*records, leaked]))
     overrides = [
-        f"data.output_dir={folder}",
+        f"data.output_dir={folder / 'dados'}",
         "database.seeds=[41]",
         "data.generated=80",
+        "data.recombined=30",
         "model.name=nenhum",
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splits, "WRITTEN", curated)
+        patch.setattr(splits, "WRITTEN", {"written": folder / "written.jsonl"})
+        patch.setattr(splits, "UNANSWERABLE", {"unanswerable": folder / "unanswerable.jsonl"})
         assert main(overrides) == 0
     config = load_config(None, overrides)
     found = {name: load_split(config, name) for name in SPLITS}
-    return found, read_jsonl(folder / "rejected.jsonl"), config
+    return found, read_jsonl(config.data_dir / "rejected.jsonl"), config
 
 
 def test_written_questions_are_enough(written):
-    """Pelo menos 800 perguntas curadas e 200 de teste, todas distintas dentro do teste."""
-    assert len(written["written"]) >= 800
-    assert len(written["test"]) >= 200
-    assert len({mask(row.question) for row in written["test"]}) == len(written["test"])
+    """As perguntas que a tarefa pede, todas distintas dentro de cada teste."""
+    least = {"written": 800, "contrast": 1200, "near": 100, "unanswerable": 500, "test": 200}
+    least |= {"test_2": 300, "validation": 130, "validation_unanswerable": 60}
+    assert {name: len(rows) for name, rows in written.items() if len(rows) < least[name]} == {}
+    assert sum(row.answerable for row in written["test_2"]) >= 200
+    assert sum(not row.answerable for row in written["test_2"]) >= 100
+    for name in ("test", "test_2"):
+        assert len({mask(row.question) for row in written[name]}) == len(written[name])
     assert len({plain(row.question) for row in written["written"]}) >= 800
+
+
+def test_only_the_unanswerable_files_have_declines(written):
+    """O que o banco não responde tem arquivo próprio; no teste 2 os dois tipos estão juntos."""
+    for name, rows in written.items():
+        if name != "test_2":
+            assert {row.answerable for row in rows} == {"unanswerable" not in name}, name
 
 
 def test_written_sql_is_one_tidy_select(written):
     """Todo SQL escrito é um SELECT só, numa linha, que o analisador entende."""
     for rows in written.values():
-        for row in rows:
-            assert row.sql == " ".join(row.sql.split()), row
-            assert isinstance(sqlglot.parse_one(row.sql, read="sqlite"), sqlglot.exp.Query), row
+        for sql in (sql for row in rows for sql in (row.sql, *row.also_right) if sql != DECLINE):
+            assert sql == " ".join(sql.split())
+            assert isinstance(sqlglot.parse_one(sql, read="sqlite"), sqlglot.exp.Query), sql
 
 
 def test_test_questions_never_enter_the_training_set(shop_splits, written):
-    """Nenhum molde do teste ou da validação está no treino, nem o que se plantou de propósito."""
+    """Nenhum molde dos testes ou da validação está no treino, nem o que se plantou de propósito."""
     parts, rejected, _ = shop_splits
     train = {mask(row["question"]) for row in parts["train"]}
     assert len(train) > 100
-    assert len(parts["test"]) >= 200
-    for name in ("test", "validation", "generated_test", "generated_validation"):
+    assert len(parts["test"]) >= 200 and len(parts["test_2"]) >= 300
+    for name in set(SPLITS) - {"train"}:
         assert not train & {mask(row["question"]) for row in parts[name]}, name
     assert not train & {mask(row.question) for row in written["test"]}
-    reasons = [row["reason"] for row in rejected if row["where"].startswith("written-")]
-    assert any(reason.startswith("mesmo molde de test-") for reason in reasons)
-    assert any(reason.startswith("quase igual a test-") for reason in reasons)
+    by_source = {
+        name: [row["reason"] for row in rejected if row["where"].startswith(f"{name}-0")]
+        for name in ("written", "unanswerable")
+    }
+    assert any(reason.startswith("mesmo molde de test-") for reason in by_source["written"])
+    assert any(reason.startswith("quase igual a test-") for reason in by_source["written"])
+    assert any(reason.startswith("quase igual a test_2-") for reason in by_source["unanswerable"])
 
 
 def test_no_training_question_is_almost_a_reserved_one(shop_splits):
     """Nenhuma pergunta do treino tem 80% ou mais das palavras do molde de uma reservada."""
     parts, *_ = shop_splits
-    reserved = [set(mask(r["question"]).split()) for r in parts["test"] + parts["validation"]]
+    held = [row for name in ("test", "test_2", "validation") for row in parts[name]]
+    reserved = [set(mask(row["question"]).split()) for row in held]
     for row in parts["train"]:
         words = set(mask(row["question"]).split())
         closest = max(len(words & other) / len(words | other) for other in reserved)
@@ -538,7 +565,7 @@ def test_no_training_question_is_almost_a_reserved_one(shop_splits):
 def test_generated_splits_share_no_skeleton_with_training(shop_splits):
     """As formas de consulta de teste_gerado e validacao_gerada não ocorrem no treino."""
     parts, *_ = shop_splits
-    train = {skeleton(row["sql"]) for row in parts["train"]}
+    train = {skeleton(row["sql"]) for row in parts["train"] if row["sql"] != DECLINE}
     for name in ("generated_test", "generated_validation"):
         assert parts[name], name
         assert not train & {skeleton(row["sql"]) for row in parts[name]}, name
@@ -550,8 +577,76 @@ def test_shop_rows_are_described(shop_splits):
     for name, rows in parts.items():
         for row in rows:
             assert all(row[key] for key in ("id", "question", "sql", "source", "wording")), name
-            assert row["kind"] in KINDS
-            assert row["difficulty"] in ("fácil", "média", "difícil")
+            if row["sql"] == DECLINE:
+                assert row["kind"] == row["difficulty"] == UNANSWERABLE
+            else:
+                assert row["kind"] in KINDS
+                assert row["difficulty"] in ("fácil", "média", "difícil")
+
+
+def test_what_the_database_cannot_answer_is_everywhere_and_keeps_its_answer(shop_splits):
+    """No treino, na validação e no teste 2; sem variações nem outra resposta."""
+    parts, *_ = shop_splits
+    declined = {name: [r for r in rows if r["sql"] == DECLINE] for name, rows in parts.items()}
+    assert len(declined["train"]) >= 500 and len(declined["test_2"]) >= 95
+    assert 50 <= len(declined["validation"]) <= len(parts["validation"]) / 2
+    assert {row["source"] for row in declined["train"]} == {"unanswerable"}
+    assert not any(map(declined.get, ("test", "generated_test", "generated_validation")))
+    assert any(r["sql"] == DECLINE for r in parts["validation"][:20]), "um treino curto vê das duas"
+
+
+@pytest.mark.parametrize("name", ["perguntas.jsonl", "perguntas.csv"])
+def test_a_user_may_say_what_their_database_cannot_answer(library, name):
+    """NÃO SEI, de qualquer jeito que se escreva, não se executa e entra em toda divisão."""
+    ways = ["NÃO SEI", "não sei", "nao sei.", "Não Sei ;"]
+    asked = [
+        {"question": f"{what} {which}?", "sql": ways[(i + j) % 3]}
+        for i, what in enumerate(["quem escreveu", "quanto custou", "que cor tem", "cadê"])
+        for j, which in enumerate(["o livro azul", "a revista", "o jornal", "o gibi", "o mapa"])
+    ]
+    records = good_records() + asked
+    content = jsonl(records)
+    if name.endswith("csv"):
+        content = "".join(f'"{r["question"]}","{r["sql"]}"\n' for r in records)
+        content = (CSV_HEADER + content).encode()
+    library.write(content, name).prepare()
+    assert library.rejected() == []
+    parts = {name: library.split(name) for name in OWN_SPLITS}
+    declined = {n: [r for r in rows if r["sql"] == DECLINE] for n, rows in parts.items()}
+    assert all(declined.values()) and sum(map(len, declined.values())) == len(asked)
+    report = read_json(library.output / "report.json")
+    assert report["splits"]["train"]["by_kind"][UNANSWERABLE] == len(declined["train"])
+    assert report["overlap"]["test"]["same_skeleton"] == 0
+
+
+@pytest.mark.parametrize(
+    ("sql", "first", "others"),
+    [
+        (["SELECT 1; ", "SELECT 2"], "SELECT 1", ["SELECT 2"]),
+        (["SELECT 1", "não sei"], "SELECT 1", [DECLINE]),
+        ("SELECT 1", "SELECT 1", []),
+        ([], None, "faltam os campos"),
+        (["SELECT 1", 2], None, "faltam os campos"),
+        (["SELECT 1", " "], None, "em branco"),
+    ],
+)
+def test_a_test_file_may_list_the_right_readings(tmp_path, sql, first, others):
+    path, rejected = tmp_path / "teste.jsonl", []
+    path.write_bytes(jsonl([{"question": "quantos?", "sql": sql}]))
+    rows = read_questions(path, "test", rejected, readings=True)
+    if first is None:
+        assert not rows and others in rejected[0].reason
+    else:
+        assert [(row.sql, row.also_right) for row in rows] == [(first, others)]
+
+
+def test_every_reading_has_to_run(shop_11):
+    with Database(shop_11) as bank:
+        sieve = Sieve([bank])
+        good = Row("test-1", "quantos?", "SELECT 1", "test", also_right=["SELECT 2", DECLINE])
+        bad = Row("test-2", "quantos?", "SELECT 1", "test", also_right=["SELECT x FROM y"])
+        assert sieve.checked([good, bad], "teste") == [good]
+    assert [item.where for item in sieve.rejected] == ["test-2"]
 
 
 def opinion(question, model_sql, sql, good):
@@ -610,9 +705,10 @@ def test_training_reads_written_variations_and_some_of_the_generated(shop_splits
     parts, _, config = shop_splits
     everything = chosen(config, generated_in_training=10**6)
     assert sorted(row["id"] for row in everything) == sorted(row["id"] for row in parts["train"])
-    some = chosen(config, generated_in_training=7, curated_in_training=5)
+    sizes = {"generated_in_training": 7, "curated_in_training": 5, "unanswerable_in_training": 3}
+    some = chosen(config, **sizes)
     sources = Counter(row["source"] for row in some)
-    assert sources["generated"] == 7 and sources["written"] == 5
+    assert (sources["generated"], sources["written"], sources["unanswerable"]) == (7, 5, 3)
     originals = {row["id"] for row in some if row["source"] == "written"}
     varied = {row["id"].rpartition("-v")[0] for row in some if row["source"] == "variation"}
     assert varied == originals

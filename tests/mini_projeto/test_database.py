@@ -91,8 +91,8 @@ HOSTILE = {  # nome: (SQL, parte da mensagem)
         NOT_A_TABLE,
     ),
     "sqlite_temp_master": ("SELECT * FROM sqlite_temp_master", NOT_A_TABLE),
-    "pragma como função": ("SELECT * FROM pragma_table_info('clientes')", ONLY_SELECT),
-    "pragma como função, contada": ("SELECT COUNT(*) FROM pragma_database_list", ONLY_SELECT),
+    "pragma como função": ("SELECT * FROM pragma_table_info('clientes')", "tabela virtual"),
+    "pragma como função, contada": ("SELECT COUNT(*) FROM pragma_database_list", "tabela virtual"),
     "dbstat": ("SELECT name FROM dbstat", "consulta recusada|SQL inválido"),
     "dbstat contada": ("SELECT COUNT(*) FROM dbstat", "consulta recusada|SQL inválido"),
     # tempo

@@ -10,9 +10,10 @@ import pytest
 import export
 from loja_sql.config import load_config
 from loja_sql.model import engines
-from loja_sql.prompt import encode_pair, render
+from loja_sql.prompt import Context, encode_pair, render
 
 QUESTIONS = ["quantos clientes?", "liste os produtos de livros", "faturamento de 2024 por mês"]
+CONTEXT = Context("", lambda question: ())
 pytestmark = pytest.mark.skipif(not engines.has_llama_cpp(), reason="pede o pacote xllamacpp")
 
 
@@ -30,7 +31,7 @@ def opened(exported, tmp_path_factory):
 
 def answers(engine, config):
     """As respostas em lote, que têm de ser as mesmas pedidas aos poucos."""
-    prompts = [render(engine.tokenizer, config, question, "") for question in QUESTIONS]
+    prompts = [render(engine.tokenizer, config, question, CONTEXT) for question in QUESTIONS]
     found = dict(pair for batch in engine.generate(prompts, 16, 2) for pair in batch)
     for index, prompt in enumerate(prompts):
         steps = list(engine.stream(prompt, 16))
@@ -60,7 +61,9 @@ def test_llama_cpp_gives_the_perplexity_of_transformers(opened):
     config, folder, reference = opened
     engine = engines.open_form(config, folder, "f16")
     sql = "SELECT COUNT(*) FROM clientes"
-    pairs = [encode_pair(engine.tokenizer, config, question, sql, "") for question in QUESTIONS]
+    pairs = [
+        encode_pair(engine.tokenizer, config, question, sql, CONTEXT) for question in QUESTIONS
+    ]
     expected, found = (
         sorted(line for batch in either.losses(pairs, 2) for line in batch)
         for either in (reference, engine)
@@ -76,8 +79,8 @@ def test_a_prompt_that_does_not_fit_is_an_error_and_the_next_is_answered(opened,
     monkeypatch.setattr(engines, "CONTEXT", 256)
     engine = engines.open_form(config, folder, "q8_0")
     with pytest.raises(UserError, match="o llama.cpp recusou a pergunta"):
-        list(engine.stream(render(engine.tokenizer, config, "é" * 490, ""), 16))
-    prompt = render(engine.tokenizer, config, QUESTIONS[0], "")
+        list(engine.stream(render(engine.tokenizer, config, "é" * 490, CONTEXT), 16))
+    prompt = render(engine.tokenizer, config, QUESTIONS[0], CONTEXT)
     assert dict(pair for batch in engine.generate([prompt], 16, 1) for pair in batch)[0]
     engine.close()
 

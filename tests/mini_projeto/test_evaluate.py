@@ -15,7 +15,7 @@ import pytest
 import evaluate
 from loja_sql.config import load_config
 from loja_sql.model.summary import read_summary
-from loja_sql.prompt import messages
+from loja_sql.prompt import Context, messages
 from loja_sql.questions.retrieval import Bm25
 from loja_sql.questions.splits import load_split
 from loja_sql.scores import latency, overview, variants
@@ -61,7 +61,7 @@ def test_evaluation_writes_scores_and_one_line_per_question(trained, measure, ca
         assert variant.gold_perplexity.value > 1
         assert sum(variant.error_causes.values()) == sum(not line["correct"] for line in mine)
     keys = {"id", "variant", "question", "gold", "predicted", "correct", "error", "exact", "kind"}
-    assert set(lines[0]) == keys | {"difficulty", "cause"}
+    assert set(lines[0]) == keys | {"declined", "difficulty", "cause"}
     assert found.base_against_trained and found.config["training"]["max_steps"] == 6
     assert found.training.steps == 6 and found.command.startswith("python evaluate.py")
     shown = capsys.readouterr().out
@@ -109,6 +109,48 @@ def test_own_questions_are_scored_and_bad_rows_reported(trained, measure, tmp_pa
     assert found.variants[TUNED].execution_accuracy.n == 1 and found.questions == str(path)
 
 
+COUNT = "SELECT COUNT(*) FROM clientes"
+NAMES = "SELECT nome FROM vendedores"
+JUDGED = [  # referência, resposta, acertou, causa
+    ([COUNT, NAMES], NAMES, True, None),
+    ([COUNT, NAMES], "SELECT 1", False, "tabela errada"),
+    ([COUNT, "NÃO SEI"], "NÃO SEI", True, None),
+    (COUNT, COUNT, True, None),
+    (COUNT, "não sei.", False, "recusou sem motivo"),
+    ("não sei", "NÃO SEI", True, None),
+    ("NÃO SEI", COUNT, False, "devia recusar"),
+    ("NÃO SEI", "nada disso", False, "devia recusar"),
+]
+
+
+def test_any_reading_is_right_and_declines_are_counted_on_both_sides(
+    trained, measure, monkeypatch, tmp_path, capsys
+):
+    path = tmp_path / "minhas.jsonl"
+    rows = [{"question": f"pergunta {i}?", "sql": row[0]} for i, row in enumerate(JUDGED)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    answers = [(i, row[1]) for i, row in enumerate(JUDGED)]
+    monkeypatch.setattr(decoding, "generate", lambda *_: iter([answers]))
+    options = ("--questions", path, "--only", "trained")
+    found, lines = measure(trained[0], *options, name="lora_minhas")
+    assert [(line["correct"], line["cause"]) for line in lines] == [row[2:] for row in JUDGED]
+    scores = found.variants[TUNED]
+    assert (scores.execution_accuracy.value, scores.execution_accuracy.n) == (3 / 5, 5)
+    assert (scores.declined_right.value, scores.declined_right.n) == (1 / 3, 3)
+    assert (scores.declined_wrong.value, scores.declined_wrong.n) == (1 / 5, 5)
+    assert scores.valid_sql.value == 3 / 5 and sum(scores.error_causes.values()) == 4
+    assert sum(part.n for part in scores.by_kind.values()) == 5
+    shown = capsys.readouterr().out
+    assert "5 perguntas e 3 que o banco não responde" in shown and "33,3 [6,1; 79,2]" in shown
+
+
+def test_questions_without_any_answer_cannot_be_scored(trained, tmp_path, capsys):
+    path = tmp_path / "minhas.csv"
+    path.write_text("question,sql\nqual o lucro?,não sei\n", encoding="utf-8")
+    assert run_main(evaluate.main, [*trained[0], "--questions", str(path)]) == 2
+    assert "nenhuma pergunta aproveitável que o banco responda" in capsys.readouterr().err
+
+
 def test_a_limited_evaluation_takes_questions_from_the_whole_file():
     rows = list(range(340))
     chosen = variants.spread(rows, 40)
@@ -129,7 +171,7 @@ def test_examples_in_the_prompt_come_from_training_and_the_nearest_come_last(tra
     )[1]
     shown = variant.examples(row["question"])
     assert shown[-1] == (row["question"], row["sql"]) and len(shown) == 2
-    turns = messages(config, "e agora?", "", shown)
+    turns = messages(config, "e agora?", Context("", lambda question: ()), shown)
     assert [t["role"] for t in turns] == ["system", *["user", "assistant"] * 2, "user"]
 
 

@@ -122,6 +122,21 @@ def test_fast_layers_together_with_answer_loss(batch):
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_the_rows_of_merged_tokens_learn_as_in_autograd(batch):
+    """Com as últimas linhas da tabela treinando, entrada e saída dão a elas o mesmo gradiente."""
+    plain = with_lora(trainable_token_indices=list(range(VOCABULARY - 40, VOCABULARY)))
+    fast = copy.deepcopy(plain)
+    accelerate_layers(fast)
+    assert supports_answer_loss(fast)
+    reference, (loss, _) = plain_loss(plain, batch), answer_loss(fast, batch)
+    torch.testing.assert_close(loss, reference, **TOLERANCE)
+    expected, found = gradients(plain, reference), gradients(fast, loss)
+    (rows,) = (name for name in expected if "lora_" not in name)
+    assert expected[rows].abs().min() > 0, "toda linha nova entra nos logits"
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+
+
 def test_gradients_accumulate_like_autograd(batch):
     """Duas voltas sem zerar somam os gradientes: acumular 2 x 1 é o mesmo que 1 x 2."""
     model = with_lora()

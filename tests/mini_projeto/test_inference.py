@@ -9,7 +9,8 @@ import pytest
 import inference
 from loja_sql.config import load_config
 from loja_sql.model.assistant import Assistant, as_record, question_problem
-from loja_sql.page.shell import format_table
+from loja_sql.page.shell import format_answer, format_table
+from loja_sql.prompt import DECLINE
 from loja_sql.sql.database import Result
 
 HOSTILE = ["???", "😀", "…", "x" * 600, "\x1b[2J", "\x00", "quantos \udcff?", "%s%n", "<|im_end|>"]
@@ -40,7 +41,8 @@ def test_file_of_questions_gives_one_json_line_each(trained, tmp_path):
     assert inference.main([*args, "--input", str(source), "--output", str(target)]) == 0
     records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
     assert [r["question"][:5] for r in records] == ["quant", "xxxxx", "liste"]
-    assert all(set(r) == {"question", "sql", "columns", "rows", "error"} for r in records)
+    keys = {"question", "links", "sql", "columns", "rows", "error", "declined"}
+    assert all(set(r) == keys for r in records)
     assert "500 caracteres" in records[1]["error"]
 
 
@@ -84,6 +86,28 @@ def test_what_the_engine_refuses_is_an_answer_too(assistant):
     assert (answer.sql, answer.error) == ("", "não cabe no contexto")
 
 
+def test_what_the_model_does_not_know_is_said_with_the_reason_and_no_rows(assistant):
+    class Declining:
+        tokenizer = assistant.engine.tokenizer
+
+        def stream(self, *_):
+            yield DECLINE[:3]
+            yield f"{DECLINE}."
+
+        def generate(self, prompts, *_):
+            yield [(0, "não sei"), (1, "SELECT 'NÃO SEI'")]
+
+    asked = Assistant(assistant.config, None, Declining())
+    (answer,) = asked.stream("qual o lucro de 2024?")
+    assert answer.declined and answer.sql == "" and answer.result is None
+    shown = format_answer(answer)
+    assert shown.startswith("Não sei responder: o banco só tem clientes, vendedores, produtos")
+    assert "itens_pedido e avaliacoes, e a pergunta" in shown and "SQL:" not in shown
+    first, second = asked.ask_many(["qual o lucro?", "quantos?"])
+    assert first.declined and first.error == answer.error
+    assert not second.declined and second.result.rows == [("NÃO SEI",)], "um texto, não a recusa"
+
+
 def test_one_by_one_and_in_a_batch_the_answer_is_the_same(assistant):
     questions = ["quantos clientes temos?", "???", "liste os produtos em falta"]
     together = [as_record(answer) for answer in assistant.ask_many(questions)]
@@ -99,7 +123,10 @@ def test_one_by_one_and_in_a_batch_the_answer_is_the_same(assistant):
         (["--input", "x", "--output", "y", "oi"], "não dos dois"),
         (["--adapter", "/nao/existe", "oi"], "não há modelo"),
         (["lora.rr=1", "oi"], "lora.r"),
-        (["--base", "database.seeds=[99]", "oi"], "banco de dados não encontrado"),
+        (
+            ["--base", "database.custom=nada.sqlite", "data.custom=nada.csv", "oi"],
+            "banco de dados não encontrado",
+        ),
     ],
 )
 def test_bad_arguments_end_with_code_two(project, extra, message, capsys):

@@ -3,7 +3,6 @@
 import comum  # noqa: F401  (antes do torch)
 from comum import decoding
 from comum.decoding import GROUPED_ATTENTION
-from comum.models import load_tokenizer
 from comum.terminal import UserError
 
 import pytest
@@ -11,21 +10,23 @@ import torch
 from peft import PeftModel
 
 from loja_sql.config import load_config
-from loja_sql.model.loading import load_model
-from loja_sql.prompt import render
+from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
+from loja_sql.prompt import Context, render
 
-SCHEMA = "CREATE TABLE clientes (id INTEGER, nome TEXT, uf TEXT); " * 8
+CONTEXT = Context(
+    "CREATE TABLE clientes (id INTEGER, nome TEXT, uf TEXT); " * 8, lambda question: ()
+)
 QUESTIONS = ["quantos clientes?", "liste os nomes dos clientes de Minas Gerais em ordem", "oi"]
 
 
 def test_the_merged_adapter_answers_as_the_plain_one_does(trained):
     args, folder = trained
     config = load_config(None, [*args, "prompt.schema_in_prompt=true"])
-    tokenizer, merged = load_tokenizer(config.model_path), load_model(config, folder)
+    tokenizer, merged = load_tokenizer(config, folder), load_model(config, folder)
     assert not isinstance(merged, PeftModel)
     assert merged.config._attn_implementation == GROUPED_ATTENTION
-    apart = PeftModel.from_pretrained(load_model(config), folder).eval()
-    prompts = [render(tokenizer, config, question, SCHEMA) for question in QUESTIONS]
+    apart = with_adapter(config, load_model(config), folder).eval()
+    prompts = [render(tokenizer, config, question, CONTEXT) for question in QUESTIONS]
     first, second = (
         [pair for batch in decoding.generate(model, tokenizer, prompts, 12, 2) for pair in batch]
         for model in (merged, apart)
@@ -56,7 +57,7 @@ def test_a_folder_without_a_trained_model_says_so(tiny_llama, tmp_path):
 
 def test_render_ends_where_the_answer_begins(tiny_llama):
     config = load_config(None, [f"model.name={tiny_llama}"])
-    text = render(load_tokenizer(config.model_path), config, "  quantos clientes?  ", SCHEMA)
+    text = render(load_tokenizer(config), config, "  quantos clientes?  ", CONTEXT)
     assert text == (
         "<|im_start|>system\nSQL<|im_end|>\n<|im_start|>user\nquantos clientes?<|im_end|>\n"
         "<|im_start|>assistant\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loja_sql.prompt import extract_sql
+from loja_sql.prompt import DECLINE, declines, extract_sql
 
 PLAIN = "SELECT nome FROM p"
 JOINED = "SELECT group_concat(nome, '; ') FROM p"
@@ -37,3 +37,13 @@ FENCE = "SELECT nome FROM p WHERE nome <> '```'"
 )
 def test_the_query_in_an_answer(answer, sql):
     assert extract_sql(answer) == sql
+
+
+@pytest.mark.parametrize("answer", [DECLINE, "não sei", "NAO SEI.", " Não sei!\n"])
+def test_a_decline_in_any_case_or_accent(answer):
+    assert declines(answer) and declines(extract_sql(answer))
+
+
+@pytest.mark.parametrize("answer", ["", "SELECT 'NÃO SEI'", "não sei dizer", "NÃO", "NÃO SEI 2"])
+def test_what_is_not_a_decline(answer):
+    assert not declines(answer)

@@ -6,7 +6,6 @@ from comum.labels import MEMORY, SCORES
 from comum.models import gains_from_bf16
 from comum.numbers import decimal
 from comum.results import MemoryParts, TrainingRun
-from comum.terminal import UserError
 
 import torch
 from peft import AdaLoraConfig, LoraConfig
@@ -82,17 +81,6 @@ def variant_of(lora: LoraConfig, method: str, steps: int) -> LoraConfig:
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-
-
-def check_targets(linears: dict[str, tuple[int, int]], targets: str | list[str]) -> None:
-    """UserError se um nome não é de camada linear; o peft o ignora, se outro existir."""
-    known = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linears))
-    missing = [name for name in targets if name not in known] if targets != "all-linear" else []
-    if missing:
-        raise UserError(
-            f"--target-modules: o modelo não tem camada linear chamada {', '.join(missing)}. "
-            f"As que tem: {', '.join(known)}."
-        )
 
 
 def predicted(config: PretrainedConfig, batch: dict, run) -> MemoryParts | None:

@@ -13,7 +13,7 @@ from comum.files import write_text
 from comum.paths import RESULTS_DIR
 from comum.terminal import Parser, run_main
 
-from loja_sql.config import add_config_arguments, config_from_args
+from loja_sql.config import add_config_arguments, config_from_args, with_trained
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     add_config_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="HTML", help="onde gravar")
     args = parser.parse_intermixed_args(argv)
-    config = config_from_args(args)
+    config = with_trained(config_from_args(args))
 
     from loja_sql.page.panel import page
 

@@ -9,7 +9,6 @@ todos os bancos → tirar duplicatas e tudo que se pareça com o teste → divid
 recusado fica em `rejected.jsonl`, com o motivo.
 """
 
-import contextlib
 import sys
 
 from comum.terminal import Parser, UserError, run_main
@@ -38,10 +37,9 @@ def prepare(config: Config) -> None:
     from loja_sql.questions import outputs, splits
     from loja_sql.questions.sieve import Sieve
 
-    with contextlib.ExitStack() as stack:
-        sieve = Sieve([stack.enter_context(bank) for bank in open_databases(config)])
-        make = splits.shop_splits if config.data.custom is None else splits.own_splits
-        parts, rejected = make(config, sieve), sieve.rejected
+    sieve = Sieve(open_databases(config))
+    make = splits.shop_splits if config.data.custom is None else splits.own_splits
+    parts, rejected = make(config, sieve), sieve.rejected
     if not all(parts.values()) and config.data.custom is not None:
         path = outputs.write_rejected(config, rejected)
         total = sum(map(len, parts.values()))

@@ -6,6 +6,7 @@
     python evaluate.py --config configs/rapido.yaml      # o da demonstração
     python evaluate.py --wordings                        # mais o treinado, sem acentos e com erros
     python evaluate.py --also models/full                # mais outro treino, lado a lado
+    python evaluate.py --split test_2                    # outro teste, com o que não tem resposta
     python evaluate.py --split generated_test            # esqueletos de SQL inéditos
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
 
@@ -15,14 +16,13 @@ as de perguntas feitas uma a uma, cada variante num processo só dela.
 """
 
 import argparse
-import contextlib
 import shlex
 import sys
 from pathlib import Path
 
 from comum.terminal import Parser, above_zero, run_main, simple_name
 
-from loja_sql.config import add_config_arguments, config_from_args, resolve
+from loja_sql.config import add_config_arguments, config_from_args, resolve, with_trained
 from loja_sql.model.exports import form_list
 from loja_sql.questions.splits import SPLITS
 from loja_sql.scores.overview import GROUPS
@@ -51,7 +51,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
-    config = config_from_args(args)
+    config = with_trained(config_from_args(args))
     typed = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", Path(__file__).name, *typed])
 
@@ -60,16 +60,15 @@ def main(argv: list[str] | None = None) -> int:
 
     split = args.questions.stem if args.questions else args.split
     name = args.name or f"mini_projeto_{config.output_dir.name}_{split}"
-    with contextlib.ExitStack() as stack:
-        limit = config.database.time_limit_s
-        databases = [stack.enter_context(Database(path, limit)) for path in config.databases]
-        rows = grading.questions(config, args.split, args.questions, databases)
-        chosen = variants.choose(config, args)
-        record = records.Record(config, name, str(args.questions or args.split))
-        if args.add:
-            record.take_earlier(rows)
-        for variant in chosen:
-            record.add(variant.label, *grading.measure(variant, rows, databases, command))
+    limit = config.database.time_limit_s
+    databases = [Database(path, limit) for path in config.databases]
+    rows = grading.questions(config, args.split, args.questions, databases)
+    chosen = variants.choose(config, args)
+    record = records.Record(config, name, str(args.questions or args.split))
+    if args.add:
+        record.take_earlier(rows)
+    for variant in chosen:
+        record.add(variant.label, *grading.measure(variant, rows, databases, command))
     overview.show(record.evaluation)
     print(f"Resultados: {record.path} (e .jsonl, uma linha por pergunta)")
     return 0

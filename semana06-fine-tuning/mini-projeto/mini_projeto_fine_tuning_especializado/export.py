@@ -16,7 +16,7 @@ import sys
 
 from comum.terminal import Parser, run_main
 
-from loja_sql.config import add_config_arguments, config_from_args
+from loja_sql.config import add_config_arguments, config_from_args, with_trained
 from loja_sql.model.exports import EXPORT_FOLDER, FORMS, form_list
 
 DEFAULT_FORMS = "bf16,nf4,gptq,q8_0,q4_k_m"
@@ -30,18 +30,15 @@ def main(argv: list[str] | None = None) -> int:
     add("--forms", type=form_list, default=DEFAULT_FORMS, metavar="LISTA", help=known)
     add("--force", action="store_true", help="refaz o que já está pronto")
     args = parser.parse_intermixed_args(argv)
-    config = config_from_args(args)
+    config = with_trained(config_from_args(args))
 
     from comum import tables
 
     from loja_sql.model.exporting import Exporter
     from loja_sql.questions.splits import load_split, training_rows
-    from loja_sql.sql.database import Database
 
-    with Database(config.databases[0]) as bank:
-        schema = bank.schema
     rows, validation = training_rows(config), load_split(config, "validation")
-    manifest = Exporter(config, rows, validation, schema).export(args.forms, args.force)
+    manifest = Exporter(config, rows, validation).export(args.forms, args.force)
     tables.show(("forma", "tamanho", "tempo", "onde"), manifest.table())
     print(f"Tudo em {config.output_dir / EXPORT_FOLDER}")
     return 0

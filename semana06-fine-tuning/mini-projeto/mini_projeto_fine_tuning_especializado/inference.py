@@ -4,6 +4,7 @@
     python inference.py "quem mais gastou?" "quais livros acabaram?"  # várias de uma vez
     python inference.py                               # conversa; :ajuda lista os comandos
     python inference.py --input perguntas.txt --output respostas.jsonl
+    python inference.py --hints "clientes de blumenau"  # só a pergunta como o modelo a lê
 
 `--adapter` escolhe o modelo treinado (padrão: `training.output_dir`). Depois de `export.py`,
 responde o motor mais rápido que houver; `generation.engine=transformers` volta ao de sempre. O
@@ -21,6 +22,8 @@ from comum.terminal import Parser, UserError, run_main
 from loja_sql.config import add_config_arguments, config_from_args
 from loja_sql.model.assistant import Answer, Assistant, add_model_arguments, as_record, settings
 from loja_sql.page.shell import format_answer, printable
+from loja_sql.prompt import with_hints
+from loja_sql.questions import linking
 
 OVERRIDE = re.compile(r"\w+\.[\w.]+=")  # o que não é chave=valor é pergunta
 HELP = """Comandos: :ajuda  :historico  :esquema  :sql SELECT …  :sair
@@ -33,12 +36,17 @@ def main(argv: list[str] | None = None) -> int:
     add_model_arguments(parser)
     parser.add_argument("--input", type=Path, metavar="TXT", help="perguntas, uma por linha")
     parser.add_argument("--output", type=Path, metavar="JSONL", help="respostas (com --input)")
+    parser.add_argument("--hints", action="store_true", help="mostra as perguntas com as dicas")
     args = parser.parse_intermixed_args(argv)
     questions = [item for item in args.overrides if not OVERRIDE.match(item)]
     args.overrides = [item for item in args.overrides if OVERRIDE.match(item)]
     if args.input or args.output:
         questions = questions_of(args.input, args.output, questions)
     config, adapter = settings(config_from_args(args), args)
+    if args.hints:
+        context = linking.context(config)
+        print(*(with_hints(question, context.links(question)) for question in questions), sep="\n")
+        return 0
     if not questions:
         print("Carregando o modelo…")
         chat(Assistant(config, adapter))
@@ -103,7 +111,7 @@ def command(line: str, assistant: Assistant, history: list[Answer]) -> None:
     if name == ":ajuda":
         print(HELP)
     elif name == ":esquema":
-        print(assistant.schema)
+        print(assistant.context.schema)
     elif name == ":historico":
         for number, item in enumerate(history, 1):
             print(printable(f"{number:3}. {item.question}\n     {item.sql or item.error}"))

@@ -8,7 +8,8 @@
 
 Antes do primeiro passo, uma auditoria mostra exemplos decodificados com o que entra na perda, e
 para se algum exemplo não tiver resposta, não ensinar a parar ou for cortado. Ctrl-C grava um
-checkpoint; `--resume` continua dele. Saídas em `training.output_dir`: adaptador (ou modelo),
+checkpoint; `--resume` continua dele, se modelo, dados e opções são os mesmos. O que já estava
+pronto na pasta serve até o novo acabar. Saídas em `training.output_dir`: adaptador (ou modelo),
 `effective_config.yaml`, `metrics.jsonl`, `curva.png` e `training.json`.
 """
 
@@ -29,12 +30,9 @@ def main(argv: list[str] | None = None) -> int:
 
     from loja_sql.model.trainer import all_processes, train
     from loja_sql.questions.splits import load_split, training_rows
-    from loja_sql.sql.database import Database
 
-    with Database(config.databases[0]) as bank:
-        schema = bank.schema
     validation = load_split(config, "validation")[: config.data.validation_size]
-    summary = train(config, training_rows(config), validation, schema, args.resume)
+    summary = train(config, training_rows(config), validation, args.resume)
     all_processes().print(
         f"Pronto em {decimal(summary.minutes, 1)} min ({decimal(summary.tokens_per_second)} "
         f"tokens/s). Melhor perda de validação: {decimal(summary.best_eval_loss, 4)}, no passo "

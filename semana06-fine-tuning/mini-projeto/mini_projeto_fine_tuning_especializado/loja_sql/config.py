@@ -6,6 +6,7 @@ Tudo é conferido antes de carregar qualquer modelo, e todos os problemas saem n
 import argparse
 import difflib
 import re
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 PROJECT_DIR = Path(__file__).resolve().parents[1]
 BASE_CONFIG = PROJECT_DIR / "configs" / "base.yaml"
 EFFECTIVE_NAME = "effective_config.yaml"
+SHIPPED = PROJECT_DIR / "models" / "pronto"  # o treino que vem com o repositório
 # O modelo sem treino conhece o inglês melhor, e precisa que lhe digam o que se espera dele.
 UNTRAINED_SYSTEM = (
     "You translate questions in Portuguese into one SQLite query. Answer with the SQL query only, "
@@ -31,17 +33,27 @@ class _Section(BaseModel):
 
 
 class Model(_Section):
-    """O modelo base: pasta ou nome no hub; `default` é o preparado por preparar_modelo.py."""
+    """O modelo base: pasta ou nome no hub; `default` é o preparado por preparar_modelo.py.
+
+    `merged_tokens` são os pedaços de SQL que o treino faz virar um token (0: nenhum).
+    """
 
     name: str = Field(min_length=1)
     load_in_4bit: bool
+    merged_tokens: int = Field(ge=0, le=1024)
 
 
 class Prompt(_Section):
-    """A mensagem de sistema; `schema_in_prompt` acrescenta o esquema do banco a ela."""
+    """A mensagem de sistema; `schema_in_prompt` acrescenta o esquema do banco a ela.
+
+    `value_hints` põe na pergunta os valores do banco que ela nomeia, menos os das colunas em
+    `hint_exclude` (tabela.coluna).
+    """
 
     system: str = Field(min_length=1)
     schema_in_prompt: bool
+    value_hints: bool
+    hint_exclude: list[str]
 
 
 class DatabaseConfig(_Section):
@@ -64,7 +76,9 @@ class Data(_Section):
     generated: int = Field(ge=0)
     generated_in_training: int = Field(ge=0)
     variations: int = Field(ge=0)
+    recombined: int = Field(ge=0)
     curated_in_training: int | None = Field(ge=1)
+    unanswerable_in_training: int | None = Field(ge=0)
     validation_size: int = Field(ge=1)
     feedback: str | None
 
@@ -232,6 +246,20 @@ def trained_kind(folder: Path) -> Literal["lora", "full"] | None:
     return "full" if (folder / "config.json").is_file() else None
 
 
+def with_trained(config: Config) -> Config:
+    """A configuração cujo `output_dir` tem um treino: o do usuário ou o que vem com o repositório.
+
+    O segundo, só para a loja e o modelo padrão, e dito em stderr; sem nenhum, volta `config`.
+    """
+    shop = config.database.custom is None and config.model.name == "default"
+    if trained_kind(config.output_dir) or not shop or trained_kind(SHIPPED) is None:
+        return config
+    print(f"Sem treino seu em {config.output_dir}: vai o que já vem, {SHIPPED}", file=sys.stderr)
+    copied = config.model_copy(deep=True)
+    copied.training.output_dir = str(SHIPPED)
+    return copied
+
+
 def as_trained(config: Config, folder: Path) -> Config:
     """Uma cópia de `config` com o prompt e a base do treino, mesmo que ela diga outra coisa."""
     trained, copied = load_effective(folder), config.model_copy(deep=True)
@@ -242,7 +270,9 @@ def as_trained(config: Config, folder: Path) -> Config:
 def untrained(config: Config) -> Config:
     """Uma cópia de `config` para o modelo sem treino: instruções, esquema e o limite de tokens."""
     copied = config.model_copy(deep=True)
-    copied.prompt = Prompt(system=UNTRAINED_SYSTEM, schema_in_prompt=True)
+    copied.prompt = Prompt(
+        system=UNTRAINED_SYSTEM, schema_in_prompt=True, value_hints=False, hint_exclude=[]
+    )
     copied.generation.max_new_tokens = config.evaluation.base_max_new_tokens
     return copied
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from faker import Faker
 
-from loja_sql.config import PROJECT_DIR, parse_yaml
+from loja_sql.config import PROJECT_DIR, Config, parse_yaml
 
 DATA_DIR = PROJECT_DIR / "dados"
 FIRST_DAY, LAST_DAY = date(2022, 1, 1), date(2025, 12, 31)
@@ -62,6 +62,15 @@ def create_shop(path: Path, seed: int) -> Path:
         connection.commit()
     os.replace(temporary, path)
     return path
+
+
+def create_missing(config: Config, count: int | None = None) -> None:
+    """Gera as lojas que faltam (das primeiras `count`); o banco do usuário é com ele."""
+    if config.database.custom is None:
+        pairs = zip(config.database.seeds[:count], config.databases, strict=False)
+        for seed, path in pairs:
+            if not path.is_file():
+                create_shop(path, seed)
 
 
 def _fill(connection: sqlite3.Connection, rng: random.Random) -> None:

@@ -3,15 +3,19 @@
 import argparse
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comum.terminal import UserError, progress
 
-from loja_sql.config import Config, as_trained, resolve, trained_kind, untrained
-from loja_sql.prompt import extract_sql, render
+from babel.lists import format_list
+
+from loja_sql.config import Config, as_trained, resolve, trained_kind, untrained, with_trained
+from loja_sql.model.summary import WORK
+from loja_sql.prompt import DECLINE, Link, declines, extract_sql, render
+from loja_sql.questions import linking
 from loja_sql.sql.database import Database, QueryError, Result
 
 if TYPE_CHECKING:
@@ -19,13 +23,16 @@ if TYPE_CHECKING:
 
 MAX_QUESTION_CHARS = 500
 UPDATES_PER_SECOND = 8
+MAX_TABLES_NAMED = 8  # numa recusa
 
 
 @dataclass(frozen=True)
 class Answer:
     """O que o modelo respondeu: SQL e linhas, ou o erro, e o tempo em segundos.
 
-    Sem linhas nem erro, a resposta ainda está sendo escrita (`Assistant.stream`).
+    Sem linhas nem erro, a resposta ainda está sendo escrita (`Assistant.stream`). Em `declined`, o
+    modelo disse que não sabe, e `error` é a frase que o diz. `links` são os valores do banco que a
+    pergunta nomeia.
     """
 
     question: str
@@ -33,6 +40,15 @@ class Answer:
     result: Result | None
     error: str | None
     seconds: float
+    declined: bool = False
+    links: Sequence[Link] = ()
+
+    @property
+    def failure(self) -> str:
+        """A frase que se mostra no lugar das linhas quando há `error`."""
+        if self.declined:
+            return f"{self.error[0].upper()}{self.error[1:]}."
+        return f"Não deu certo: {self.error}."
 
 
 class Assistant:
@@ -42,8 +58,8 @@ class Assistant:
         from loja_sql.model.engines import open_engine  # traz o torch, e --help não o espera
 
         self.config = config
-        with Database(config.databases[0]) as bank:
-            self.schema = bank.schema
+        self.tables = Database(config.databases[0]).tables
+        self.context = linking.context(config)
         self.engine = engine or open_engine(config, adapter)
 
     def ask(self, question: str) -> Answer:
@@ -60,38 +76,54 @@ class Assistant:
         batches = self.engine.generate([*map(self._prompt, good)], *limits) if good else ()
         texts = {good[i]: text for i, text in in_order(batches, "Respondendo", len(good))}
         answers = [self._answer(q, texts.get(q, ""), question_problem(q)) for q in questions]
+        links = [self.context.links(q) if q in texts else () for q in questions]
         seconds = (time.perf_counter() - started) / max(1, len(questions))
-        return [replace(answer, seconds=seconds) for answer in answers]
+        pairs = zip(answers, links, strict=True)
+        return [replace(answer, seconds=seconds, links=found) for answer, found in pairs]
 
     def stream(self, question: str) -> Iterator[Answer]:
         """Responde mostrando o SQL à medida que sai; a última resposta é a completa."""
-        started, latest, text = time.perf_counter(), 0.0, ""
+        started, latest, text, links = time.perf_counter(), 0.0, "", ()
         problem = question_problem(question)
         if problem is None:
             limit = self.config.generation.max_new_tokens
             try:
+                links = self.context.links(question)
                 for text in self.engine.stream(self._prompt(question), limit):
                     seconds = time.perf_counter() - started
-                    if seconds - latest > 1 / UPDATES_PER_SECOND:
+                    # O começo de uma recusa não se mostra: não é SQL.
+                    shown = not DECLINE.startswith(text.strip())
+                    if shown and seconds - latest > 1 / UPDATES_PER_SECOND:
                         latest = seconds
-                        yield Answer(question, text, None, None, seconds)
+                        yield Answer(question, text, None, None, seconds, links=links)
             except UserError as error:
                 problem = str(error).rstrip(".")
         done = self._answer(question, text, problem)
-        yield replace(done, seconds=time.perf_counter() - started)
+        yield replace(done, seconds=time.perf_counter() - started, links=links)
 
     def execute(self, sql: str, question: str = "") -> Answer:
-        """Executa um SQL qualquer, só para leitura; cada chamada abre o seu banco."""
+        """Executa um SQL qualquer, só para leitura.
+
+        Com `DECLINE` no lugar do SQL, nada se executa, e a resposta é uma recusa.
+        """
+        if declines(sql):
+            return Answer(question, "", None, self._refusal(), 0.0, declined=True)
         started = time.perf_counter()
         try:
-            with Database(self.config.databases[0], self.config.database.time_limit_s) as bank:
-                result, error = bank.run(sql), None
+            bank = Database(self.config.databases[0], self.config.database.time_limit_s)
+            result, error = bank.run(sql), None
         except QueryError as problem:
             result, error = None, str(problem)
         return Answer(question, sql, result, error, time.perf_counter() - started)
 
+    def _refusal(self) -> str:
+        named = self.tables[:MAX_TABLES_NAMED]
+        others = ["outras"] if len(self.tables) > MAX_TABLES_NAMED else []
+        known = format_list([*named, *others], locale="pt_BR")
+        return f"não sei responder: o banco só tem {known}, e a pergunta parece pedir outra coisa"
+
     def _prompt(self, question: str) -> str:
-        return render(self.engine.tokenizer, self.config, question, self.schema)
+        return render(self.engine.tokenizer, self.config, question, self.context)
 
     def _answer(self, question: str, text: str, problem: str | None) -> Answer:
         """Executa o SQL que o modelo escreveu; `problem` é o que impediu de perguntar, se algo."""
@@ -134,24 +166,30 @@ def settings(config: Config, args: argparse.Namespace) -> tuple[Config, Path | N
     """A configuração e a pasta do modelo que as opções escolhem; None é o modelo sem treino.
 
     O prompt e o modelo base do treino valem mais que os da configuração atual. UserError se não há
-    modelo treinado na pasta.
+    modelo treinado na pasta. Uma loja que falta é gerada.
     """
+    from loja_sql.shop import create_missing  # traz o faker, e --help não o espera
+
+    create_missing(config, 1)
     if args.base:
         return untrained(config), None
-    adapter = args.adapter or config.output_dir
+    adapter = args.adapter or with_trained(config).output_dir
     if trained_kind(adapter) is None:
+        begun = ", só um treino que não acabou" if (adapter / WORK).is_dir() else ""
         raise UserError(
-            f"não há modelo treinado em {adapter}. Treine com train.py, indique outro com "
+            f"não há modelo treinado em {adapter}{begun}. Treine com train.py, indique outro com "
             "--adapter, ou use --base para o modelo sem treino."
         )
     return as_trained(config, adapter), adapter
 
 
 def as_record(answer: Answer) -> dict:
-    """A resposta como uma linha de JSONL, ou a da API: question, sql, columns, rows e error."""
+    """A resposta como um objeto de JSON: question, links, sql, columns, rows, error e declined."""
     result = answer.result or Result([], [])
     found = {"columns": result.columns, "rows": shown_rows(result)}
-    return {"question": answer.question, "sql": answer.sql, **found, "error": answer.error}
+    found |= {"error": answer.error, "declined": answer.declined}
+    links = [link._asdict() for link in answer.links]
+    return {"question": answer.question, "links": links, "sql": answer.sql, **found}
 
 
 def shown_rows(result: Result) -> list[list]:

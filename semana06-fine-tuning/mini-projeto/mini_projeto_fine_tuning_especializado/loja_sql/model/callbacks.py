@@ -1,38 +1,81 @@
-"""O que se vê de um treino enquanto ele anda, e o Ctrl-C que não perde o que já foi feito."""
+"""O que se vê e se grava de um treino enquanto ele anda, e o Ctrl-C que não perde o já feito."""
 
 import json
+import math
 import signal
+import time
 from pathlib import Path
 
-from comum.terminal import progress
+from comum.files import write_jsonl
+from comum.terminal import UserError, progress
 
+from accelerate import PartialState
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
+from loja_sql.model import runs
+from loja_sql.model.summary import METRICS
+
+DIVERGED = (
+    "o treino divergiu: no passo {}, {} deixou de ser um número. Nada foi entregue. Diminua "
+    "training.learning_rate, ou confira o modelo base."
+)
 SHOWN = {"loss": "perda", "eval_loss": "validação"}
 
 
+class Checkpoints(TrainerCallback):
+    """Põe na pasta, inteiros e assinados, os checkpoints que o Trainer grava em `unfinished/`."""
+
+    def __init__(self, folder: Path, run: runs.Run, progress: "Progress") -> None:
+        self.folder, self.run, self.progress = folder, run, progress
+
+    def elapsed(self) -> float:
+        """Os segundos de treino até aqui, somados os de antes de cada `--resume`."""
+        return self.run.seconds + time.perf_counter() - self.started
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.perf_counter()
+        best = self.folder / f"checkpoint-{state.best_global_step}"
+        if runs.is_whole(best):
+            state.best_model_checkpoint = str(best)  # a pasta pode ter mudado de lugar
+        else:
+            state.best_model_checkpoint = state.best_global_step = state.best_metric = None
+        control.should_training_stop = self.run.finished
+        return control
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        if not all(weights.isfinite().all() for weights in model.parameters()):
+            raise UserError(DIVERGED.format(state.global_step, "um peso"))
+        processes, best = PartialState(), self.folder / f"checkpoint-{state.best_global_step}"
+        stopped = control.should_training_stop and not self.progress.interrupted
+        last = stopped or state.global_step >= state.max_steps
+        run = self.run.model_copy(update={"seconds": self.elapsed(), "finished": last})
+        processes.wait_for_everyone()  # cada um grava o seu sorteio
+        if processes.is_main_process:
+            runs.keep(Path(args.output_dir, f"checkpoint-{state.global_step}"), run, best)
+        processes.wait_for_everyone()
+        if state.best_global_step is not None:
+            state.best_model_checkpoint = str(best)
+
+
 class Progress(TrainerCallback):
-    """Barra com tempo restante; cada medida vira uma linha de `path`; Ctrl-C grava e para.
+    """Barra com tempo restante; cada medida vira uma linha de `folder`; Ctrl-C grava e para.
 
     Ctrl-C termina o passo e grava um checkpoint; um segundo Ctrl-C mata na hora. Com vários
     processos, só o primeiro mostra e grava.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS
         self.bar = None
         self.shown: dict[str, str] = {}
-        self.tokens_before = 0  # os já vistos, se o treino é retomado
         self.interrupted = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.tokens_before = state.num_input_tokens_seen
         self.previous = signal.signal(signal.SIGINT, self._interrupt)
         if not state.is_world_process_zero:
             return
-        if state.global_step == 0:
-            self.path.write_text("", encoding="utf-8")
+        write_jsonl(self.path, state.log_history)  # de um treino retomado, as até o checkpoint
         self.bar = progress(label="Treinando", unit="passo", total=state.max_steps)
         self.bar.n = self.bar.initial = state.global_step
 
@@ -49,6 +92,9 @@ class Progress(TrainerCallback):
             args.load_best_model_at_end = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        for key in SHOWN.keys() & logs:
+            if not math.isfinite(logs[key]):
+                raise UserError(DIVERGED.format(state.global_step, f"a perda ({SHOWN[key]})"))
         if self.bar is None:
             return
         self.shown |= {SHOWN[key]: f"{value:.3f}" for key, value in logs.items() if key in SHOWN}

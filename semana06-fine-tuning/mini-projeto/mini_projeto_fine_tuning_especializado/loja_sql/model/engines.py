@@ -1,8 +1,8 @@
 """Motores de inferência atrás de uma interface só: o transformers e, em CPU, o llama.cpp.
 
 O terminal, a página e a avaliação falam com `Engine` e não sabem qual é. O prompt é o mesmo
-(`prompt.py`), e os tokens também: quem tokeniza é sempre o tokenizador do modelo base. A resposta é
-a da decodificação gulosa; entre um motor e outro só muda o que a quantização mudar.
+(`prompt.py`), e os tokens também: quem tokeniza é sempre o tokenizador do treino. A resposta é a da
+decodificação gulosa; entre um motor e outro só muda o que a quantização mudar.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from comum import decoding, llama_cpp
-from comum.models import device, load_tokenizer
+from comum.models import device
 from comum.terminal import UserError
 
 import torch
@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from loja_sql.config import Config
 from loja_sql.model.drafts import DYNAMIC, STATIC, drafts_ready
 from loja_sql.model.exports import EXPORT_COMMAND, GGUF_FORMS, exported_forms
-from loja_sql.model.loading import load_model
+from loja_sql.model.loading import load_model, load_tokenizer
 
 SLOTS = 4  # perguntas que o llama.cpp responde ao mesmo tempo
 CONTEXT = 8192  # tokens, divididos por quem estiver perguntando
@@ -37,7 +37,7 @@ class Engine:
     """Um modelo pronto para responder."""
 
     name: str  # o que se mostra a quem usa, por exemplo `llama.cpp q8_0`
-    tokenizer: PreTrainedTokenizerBase  # o do modelo base, com template de chat
+    tokenizer: PreTrainedTokenizerBase  # o do treino (ou o da base), com template de chat
     slots = 1  # quantas respostas correm ao mesmo tempo
 
     def generate(
@@ -62,7 +62,7 @@ class TransformersEngine(Engine):
     """O modelo carregado pelo transformers: base, base com adaptador ou uma pasta exportada."""
 
     def __init__(self, config: Config, adapter: Path | None = None, label: str = "") -> None:
-        self.tokenizer = load_tokenizer(config.model_path)
+        self.tokenizer = load_tokenizer(config, adapter)
         self.model = load_model(config, adapter)
         self.name = f"transformers {label or str(self.model.dtype).removeprefix('torch.')}"
 
@@ -86,10 +86,10 @@ class LlamaCppEngine(Engine):
 
     slots = SLOTS
 
-    def __init__(self, config: Config, gguf: Path, label: str) -> None:
+    def __init__(self, config: Config, adapter: Path, gguf: Path, label: str) -> None:
         import xllamacpp
 
-        self.tokenizer = load_tokenizer(config.model_path)
+        self.tokenizer = load_tokenizer(config, adapter)
         self.name, self._gguf = f"llama.cpp {label}", gguf
         self._tokenizing = threading.Lock()
         try:
@@ -208,7 +208,7 @@ def open_form(config: Config, adapter: Path, form: str) -> Engine:
     if form in GGUF_FORMS:
         if not has_llama_cpp():
             raise UserError(f"falta o llama.cpp: {llama_cpp.INSTALL_COMMAND}")
-        return LlamaCppEngine(config, available[form], form)
+        return LlamaCppEngine(config, adapter, available[form], form)
     settings = config.model_copy(deep=True)
     settings.model.name, settings.model.load_in_4bit = str(available[form]), False
     return TransformersEngine(settings, label=form)

@@ -4,15 +4,15 @@ import contextlib
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from comum import gguf, gptq
 from comum.files import weights_bytes, write_text
-from comum.models import load_tokenizer, nf4
+from comum.models import nf4
 from comum.terminal import UserError
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loja_sql.config import Config, as_trained, load_effective, trained_kind
@@ -20,8 +20,9 @@ from loja_sql.model import exports
 from loja_sql.model.card import model_card
 from loja_sql.model.drafts import SLOTS_PER_NGRAM, write_drafts
 from loja_sql.model.exports import GGUF_FORMS, Form, Manifest, Merge
-from loja_sql.model.loading import load_model
-from loja_sql.prompt import encode_pair, render
+from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
+from loja_sql.prompt import Context, encode_pair, render
+from loja_sql.questions import linking
 
 LOGITS_TOLERANCE = 1e-3  # em float32, numa escala em que os logits passam de 10
 CHECKED_PROMPTS = 8
@@ -35,26 +36,25 @@ class Exporter:
     validação se confere a fusão. UserError se não há modelo treinado na pasta.
     """
 
-    def __init__(
-        self, config: Config, training: list[dict], validation: list[dict], schema: str
-    ) -> None:
+    def __init__(self, config: Config, training: list[dict], validation: list[dict]) -> None:
         self.adapter = config.output_dir
         if trained_kind(self.adapter) is None:
             raise UserError(f"não há treino em {self.adapter}. Treine antes: python train.py")
         self.folder = self.adapter / exports.EXPORT_FOLDER
         self.config = as_trained(config, self.adapter)
         self.config.training.precision, self.config.model.load_in_4bit = "fp32", False
-        self.tokenizer = load_tokenizer(self.config.model_path)
+        self.tokenizer = load_tokenizer(self.config, self.adapter)
         self.tokenizer.padding_side = "left"  # quem gerar em lotes com a exportação precisa disto
-        self.training, self.schema = training, schema
-        self.prompts = [self._prompt(row["question"]) for row in validation[:CHECKED_PROMPTS]]
+        self.training, self.context = training, linking.context(self.config)
+        checked = (row["question"] for row in validation[:CHECKED_PROMPTS])
+        self.prompts = [self._prompt(question, self.context) for question in checked]
 
-    def _prompt(self, question: str) -> str:
-        return render(self.tokenizer, self.config, question, self.schema)
+    def _prompt(self, question: str, context: Context) -> str:
+        return render(self.tokenizer, self.config, question, context)
 
     def _pairs(self, limit: int | None = None) -> list[tuple[list[int], list[int]]]:
         return [
-            encode_pair(self.tokenizer, self.config, row["question"], row["sql"], self.schema)
+            encode_pair(self.tokenizer, self.config, row["question"], row["sql"], self.context)
             for row in self.training[:limit]
         ]
 
@@ -112,7 +112,7 @@ class Exporter:
                 f"a base {self.config.model.name} é quantizada, e fundir nela perderia qualidade; "
                 "indique a de precisão cheia com --model."
             )
-        tuned = PeftModel.from_pretrained(base, self.adapter).eval()
+        tuned = with_adapter(self.config, base, self.adapter).eval()
         before = self._logits(tuned)
         merged = tuned.merge_and_unload()
         pairs = list(zip(before, self._logits(merged), strict=True))
@@ -170,10 +170,16 @@ class Exporter:
         """O `Modelfile` do Ollama, com o prompt do treino, para o primeiro GGUF que houver."""
         if not names:
             return
+        hints = self.config.prompt.value_hints
+        question = (
+            "$(python inference.py --hints 'quantos clientes?')" if hints else "quantos clientes?"
+        )
+        # As dicas dependem da pergunta: quem a faz é que as põe.
+        template = self._prompt("{{ .Prompt }}", replace(self.context, links=lambda question: ()))
         text = (
-            '# ollama create loja-sql -f Modelfile && ollama run loja-sql "quantos clientes?"\n'
+            f'# ollama create loja-sql -f Modelfile && ollama run loja-sql "{question}"\n'
             f"FROM ./{names[0]}\n"
-            f'TEMPLATE """{self._prompt("{{ .Prompt }}")}"""\n'
+            f'TEMPLATE """{template}"""\n'
             f'PARAMETER stop "{self.tokenizer.eos_token}"\n'
             "PARAMETER temperature 0\n"
             f"PARAMETER num_predict {self.config.generation.max_new_tokens}\n"

@@ -11,11 +11,14 @@ r = posto (rank) do LoRA, V = vocabulário.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from comum.training import IGNORED
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import SiLUActivation
@@ -92,33 +95,38 @@ class _SwigluFunction(torch.autograd.Function):
 
 
 class _AnswerLossFunction(torch.autograd.Function):
-    """Soma das entropias cruzadas de h·Wᵀ contra os alvos, em blocos, sem guardar os logits.
+    """Soma das entropias cruzadas de h·[W; E]ᵀ contra os alvos, em blocos, sem guardar os logits.
 
-    Como W está congelado, o gradiente de `h` é calculado já na ida: os logits (N·V números) nunca
-    existem todos ao mesmo tempo.
+    W está congelado e E são as linhas dos tokens novos. Os gradientes são calculados já na ida: os
+    logits (N·V números) nunca existem todos ao mesmo tempo.
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, extra: Tensor, targets: Tensor) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
-        total = hidden.new_zeros((), dtype=exact)
-        grads = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        total, known = hidden.new_zeros((), dtype=exact), len(weight)
+        learning = any(ctx.needs_input_grad)
+        grads, grad_extra = torch.empty_like(hidden), torch.zeros_like(extra, dtype=exact)
+        new = extra.to(weight.dtype)
         for start in range(0, len(hidden), HEAD_CHUNK):
             block = slice(start, start + HEAD_CHUNK)
             target = targets[block, None]
-            log_p = torch.log_softmax(hidden[block] @ weight.T, dim=-1, dtype=exact)  # [bloco, V]
+            logits = torch.cat([hidden[block] @ weight.T, hidden[block] @ new.T], dim=-1)
+            log_p = torch.log_softmax(logits, dim=-1, dtype=exact)  # [bloco, V]
             total -= log_p.gather(1, target).sum()
-            if grads is not None:
+            if learning:
                 off = log_p.exp_()  # p − 1 no alvo, p nos outros
                 off.scatter_add_(1, target, torch.full_like(target, -1, dtype=off.dtype))
-                grads[block] = off.to(weight.dtype) @ weight
-        ctx.save_for_backward(grads)
+                off = off.to(weight.dtype)
+                grads[block] = (off[:, :known] @ weight).addmm_(off[:, known:], new)
+                grad_extra += off[:, known:].T @ hidden[block]
+        ctx.save_for_backward(grads, grad_extra.to(extra.dtype))
         return total
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        (grads,) = ctx.saved_tensors
-        return grads * grad, None, None
+        grads, grad_extra = ctx.saved_tensors
+        return grads * grad, None, grad_extra * grad, None
 
 
 def supports(model: nn.Module) -> bool:
@@ -130,6 +138,8 @@ def supports(model: nn.Module) -> bool:
 def supports_answer_loss(model: nn.Module) -> bool:
     """Diz se `answer_loss` dá a mesma perda que o modelo: saída linear, sem escala nem viés."""
     head = model.get_output_embeddings()
+    if isinstance(head, TrainableTokensWrapper):
+        head = head.token_adapter.base_layer
     return model.config.model_type in PLAIN_HEADS and type(head) is nn.Linear and head.bias is None
 
 
@@ -146,11 +156,20 @@ def answer_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, int
     supervised = following != IGNORED
     chosen, targets = hidden[:, :-1][supervised], following[supervised]  # [tokens da resposta, d]
     head = model.get_output_embeddings()
+    if isinstance(head, TrainableTokensWrapper):
+        return _AnswerLossFunction.apply(chosen, *_split(head.token_adapter), targets), len(targets)
     if head.weight.requires_grad:  # no treino completo a saída também aprende: fica o autograd
         loss = functional.cross_entropy(head(chosen).float(), targets, reduction="sum")
     else:
-        loss = _AnswerLossFunction.apply(chosen, head.weight, targets)
+        loss = _AnswerLossFunction.apply(chosen, head.weight, head.weight[:0], targets)
     return loss, len(targets)
+
+
+def _split(layer: TrainableTokensLayer) -> tuple[Tensor, Tensor]:
+    """As linhas congeladas da tabela e as que treinam, que são as últimas."""
+    (extra,) = layer.trainable_tokens_delta.values()
+    weight = layer.base_layer.weight
+    return weight[: len(weight) - len(extra)], extra
 
 
 def accelerate_layers(model: nn.Module) -> int:
@@ -167,12 +186,24 @@ def accelerate_layers(model: nn.Module) -> int:
     return changed
 
 
+def _embedded(weight: Tensor, extra: Tensor, ids: Tensor) -> Tensor:
+    """As linhas de `ids`, sem a cópia da tabela inteira que o peft faz a cada passo."""
+    known = len(weight)
+    new = ids >= known
+    learned = functional.embedding(torch.where(new, ids - known, 0), extra).to(weight.dtype)
+    return torch.where(
+        new[..., None], learned, functional.embedding(ids.clamp(max=known - 1), weight)
+    )
+
+
 def _fast_forward(layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if isinstance(layer, LlamaRMSNorm) and not layer.weight.requires_grad:
         return lambda x: _RmsNormFunction.apply(x, layer.weight, layer.variance_epsilon)
     if isinstance(layer, LlamaMLP) and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
         gate, up, down = layer.gate_proj, layer.up_proj, layer.down_proj
         return lambda x: down(_SwigluFunction.apply(gate(x), up(x)))
+    if isinstance(layer, TrainableTokensLayer) and isinstance(layer.base_layer, nn.Embedding):
+        return partial(_embedded, *_split(layer))
     if not isinstance(layer, LoraLinear) or len(layer.active_adapters) != 1:
         return None
     (name,) = layer.active_adapters

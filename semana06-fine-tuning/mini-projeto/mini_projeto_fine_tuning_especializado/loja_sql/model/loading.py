@@ -8,15 +8,21 @@ from comum.terminal import UserError
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loja_sql.config import Config, trained_kind
+from loja_sql.model import tokens
 
 
 def uses_bf16(config: Config) -> bool:
     """Resolve `training.precision`."""
     wanted = config.training.precision
     return models.gains_from_bf16() if wanted == "auto" else wanted == "bf16"
+
+
+def load_tokenizer(config: Config, adapter: Path | None = None) -> PreTrainedTokenizerBase:
+    """O tokenizador da base; com `adapter`, o daquele treino, que pode ter tokens fundidos."""
+    return models.load_tokenizer(str(adapter or config.model_path))
 
 
 def load_model(
@@ -43,7 +49,14 @@ def load_model(
     if models.device().type == "cpu" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(GROUPED_ATTENTION)
     if kind == "lora":
-        model = PeftModel.from_pretrained(model, adapter)
+        model = with_adapter(config, model, adapter)
         if not config.model.load_in_4bit:
             model = model.merge_and_unload()
     return model.eval()
+
+
+def with_adapter(config: Config, model: PreTrainedModel, adapter: Path) -> PeftModel:
+    """O adaptador sobre a base, que ganha antes as linhas dos tokens fundidos no treino dele."""
+    if config.model.merged_tokens:
+        tokens.fit(model, load_tokenizer(config, adapter))
+    return PeftModel.from_pretrained(model, adapter)

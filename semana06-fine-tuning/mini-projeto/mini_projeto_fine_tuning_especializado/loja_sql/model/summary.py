@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 SUMMARY = "training.json"
 METRICS = "metrics.jsonl"
+WORK = "unfinished"  # na pasta do treino, o que ele grava até acabar
 
 
 def read_summary(folder: Path) -> TrainingSummary | None:

@@ -8,14 +8,14 @@ tests/benchmarks/train_speed.py que mede quanto a troca rende.
 import importlib.util
 import math
 import random
-import shutil
-import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from itertools import chain
 
 from comum.files import write_json
 from comum.memory import MemoryGrowth
-from comum.models import device, fix_seeds, load_tokenizer
+from comum.models import check_targets, device, fix_seeds, linears_of
 from comum.numbers import decimal, percent
 from comum.results import TrainingSummary
 from comum.terminal import UserError
@@ -23,27 +23,28 @@ from comum.training import IGNORED, masked, similar_lengths
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
-from loja_sql.config import Config, save_effective, trained_kind
-from loja_sql.model import fused
-from loja_sql.model.callbacks import Progress, plot_curve
-from loja_sql.model.loading import load_model, uses_bf16
-from loja_sql.model.summary import METRICS, SUMMARY
-from loja_sql.prompt import encode_pair
+from loja_sql.config import Config, save_effective
+from loja_sql.model import fused, runs, tokens
+from loja_sql.model.callbacks import Checkpoints, Progress, plot_curve
+from loja_sql.model.loading import load_model, load_tokenizer, uses_bf16
+from loja_sql.model.summary import SUMMARY, WORK, read_summary
+from loja_sql.prompt import Context, encode_pair
+from loja_sql.questions import linking
 
 AUDIT_SHOWN = 2
 POOL = 50  # lotes sorteados de uma vez; dentro deles os exemplos se juntam por comprimento
 
 
 def train(
-    config: Config, rows: list[dict], validation: list[dict], schema: str, resume: bool = False
+    config: Config, rows: list[dict], validation: list[dict], resume: bool = False
 ) -> TrainingSummary:
     """Treina em `rows` (`question`, `sql`) e devolve o resumo que deixa em `training.json`.
 
@@ -52,35 +53,63 @@ def train(
         KeyboardInterrupt: Ctrl-C, depois de gravar um checkpoint.
     """
     check_tracking(config.training.tracking)
-    checkpoint = find_checkpoint(config, resume)
-    fix_seeds(config.training.seed)
+    context = linking.context(config)
     processes, output = all_processes(), config.output_dir
-    tokenizer = load_tokenizer(config.model_path)
-    sets = [tokenized(config, tokenizer, found, schema) for found in (rows, validation)]
-    for dataset, shown in zip(sets, (AUDIT_SHOWN * processes.is_main_process, 0), strict=True):
-        audit(tokenizer, dataset, config.training.max_length, shown)
-    memory = MemoryGrowth()
-    trainer = build_trainer(config, tokenizer, *sets)
-    if processes.is_main_process:
-        save_effective(config, output)
-    processes.print(trainer.announcement())
-    memory.restart_peak()  # conta o modelo carregado, e não o pico de carregá-lo
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - started
-    if trainer.progress.interrupted:
-        processes.print(
-            f"\nInterrompido no passo {trainer.state.global_step}; o checkpoint está em {output}. "
-            "Continue com: python train.py --resume (e os mesmos argumentos)."
-        )
-        raise KeyboardInterrupt
+    with runs.locked(output) if processes.is_main_process else nullcontext():
+        begun = (None, None)
+        if processes.is_main_process:
+            run = runs.new_run(config, rows, validation, processes.num_processes)
+            begun = runs.begin(output, run, resume)
+        run, checkpoint = broadcast_object_list(list(begun))
+        if run.finished and checkpoint is None:
+            processes.print(f"O treino em {output} já tinha acabado; não mexi em nada.")
+            return read_summary(output)
+        memory = MemoryGrowth()
+        trainer = _prepared(config, rows, validation, context)
+        trainer.checkpoints = Checkpoints(output, run, trainer.progress)
+        trainer.add_callback(trainer.checkpoints)
+        processes.print(trainer.announcement())
+        memory.restart_peak()  # conta o modelo carregado, e não o pico de carregá-lo
+        with runs.writing(output, trainer.trainable_bytes()):
+            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            if trainer.progress.interrupted:
+                processes.print(
+                    f"\nInterrompido no passo {trainer.state.global_step}; o checkpoint está em "
+                    f"{output}. Continue com: python train.py --resume (e os mesmos argumentos)."
+                )
+                raise KeyboardInterrupt
+            return _handed_over(config, trainer, memory.peak())
+
+
+def _prepared(
+    config: Config, rows: list[dict], validation: list[dict], context: Context
+) -> "AnswerTrainer":
+    """O Trainer com os dados já conferidos."""
+    fix_seeds(config.training.seed)
+    tokenizer = load_tokenizer(config)
+    if config.model.merged_tokens:
+        queries = [row["sql"] for row in rows]
+        count = config.model.merged_tokens
+        tokens.add_tokens(tokenizer, tokens.learn_tokens(queries, tokenizer, count))
+    sets = [tokenized(config, tokenizer, found, context) for found in (rows, validation)]
+    shown = AUDIT_SHOWN * all_processes().is_main_process
+    for dataset, count in zip(sets, (shown, 0), strict=True):
+        audit(tokenizer, dataset, config.training.max_length, count)
+    return build_trainer(config, tokenizer, *sets)
+
+
+def _handed_over(config: Config, trainer: "AnswerTrainer", memory: int | None) -> TrainingSummary:
+    """Grava à parte tudo o que se entrega, entrega de uma vez e devolve o resumo."""
     method = "qlora" if config.model.load_in_4bit else config.training.method
-    summary = trainer.summary(method, seconds, memory.peak())
-    trainer.save_model(str(output))
-    if processes.is_main_process:
-        tokenizer.save_pretrained(output)
-        write_json(output / SUMMARY, summary.model_dump())
-        plot_curve(trainer.state.log_history, output / "curva.png")
+    summary = trainer.summary(method, memory)
+    work = config.output_dir / WORK
+    trainer.save_model(str(work))
+    if all_processes().is_main_process:
+        trainer.processing_class.save_pretrained(work)
+        save_effective(config, work)
+        write_json(work / SUMMARY, summary.model_dump())
+        plot_curve(trainer.state.log_history, work / "curva.png")
+        runs.hand_over(config.output_dir, trainer.checkpoints.run)
     return summary
 
 
@@ -98,45 +127,15 @@ def check_tracking(name: str) -> None:
         )
 
 
-def find_checkpoint(config: Config, resume: bool) -> str | None:
-    """O checkpoint de onde continuar; sem `resume`, só confere que nada da pasta se perderia."""
-    folder, method = config.output_dir, config.training.method
-    kind = trained_kind(folder)
-    if kind not in (None, method):
-        raise UserError(
-            f"{folder} tem um treino de outro método ({kind}, e agora é {method}). "
-            "Escolha outra pasta com training.output_dir=…"
-        )
-    found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if resume and found is None:
-        raise UserError(f"não há checkpoint em {folder} de onde continuar; rode sem --resume.")
-    if resume:
-        return found
-    if found is not None and not (folder / SUMMARY).is_file():
-        raise UserError(
-            f"{folder} tem um treino interrompido. Continue-o com --resume, apague a pasta ou "
-            "escolha outra com training.output_dir=…"
-        )
-    processes = all_processes()
-    processes.wait_for_everyone()  # os outros ainda podem estar lendo o que se vai apagar
-    if processes.is_main_process:
-        (folder / SUMMARY).unlink(missing_ok=True)
-        # Os do treino acabado têm passos mais altos: o --resume deste os tomaria pelos seus.
-        for old in folder.glob("checkpoint-*"):
-            shutil.rmtree(old)
-    processes.wait_for_everyone()
-    return None
-
-
 def tokenized(
-    config: Config, tokenizer: PreTrainedTokenizerBase, rows: list[dict], schema: str
+    config: Config, tokenizer: PreTrainedTokenizerBase, rows: list[dict], context: Context
 ) -> Dataset:
     """Tokeniza e mascara: `labels` vale -100 no prompt e repete os tokens na resposta.
 
     O SFTTrainer faria isto a partir das mensagens, mas ensinaria também a quebra de linha que o
     template põe depois do fim da resposta, e que o modelo nunca chega a escrever.
     """
-    pairs = (encode_pair(tokenizer, config, row["question"], row["sql"], schema) for row in rows)
+    pairs = (encode_pair(tokenizer, config, row["question"], row["sql"], context) for row in rows)
     return Dataset.from_list([masked(*pair) for pair in pairs])
 
 
@@ -191,6 +190,7 @@ class AnswerTrainer(SFTTrainer):
     """O SFTTrainer com duas trocas, que se ligam uma a uma: a ordem dos lotes e a perda."""
 
     progress: Progress
+    checkpoints: Checkpoints
     group_by_length = False
     fused_loss = False
 
@@ -210,6 +210,11 @@ class AnswerTrainer(SFTTrainer):
         # Com acumulação de gradiente, o divisor é o dos lotes somados: 1x8 tem de valer 8x1.
         return total / (count if num_items_in_batch is None else num_items_in_batch)
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """Retomado do último passo, o treino não tem outro a dar; o Trainer daria mais um."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
     def _lengths(self) -> list[int]:
         return [len(ids) for ids in self.train_dataset["input_ids"]]
 
@@ -222,10 +227,16 @@ class AnswerTrainer(SFTTrainer):
             f"({percent(trainable / total)})."
         )
 
-    def summary(self, method: str, seconds: float, memory: int | None) -> TrainingSummary:
-        """O que se guarda de um treino que terminou, e que tomou `memory` bytes."""
-        before = self.progress.tokens_before
-        tokens = self.state.num_input_tokens_seen - before
+    def trainable_bytes(self) -> int:
+        """O tamanho dos pesos que treinam."""
+        return sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
+
+    def summary(self, method: str, memory: int | None) -> TrainingSummary:
+        """O que se guarda de um treino que terminou, e que tomou `memory` bytes.
+
+        De um treino retomado, somam-se os trechos; a memória é a do último.
+        """
+        tokens, seconds = self.state.num_input_tokens_seen, self.checkpoints.elapsed()
         return TrainingSummary(
             method=method,
             steps=self.state.global_step,
@@ -238,7 +249,7 @@ class AnswerTrainer(SFTTrainer):
             trainable_parameters=self.get_num_trainable_parameters(),
             best_step=self.state.best_global_step or self.state.global_step,
             best_eval_loss=self.state.best_metric,
-            resumed=before > 0,
+            resumed=self.checkpoints.run.seconds > 0,
         )
 
 
@@ -249,17 +260,24 @@ def build_trainer(
     full, wanted = config.training.method == "full", config.training.fused_layers
     # Com todos os pesos treinando, eles ficam em float32: passos miúdos se perderiam em bf16.
     model = load_model(config, dtype=torch.float32 if full else None)
+    new_tokens = range(len(load_tokenizer(config)), len(tokenizer))
+    if new_tokens:
+        tokens.fit(model, tokenizer)
+        tokens.start(model, tokenizer, new_tokens)
     # Em vários processos, o DDP só sincroniza gradientes de quem passa pelo forward do modelo.
     fast = wanted and fused.supports(model) and all_processes().num_processes == 1
     # Com o LoRA, as camadas de fused.py já recebem e devolvem bf16; o autocast só repetiria
     # conversões. Com todos os pesos em float32, as contas em bf16 são dele.
     autocast = uses_bf16(config) and (full or not fast)
-    progress, lora = Progress(config.output_dir / METRICS), config.lora
+    if not full:
+        check_targets(linears_of(model), config.lora.target_modules)
+    progress, lora = Progress(config.output_dir / WORK), config.lora
     adapter = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        trainable_token_indices=list(new_tokens) or None,
         task_type="CAUSAL_LM",
     )
     trainer = AnswerTrainer(
@@ -273,6 +291,13 @@ def build_trainer(
     )
     trainer.progress, trainer.group_by_length = progress, config.training.group_by_length
     trainer.remove_callback(PrinterCallback)
+    if new_tokens and not full:
+        # A TRL lê o viés da camada de saída, que o envoltório do peft não tem.
+        trainer.model.get_output_embeddings().bias = None
+        # O peft gravaria a tabela de embeddings inteira ao ver que ela cresceu.
+        trainer.model.save_pretrained = partial(
+            trainer.model.save_pretrained, save_embedding_layers=False
+        )
     if fast:
         if device().type == "cpu" and uses_bf16(config):
             # Em bf16, a volta da atenção "sdpa" do torch em CPU leva o dobro da por extenso.
@@ -289,8 +314,9 @@ def _arguments(config: Config, examples: int, autocast: bool) -> SFTConfig:
     steps = training.max_steps or math.ceil(steps_per_epoch * training.epochs)
     eval_steps = min(training.eval_steps, steps)
     return SFTConfig(
-        output_dir=str(config.output_dir),
+        output_dir=str(config.output_dir / WORK),
         run_name=config.output_dir.name,
+        hub_model_id=config.output_dir.name,  # o nome na ficha que a TRL escreve
         project="loja-sql",
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
@@ -308,9 +334,10 @@ def _arguments(config: Config, examples: int, autocast: bool) -> SFTConfig:
         eval_strategy="steps",
         eval_steps=eval_steps,
         save_steps=eval_steps,
-        save_total_limit=2,
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # a paciência continua de onde estava
         logging_steps=5,
+        logging_nan_inf_filter=False,  # callbacks.py para o treino que diverge
         disable_tqdm=True,  # a barra é a de callbacks.py
         include_num_input_tokens_seen="non_padding",
         seed=training.seed,

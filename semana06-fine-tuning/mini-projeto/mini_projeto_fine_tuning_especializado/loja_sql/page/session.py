@@ -15,6 +15,7 @@ from loja_sql.config import Config, untrained
 from loja_sql.model.assistant import Answer, Assistant, as_record, question_problem
 from loja_sql.model.engines import has_llama_cpp, open_form
 from loja_sql.model.exports import GGUF_FORMS, exported_forms
+from loja_sql.prompt import declines
 from loja_sql.sql.database import Result
 
 UNTRAINED, TRAINED = "sem treino", "treinado"
@@ -60,7 +61,8 @@ class Page:
             return "Ainda não há resposta para avaliar: faça uma pergunta."
         correction = edited.strip().rstrip(";").strip()
         fixed = not good and correction not in ("", model_sql)
-        problem = self.assistant.execute(correction).error if fixed else None
+        run = fixed and not declines(correction)
+        problem = self.assistant.execute(correction).error if run else None
         if problem:
             return f"A correção não foi guardada: {problem}."
         right = correction if fixed else model_sql if good else ""

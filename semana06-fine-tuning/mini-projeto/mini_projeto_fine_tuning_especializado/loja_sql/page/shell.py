@@ -11,11 +11,17 @@ MAX_CELL_CHARS = 40
 
 
 def format_answer(answer: Answer) -> str:
-    """SQL, linhas numa tabela e tempo, para o terminal."""
+    """O que se entendeu, SQL, linhas numa tabela e tempo, para o terminal."""
+    links = f"{printable(understood(answer))}\n" if answer.links else ""
     sql = f"SQL: {printable(answer.sql)}\n" if answer.sql else ""
-    failed = f"Não deu certo: {printable(answer.error or '')}."
-    outcome = format_table(answer.result) if answer.result else failed
-    return f"{sql}{outcome}\n({decimal(answer.seconds, 1)} s)"
+    outcome = format_table(answer.result) if answer.result else printable(answer.failure)
+    return f"{links}{sql}{outcome}\n({decimal(answer.seconds, 1)} s)"
+
+
+def understood(answer: Answer) -> str:
+    """Os valores do banco que se viram na pergunta: `entendi: clientes.cidade = Blumenau`."""
+    links = (f"{table}.{column} = {value}" for table, column, value in answer.links)
+    return f"entendi: {'; '.join(links)}"
 
 
 def format_table(result: Result) -> str:

@@ -13,7 +13,8 @@ from loja_sql.model.assistant import MAX_QUESTION_CHARS, Answer, shown_rows
 from loja_sql.page.charts import chart_for
 from loja_sql.page.panel import TEMPLATES, pieces
 from loja_sql.page.session import Page
-from loja_sql.page.shell import format_table, readable
+from loja_sql.page.shell import format_table, readable, understood
+from loja_sql.prompt import DECLINE
 from loja_sql.sql.database import Result
 
 EXAMPLES = [
@@ -81,8 +82,9 @@ class AskTab:
             empty = {"components": ["textbox"], "samples": [], "type": "index"}
             self.history = gr.Dataset(label=label, elem_id="historico", **empty)
         with gr.Accordion("Esquema do banco", open=False):
-            gr.Code(page.assistant.schema, label="Tabelas", interactive=False, **code)
-        self.past = gr.State([])  # [(pergunta, SQL do modelo)], da mais nova para a mais velha
+            gr.Code(page.assistant.context.schema, label="Tabelas", interactive=False, **code)
+        # [(pergunta, SQL do modelo ou DECLINE)], da mais nova para a mais velha
+        self.past = gr.State([])
 
     def wire(self, queue: dict) -> None:
         """Liga os botões aos métodos."""
@@ -105,8 +107,8 @@ class AskTab:
             shown = {self.sql: answer.sql, self.thanks: "", self.state: status(answer, self.engine)}
             if answer.result is None and answer.error is None:
                 yield shown
-        if answer.sql:
-            past = [(answer.question, answer.sql), *past][:HISTORY]
+        if said := DECLINE if answer.declined else answer.sql:
+            past = [(answer.question, said), *past][:HISTORY]
         history = gr.Dataset(samples=[[question] for question, _ in past])
         # De uma vez: quem lê o estado de pronta já pode opinar.
         yield shown | {self.past: past, self.history: history} | self.shown(answer, self.engine)
@@ -116,9 +118,10 @@ class AskTab:
 
     def review(self, index: int, past: list) -> dict:
         """Traz de volta uma pergunta da visita, com a resposta que o modelo deu."""
-        question, sql = past[index]
-        shown = self.shown(self.page.assistant.execute(sql), "do histórico")
-        return {self.question: question, self.sql: sql} | shown
+        question, said = past[index]
+        answer = self.page.assistant.execute(said)
+        shown = self.shown(answer, "do histórico")
+        return {self.question: question, self.sql: answer.sql} | shown
 
     def opinion(self, question: str, past: list, edited: str, good: bool) -> str:
         model_sql = next((sql for asked, sql in past if asked == question), "")
@@ -147,9 +150,14 @@ def _button(label: str, name: str, kind: type = gr.Button, size: str = "sm", **o
 
 
 def status(answer: Answer, source: str) -> str:
-    """A linha de estado, em HTML: o que houve, quantas linhas e em quanto tempo."""
+    """O estado, em HTML: o que se entendeu, o que houve, quantas linhas e em quanto tempo."""
+    links = f"{escape(understood(answer))}<br>" if answer.links else ""
+    return links + _outcome(answer, source)
+
+
+def _outcome(answer: Answer, source: str) -> str:
     if answer.error:
-        return f'<span class="erro" role="alert">Não deu certo: {escape(answer.error)}.</span>'
+        return f'<span class="erro" role="alert">{escape(answer.failure)}</span>'
     if answer.result is None:
         return "Escrevendo a consulta…"
     count = len(answer.result.rows)

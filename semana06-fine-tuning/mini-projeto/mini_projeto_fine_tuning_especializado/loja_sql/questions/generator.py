@@ -1,4 +1,4 @@
-"""Gera perguntas por composição: intenção x frase x filtros x valores x ruído.
+"""Gera perguntas por composição: intenção x frase x filtros x valores.
 
 A gramática (`dados/gramatica.yaml`) cobre valores e combinações; o jeito de falar vem das perguntas
 escritas à mão.
@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loja_sql.questions.noise import CLEAN, NOISE_RATE, add_noise
 from loja_sql.questions.slots import draw, grammar
 
 # A ordem é a das tabelas no FROM.
@@ -28,12 +27,11 @@ TAIL = {"group": "GROUP BY", "having": "HAVING", "order": "ORDER BY", "limit": "
 
 @dataclass(frozen=True)
 class Pair:
-    """Uma pergunta, o SQL que a responde, a intenção de onde veio e o ruído aplicado."""
+    """Uma pergunta, o SQL que a responde e a intenção de onde veio."""
 
     question: str
     sql: str
     intent: str
-    noise: str = CLEAN
 
 
 def generate(seed: int) -> Iterator[Pair]:
@@ -45,7 +43,7 @@ def generate(seed: int) -> Iterator[Pair]:
             yield _pair(name, rng)
 
 
-def _fill(template: str, values: dict[str, dict], key: str = "nome") -> str:
+def fill(template: str, values: dict[str, dict], key: str = "nome") -> str:
     """Troca `{slot.forma}` pela forma, e `{slot}` pela forma `key`."""
 
     def form(match: re.Match) -> str:
@@ -55,7 +53,8 @@ def _fill(template: str, values: dict[str, dict], key: str = "nome") -> str:
     return re.sub(r"\{([a-z_]+(?:\.[a-z_]+)?)\}", form, template)
 
 
-def _slots_in(text: str) -> set[str]:
+def slots_in(text: str) -> set[str]:
+    """Os slots que um texto da gramática cita, sem os filtros (`{f}`) e o grupo (`{g}`)."""
     return {m.partition(".")[0] for m in re.findall(r"\{([a-z_.]+)\}", text)} - {"f", "g"}
 
 
@@ -65,16 +64,16 @@ def _pair(name: str, rng: random.Random) -> Pair:
     filters = _choose_filters(intent, rng)
     clauses = {key: intent.get(key, "") for key in ("select", *TAIL)}
     where = list(intent.get("where", []))
-    names = sorted(_slots_in(" ".join([*clauses.values(), *where])))
+    names = sorted(slots_in(" ".join([*clauses.values(), *where])))
     values = {slot: draw(slot, rng, bounds=intent.get(slot)) for slot in names}
-    where = [_fill(condition, values) for condition in where]
+    where = [fill(condition, values) for condition in where]
 
     phrases = []
     for spec in filters.values():
-        slot = next(iter(_slots_in(spec["sql"])))
+        slot = next(iter(slots_in(spec["sql"])))
         value = {slot: draw(slot, rng, column=spec.get("column", ""))}
-        where.append(_fill(spec["sql"], value))
-        phrases.append(_fill(rng.choice(spec["phrases"]), value))
+        where.append(fill(spec["sql"], value))
+        phrases.append(fill(rng.choice(spec["phrases"]), value))
         tables += spec["tables"]
 
     group_phrase = ""
@@ -84,16 +83,13 @@ def _pair(name: str, rng: random.Random) -> Pair:
         clauses["group"] = group.get("group", group["column"])
         tables += group["tables"]
         group_phrase = rng.choice(group["phrases"])
-    clauses = {key: _fill(text, values, key="sql") for key, text in clauses.items()}
+    clauses = {key: fill(text, values, key="sql") for key, text in clauses.items()}
     if intent["subject"] == "venda" and "status" not in filters:
         where.insert(0, "pe.status <> 'cancelado'")
 
     wording = rng.choice(intent["wordings"])
     text = wording.replace("{f}", " ".join(phrases)).replace("{g}", group_phrase)
-    question, noise = _tidy(_fill(text, values)), CLEAN
-    if rng.random() < NOISE_RATE:
-        question, noise = add_noise(question, rng)
-    return Pair(question, _assemble(set(tables), where, clauses), name, noise)
+    return Pair(_tidy(fill(text, values)), assemble(set(tables), where, clauses), name)
 
 
 def _choose_filters(intent: dict, rng: random.Random) -> dict[str, dict]:
@@ -112,7 +108,14 @@ def _tidy(text: str) -> str:
     return re.sub(r"^[,:]\s*", "", text)
 
 
-def _assemble(tables: set[str], where: list[str], clauses: dict[str, str]) -> str:
+def assemble(tables: set[str], where: list[str], clauses: dict[str, str]) -> str:
+    """A consulta, nas convenções da casa: só as junções necessárias, sem prefixo se não há nenhuma.
+
+    Args:
+        tables: os apelidos das tabelas (chaves de `ALIASES`).
+        where: as condições, ligadas por AND.
+        clauses: o texto de `select` e das chaves de `TAIL`, vazio onde não há.
+    """
     main, *others = [alias for alias in ALIASES if alias in tables]
     sql = f"SELECT {clauses['select']} FROM {ALIASES[main]} {main}"
     for alias in others:

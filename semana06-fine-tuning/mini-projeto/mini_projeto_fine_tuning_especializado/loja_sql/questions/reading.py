@@ -4,25 +4,32 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from comum.terminal import UserError
+
+from loja_sql.prompt import DECLINE, declines
 
 Record = tuple[int, dict | None, str | None]  # linha do arquivo, conteúdo, problema
 
 
 @dataclass
 class Row:
-    """Uma pergunta e o SQL de referência, com o que se sabe sobre eles."""
+    """Uma pergunta e o SQL de referência (ou `DECLINE`), com o que se sabe sobre eles."""
 
     id: str
     question: str
     sql: str
-    source: str  # written | generated | variation | validation | test | own | feedback
+    source: str  # as chaves de report.SOURCE_NAMES
     wording: str = "livre"  # o ruído, nas geradas e nas variações
     kind: str = ""
     difficulty: str = ""
+    also_right: list[str] = field(default_factory=list)  # as outras leituras, só nos testes
+
+    @property
+    def answerable(self) -> bool:
+        return self.sql != DECLINE
 
 
 @dataclass
@@ -35,8 +42,13 @@ class Rejected:
     reason: str
 
 
-def read_questions(path: Path, source: str, rejected: list[Rejected]) -> list[Row]:
+def read_questions(
+    path: Path, source: str, rejected: list[Rejected], readings: bool = False
+) -> list[Row]:
     """Lê CSV ou JSONL com `question` e `sql`; linhas ruins vão para `rejected`, com o número.
+
+    Com `readings`, `sql` pode ser uma lista: a primeira consulta é a principal, e as outras são
+    leituras da pergunta tão certas quanto ela.
 
     Raises:
         UserError: arquivo ausente, em formato desconhecido ou sem as colunas.
@@ -51,15 +63,22 @@ def read_questions(path: Path, source: str, rejected: list[Rejected]) -> list[Ro
     rows = []
     for line, record, problem in records:
         question, sql = (record or {}).get("question"), (record or {}).get("sql")
-        problem = problem or _content_problem(question, sql)
+        queries = sql if readings and isinstance(sql, list) and sql else [sql]
+        problems = (_content_problem(question, query) for query in queries)
+        problem = problem or next(filter(None, problems), None)
         if problem is None:
-            clean = sql.strip().rstrip(";").strip()
-            rows.append(Row(f"{source}-{line:05}", question.strip(), clean, source))
+            first, *others = map(_clean, queries)
+            name = f"{source}-{line:05}"
+            rows.append(Row(name, question.strip(), first, source, also_right=others))
             continue
         shown = json.dumps(record, ensure_ascii=False) if record is not None else ""
         texts = _printable(str(question or shown)), _printable(str(sql or ""))
         rejected.append(Rejected(f"{path.name}:{line}", *texts, problem))
     return rows
+
+
+def _clean(sql: str) -> str:
+    return DECLINE if declines(sql) else sql.strip().rstrip(";").strip()
 
 
 def _content_problem(question: object, sql: object) -> str | None:

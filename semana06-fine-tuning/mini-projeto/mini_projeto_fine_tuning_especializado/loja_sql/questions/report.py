@@ -18,16 +18,26 @@ from loja_sql.sql.features import skeleton, tables
 
 SOURCE_NAMES = SPLITS | {
     "written": "escritas",
+    "contrast": "contrastivas",
+    "near": "quase sem resposta",
+    "unanswerable": "sem resposta",
+    "validation_unanswerable": "validação sem resposta",
+    "test_2": "teste 2",
     "variation": "variações",
+    "recombination": "recombinadas",
     "generated": "geradas",
     "feedback": "opiniões",
     "own": "próprias",
 }
-# O que duas perguntas podem ter em comum: chave, nome e como se tira de uma linha.
+# O que duas perguntas podem ter em comum: chave, nome e como se tira de uma linha (None: não tem).
 OVERLAPS = [
     ("same_question", "perguntas iguais", lambda row: plain(row.question)),
     ("same_mould", "mesmo molde", lambda row: mask(row.question)),
-    ("same_skeleton", "mesmo esqueleto de SQL", lambda row: skeleton(row.sql)),
+    (
+        "same_skeleton",
+        "mesmo esqueleto de SQL",
+        lambda row: skeleton(row.sql) if row.answerable else None,
+    ),
 ]
 GROUPED_REASONS = {
     REPEATED: "mesmo molde de outra",
@@ -53,11 +63,12 @@ def build_report(config: Config, splits: Splits, rejected: list[Rejected]) -> di
 
 def _described(rows: list[Row]) -> dict:
     traits = ("source", "kind", "difficulty", "wording")
+    queries = [row.sql for row in rows if row.answerable]
     return {
         "questions": len(rows),
         **{f"by_{trait}": _counts(getattr(row, trait) for row in rows) for trait in traits},
-        "skeletons": len({skeleton(row.sql) for row in rows}),
-        "tables_per_query": dict(sorted(Counter(len(tables(row.sql)) for row in rows).items())),
+        "skeletons": len(set(map(skeleton, queries))),
+        "tables_per_query": dict(sorted(Counter(len(tables(sql)) for sql in queries).items())),
     }
 
 
@@ -65,7 +76,7 @@ def _overlap(rows: list[Row], train: list[Row]) -> dict[str, int]:
     """Quantas de `rows` têm no treino a mesma pergunta, o mesmo molde e o mesmo esqueleto."""
     shared = {}
     for key, _, trait in OVERLAPS:
-        known = set(map(trait, train))
+        known = set(map(trait, train)) - {None}
         shared[key] = sum(trait(row) in known for row in rows)
     return shared
 

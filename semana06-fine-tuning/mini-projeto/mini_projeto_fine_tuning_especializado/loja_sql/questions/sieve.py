@@ -3,20 +3,25 @@
 Nada some calado: cada linha recusada fica em `Sieve.rejected`, com o motivo.
 """
 
+import math
 import random
+from collections import defaultdict
 from itertools import islice
 
 from comum.terminal import progress
 from comum.text import jaccard
 
+from loja_sql.prompt import DECLINE
 from loja_sql.questions.generator import generate
+from loja_sql.questions.grafts import graft
 from loja_sql.questions.reading import Rejected, Row
 from loja_sql.questions.slots import mask
 from loja_sql.questions.variations import vary
-from loja_sql.sql.comparison import reference_problem
+from loja_sql.sql.comparison import judge, reference_problem
 from loja_sql.sql.database import Database
 from loja_sql.sql.features import difficulty, kind
 
+UNANSWERABLE = "sem resposta"  # o tipo e a dificuldade do que o banco não responde
 NEAR_DUPLICATE = 0.8  # Jaccard entre os conjuntos de palavras dos moldes
 MAX_ATTEMPTS_PER_PAIR = 6
 REPEATED, NEARLY = "mesmo molde de", "quase igual a"
@@ -37,13 +42,19 @@ class Sieve:
 
     def runs(self, row: Row, where: str | None = None) -> bool:
         """Executa a consulta em todos os bancos; a que serve ganha tipo e dificuldade."""
-        if row.sql not in self._problems:
-            self._problems[row.sql] = reference_problem(row.sql, self._databases)
-        if problem := self._problems[row.sql]:
+        queries = [sql for sql in (row.sql, *row.also_right) if sql != DECLINE]
+        if problem := next(filter(None, map(self._problem, queries)), None):
             self.refuse(row, problem, where)
-        else:
+        elif row.answerable:
             row.kind, row.difficulty = kind(row.sql), difficulty(row.sql)
+        else:
+            row.kind = row.difficulty = UNANSWERABLE
         return not problem
+
+    def _problem(self, sql: str) -> str | None:
+        if sql not in self._problems:
+            self._problems[sql] = reference_problem(sql, self._databases)
+        return self._problems[sql]
 
     def checked(self, rows: list[Row], label: str) -> list[Row]:
         """As linhas cuja consulta executa e tem resposta definida."""
@@ -60,13 +71,21 @@ class Sieve:
 
     def apart(self, rows: list[Row], reserved: list[Row]) -> list[Row]:
         """As linhas que não usam quase as mesmas palavras de uma pergunta reservada."""
-        held = [(set(mask(row.question).split()), row.id) for row in reserved]
+        held = [set(mask(row.question).split()) for row in reserved]
+        having = defaultdict(set)
+        for place, words in enumerate(held):
+            for word in words:
+                having[word].add(place)
         kept = []
         for row in rows:
             words = set(mask(row.question).split())
-            twins = (name for other, name in held if jaccard(words, other) >= NEAR_DUPLICATE)
-            if twin := next(twins, None):
-                self.refuse(row, f"{NEARLY} {twin}")
+            # A uma quase igual faltam poucas palavras: tem ao menos uma das mais raras desta.
+            missing = len(words) - math.ceil(NEAR_DUPLICATE * len(words))
+            rarest = sorted(words, key=lambda word: len(having[word]))[: missing + 1]
+            places = sorted(set().union(*(having[word] for word in rarest)))
+            twins = (p for p in places if jaccard(words, held[p]) >= NEAR_DUPLICATE)
+            if (twin := next(twins, None)) is not None:
+                self.refuse(row, f"{NEARLY} {reserved[twin].id}")
             else:
                 kept.append(row)
         return kept
@@ -79,7 +98,7 @@ class Sieve:
             if len(rows) == count:
                 break
             name = f"generated-{attempt:05}"
-            row = Row(name, pair.question, pair.sql, "generated", pair.noise)
+            row = Row(name, pair.question, pair.sql, "generated")
             if self._is_new(row) and self.runs(row):
                 self._moulds[mask(row.question)] = row.id
                 rows.append(row)
@@ -94,11 +113,35 @@ class Sieve:
         for row, turn in progress(originals, "Variando valores", "pergunta"):
             name = f"{row.id}-v{turn}"
             for attempt in range(1, MAX_ATTEMPTS_PER_PAIR + 1):
-                question, sql, noise = vary(row.question, row.sql, rng)
-                new = Row(name, question, sql, "variation", noise)
+                new = Row(name, *vary(row.question, row.sql, rng), "variation")
                 if self.runs(new, f"{name}, tentativa {attempt}"):
                     found.append(new)
                     break
+        return found
+
+    def recombined(self, rows: list[Row], count: int, rng: random.Random) -> list[Row]:
+        """`count` enxertos em perguntas de `rows` (menos, se não há tantos), conferidos.
+
+        Cada um tem molde inédito, e a resposta da pergunta original não serve a ele.
+        """
+        found: list[Row] = []
+        bar = progress(label="Recombinando", unit="pergunta", total=count)
+        for attempt in range(count * MAX_ATTEMPTS_PER_PAIR):
+            if len(found) == count:
+                break
+            row = rng.choice(rows)
+            if (grafted := graft(row.question, row.sql, rng)) is None:
+                continue
+            new = Row(f"{row.id}-r{attempt}", *grafted, "recombination")
+            if not (self._is_new(new) and self.runs(new)):
+                continue
+            if judge(new.sql, row.sql, self._databases)[0]:
+                self.refuse(new, "o enxerto não muda a resposta")
+                continue
+            self._moulds[mask(new.question)] = new.id
+            found.append(new)
+            bar.update()
+        bar.close()
         return found
 
     def _is_new(self, row: Row) -> bool:

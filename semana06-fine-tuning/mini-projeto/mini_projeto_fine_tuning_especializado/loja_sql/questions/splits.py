@@ -1,30 +1,49 @@
 """As divisões: montá-las sem que nada do teste vaze para o treino, e lê-las.
 
-As perguntas do teste e da validação foram escritas à parte, em palavras livres, e nenhum molde
-delas aparece no treino. As geradas se dividem por esqueleto de SQL: as formas de consulta de
-`generated_test` não ocorrem no treino.
+As perguntas dos testes e da validação, com ou sem resposta no banco, foram escritas à parte, em
+palavras livres, e nenhum molde delas aparece no treino. As geradas se dividem por esqueleto de SQL:
+as formas de consulta de `generated_test` não ocorrem no treino.
 """
 
 import random
+from pathlib import Path
 
 from comum import labels
 from comum.files import read_jsonl
 from comum.terminal import UserError
 
 from loja_sql.config import Config, resolve
+from loja_sql.prompt import DECLINE
+from loja_sql.questions.noise import misspelt, noised
 from loja_sql.questions.reading import Row, read_questions
 from loja_sql.questions.sieve import Sieve
 from loja_sql.shop import DATA_DIR
 from loja_sql.sql.features import skeleton
 
-WRITTEN = DATA_DIR / "perguntas_curadas.jsonl"
-VALIDATION = DATA_DIR / "perguntas_validacao.jsonl"
-TEST = DATA_DIR / "perguntas_teste.jsonl"
-SPLITS = ("train", "validation", "generated_validation", "test", "generated_test")
+# Os arquivos escritos à mão, pela fonte que as linhas de cada um levam.
+WRITTEN = {
+    "written": DATA_DIR / "perguntas_curadas.jsonl",
+    "contrast": DATA_DIR / "perguntas_contraste.jsonl",
+    "near": DATA_DIR / "perguntas_respondiveis_proximas.jsonl",
+}
+UNANSWERABLE = {"unanswerable": DATA_DIR / "perguntas_sem_resposta.jsonl"}
+VALIDATION = {
+    "validation": DATA_DIR / "perguntas_validacao.jsonl",
+    "validation_unanswerable": DATA_DIR / "perguntas_sem_resposta_validacao.jsonl",
+}
+TEST = {"test": DATA_DIR / "perguntas_teste.jsonl"}
+TEST_2 = {"test_2": DATA_DIR / "perguntas_teste_2.jsonl"}
+SPLITS = (
+    *("train", "validation", "generated_validation"),
+    *("test", "test_typos", "test_2", "generated_test"),
+)
 NAMES = labels.SPLITS | {
+    "test_typos": "teste com erros",
+    "test_2": "teste 2",
     "generated_validation": "validação gerada",
     "generated_test": "teste gerado",
 }
+MADE = ("variation", "recombination")  # do que se fez de uma pergunta escrita, que vai junto
 GENERATED_HELD_OUT = 0.1  # fração das geradas na validação e no teste de esqueletos inéditos
 OWN_HELD_OUT = 0.15
 
@@ -44,18 +63,20 @@ def load_split(config: Config, name: str) -> list[dict]:
 
 
 def training_rows(config: Config) -> list[dict]:
-    """As perguntas do treino: as escritas à mão, as variações delas e as geradas, embaralhadas.
+    """As perguntas do treino, embaralhadas: escritas, variações delas, sem resposta e geradas.
 
     Raises:
         UserError: a configuração não deixa nenhuma.
     """
     rows = load_split(config, "train")
     generated = [r for r in rows if r["source"] == "generated"]
-    written = [r for r in rows if r["source"] not in ("generated", "variation")]
-    written = written[: config.data.curated_in_training]
+    unanswerable = [r for r in rows if r["sql"] == DECLINE]
+    unanswerable = unanswerable[: config.data.unanswerable_in_training]
+    written = [r for r in rows if r["source"] not in ("generated", *MADE)]
+    written = [r for r in written if r["sql"] != DECLINE][: config.data.curated_in_training]
     names = {r["id"] for r in written}
-    varied = [r for r in rows if r["source"] == "variation" and r["id"].rsplit("-v")[0] in names]
-    chosen = written + varied + generated[: config.data.generated_in_training]
+    made = [r for r in rows if r["source"] in MADE and r["id"].rpartition("-")[0] in names]
+    chosen = written + made + unanswerable + generated[: config.data.generated_in_training]
     random.Random(config.training.seed).shuffle(chosen)
     if not chosen:
         keys = "data.curated_in_training ou data.generated_in_training"
@@ -65,24 +86,40 @@ def training_rows(config: Config) -> list[dict]:
 
 def shop_splits(config: Config, sieve: Sieve) -> Splits:
     """As divisões da loja, na ordem de `SPLITS`."""
-    test = sieve.checked(read_questions(TEST, "test", sieve.rejected), "teste")
-    validation = read_questions(VALIDATION, "validation", sieve.rejected)
-    validation = sieve.checked(validation, "validação")
-    written = read_questions(WRITTEN, "written", sieve.rejected) + _feedback(config, sieve)
-    written = sieve.checked(written, "escritas à mão")
-    # A ordem decide quem fica com um molde repetido: primeiro o teste, depois a validação.
-    test, validation = sieve.unseen(test), sieve.unseen(validation)
-    reserved = test + validation
-    written = sieve.apart(sieve.unseen(written), reserved)
-    generated = sieve.apart(sieve.generated(config.data.generated, config.data.seed), reserved)
+    # A ordem decide quem fica com um molde repetido: primeiro os testes, depois a validação.
+    test = sieve.unseen(_read(TEST, sieve, "teste"))
+    test_2 = sieve.unseen(_read(TEST_2, sieve, "teste 2"))
+    validation = sieve.unseen(_read(VALIDATION, sieve, "validação"))
+    reserved = test + test_2 + validation
+    rows = _read(WRITTEN | UNANSWERABLE, sieve, "escritas à mão")
+    rows += sieve.checked(_feedback(config, sieve), "opiniões")
+    rows = sieve.apart(sieve.unseen(rows), reserved)
+    written = [row for row in rows if row.answerable]
+    unanswerable = [row for row in rows if not row.answerable]
     rng = random.Random(config.data.seed)
+    generated = sieve.apart(sieve.generated(config.data.generated, config.data.seed), reserved)
+    generated = noised(generated, random.Random(config.data.seed + 2))
     taken = {skeleton(row.sql) for row in written}
     kept, *held_out = split_by_skeleton(generated, [GENERATED_HELD_OUT] * 2, rng, taken)
-    rng.shuffle(written)
-    varied = sieve.varied(written, config.data.variations, random.Random(config.data.seed + 1))
-    train = written + sieve.apart(varied, reserved) + kept
-    parts = (train, validation, held_out[0], test, held_out[1])
+    # O começo de cada arquivo, que um treino curto usa sozinho, tem de tudo.
+    for rows in (written, unanswerable, validation):
+        rng.shuffle(rows)
+    made = random.Random(config.data.seed + 1)
+    new = sieve.varied(written, config.data.variations, made)
+    new += sieve.recombined(written, config.data.recombined, made)
+    clean = written + unanswerable + sieve.apart(new, reserved)
+    train = sieve.apart(noised(clean, made) + kept, reserved)
+    parts = (train, validation, held_out[0], test, misspelt(test), test_2, held_out[1])
     return dict(zip(SPLITS, parts, strict=True))
+
+
+def _read(files: dict[str, Path], sieve: Sieve, label: str) -> list[Row]:
+    """As linhas dos arquivos que servem; nos dos testes, uma pergunta pode ter várias leituras."""
+    rows = []
+    for source, path in files.items():
+        graded = source.startswith(("test", "validation"))
+        rows += read_questions(path, source, sieve.rejected, readings=graded)
+    return sieve.checked(rows, label)
 
 
 def own_splits(config: Config, sieve: Sieve) -> Splits:
@@ -110,7 +147,8 @@ def split_by_skeleton(
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(skeleton(row.sql), []).append(row)
+        # As sem resposta não têm SQL que vaze de uma parte para a outra.
+        groups.setdefault(skeleton(row.sql) if row.answerable else row.id, []).append(row)
     names = sorted(groups)
     rng.shuffle(names)
     parts: list[list[Row]] = [[] for _ in fractions]

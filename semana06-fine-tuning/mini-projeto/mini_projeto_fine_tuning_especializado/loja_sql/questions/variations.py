@@ -1,6 +1,7 @@
-"""Variações de uma pergunta escrita à mão: a mesma frase com outros valores e outro ruído.
+"""Variações de uma pergunta escrita à mão: a mesma frase com outros valores e comparações.
 
-Ver a mesma pergunta com outra cidade, outro ano e outro número ensina o que copiar dela para o SQL.
+Ver a mesma pergunta com outra cidade, outro ano e outro número, às vezes por extenso, ensina o que
+copiar dela para o SQL; ver "no mínimo" virar "menos de", o que cada comparação quer dizer.
 Um valor só é trocado se aparece uma única vez na pergunta e está no SQL; na dúvida, fica.
 """
 
@@ -10,7 +11,7 @@ from functools import cache
 
 from comum.text import fold
 
-from loja_sql.questions.noise import CLEAN, NOISE_RATE, add_noise
+from loja_sql.questions.numerals import ways
 from loja_sql.questions.slots import MONTHS, NUMBERS, STATUSES, UFS, YEARS, choices, inflections
 
 STRING = re.compile(r"'([^']*)'")
@@ -19,6 +20,18 @@ FIRST_MARK = 0xE000  # uso privado do Unicode: não ocorre em pergunta nenhuma
 ARTICLES = {"o", "a", "os", "as", "ao", "à", "pelo", "pela"}
 PREPOSITIONS = {"de": 1, "do": 1, "da": 1, "em": 2, "no": 2, "na": 2}  # posição em UFS[uf]
 FEMININE_CATEGORIES = {"roupas", "beleza"}
+# As comparações que se trocam entre si sem mexer na frase em volta, e o operador de cada uma.
+COMPARISONS = (
+    {
+        **{"mais de": ">", "menos de": "<", "até": "<="},
+        **{"no mínimo": ">=", "pelo menos": ">=", "no máximo": "<="},
+    },
+    {"acima de": ">", "abaixo de": "<", "até": "<=", "a partir de": ">="},
+)
+NEGATIONS = {"não", "nao", "nem", "n"}
+COMPARISON_CHANCE = 0.5
+NUMERAL_CHANCE = 0.4  # de um número trocado não sair em algarismos corridos
+BEFORE_DOZENS = {"de", "até", "com", "mínimo", "máximo", "menos", "em"}
 
 
 class _Draft:
@@ -26,7 +39,7 @@ class _Draft:
 
     def __init__(self, question: str, sql: str) -> None:
         self.question, self.sql = question, sql
-        self.plain = question.islower() and question.isascii()
+        self.plain, self.loud = question.islower() and question.isascii(), question.isupper()
         self.texts: dict[int, str] = {}
         self.values: dict[int, str] = {}
 
@@ -35,7 +48,7 @@ class _Draft:
         sample = self.question[start:end]
         if sample.islower():
             text = text.lower()
-        elif sample.isupper() and len(sample) > 2:
+        elif self.loud or (sample.isupper() and len(sample) > 2):
             text = text.upper()
         text = fold(text) if self.plain else text
         mark = FIRST_MARK + len(self.values)
@@ -62,20 +75,17 @@ class _Draft:
         words = self.question[:start].split()
         return words[-1].lower() if words else ""
 
+    def word_after(self, end: int) -> str:
+        found = re.match(r" ([^\W\d_]+)", self.question[end:])
+        return found[1].lower() if found else ""
 
-def vary(question: str, sql: str, rng: random.Random) -> tuple[str, str, str]:
-    """Troca os valores que puder e acrescenta ruído: (pergunta, SQL, nome do ruído).
 
-    Quando nada muda além do ano, o ruído é certo, para que a variação não repita a original.
-    """
+def vary(question: str, sql: str, rng: random.Random) -> tuple[str, str]:
+    """A pergunta e o SQL com outros valores, os que se puder trocar."""
     draft = _Draft(question, sql)
-    for swap in (_swap_names, _swap_ufs, _swap_statuses, _shift_years, _swap_month, _swap_numbers):
+    for swap in SWAPS:
         swap(draft, rng)
-    varied, new_sql = draft.done()
-    noise = CLEAN
-    if not draft.values or rng.random() < NOISE_RATE:
-        varied, noise = add_noise(varied, rng)
-    return varied, new_sql, noise
+    return draft.done()
 
 
 def aligned_fold(text: str) -> str:
@@ -172,6 +182,23 @@ def _swap_month(draft: _Draft, rng: random.Random) -> None:
         draft.put(*found.span(), MONTHS[new - 1], pattern, f"{new:02}")
 
 
+def _swap_comparison(draft: _Draft, rng: random.Random) -> None:
+    """Troca "mais de 50" por "no máximo 50", e o operador com a frase."""
+    for sign, number in re.findall(r"(<=|>=|<|>) (\d+)(?![\w.])", draft.sql):
+        pattern = rf"(?<!\S){sign}(?= {number}\b)"
+        if len(re.findall(pattern, draft.sql)) != 1 or rng.random() > COMPARISON_CHANCE:
+            continue
+        for phrases in COMPARISONS:
+            said = (phrase for phrase, meaning in phrases.items() if meaning == sign)
+            spots = ((p, draft.find(f"{p} {money}{number}")) for p in said for money in ("", "R$ "))
+            phrase, found = next(((p, spot) for p, spot in spots if spot), ("", None))
+            if found and draft.word_before(found.start()) not in NEGATIONS:
+                new = rng.choice([other for other in phrases if phrases[other] != sign])
+                end = found.start() + len(phrase)
+                draft.put(found.start(), end, new, pattern, phrases[new])
+                break
+
+
 def _swap_numbers(draft: _Draft, rng: random.Random) -> None:
     """Troca quantidades e valores em reais; um só fator conserva a ordem entre os maiores."""
     if "SUM(a.nota" in draft.sql or "SUM(nota" in draft.sql:
@@ -184,7 +211,9 @@ def _swap_numbers(draft: _Draft, rng: random.Random) -> None:
         divisor = re.search(rf"/ {text}\b", outside)
         if value < 2 or numbers.count(text) != 1 or YEAR.fullmatch(text) or divisor:
             continue
-        found = list(re.finditer(rf"(?<![\w/.,-]){text}(?![\w/%ºª-]|[.,]\d)", draft.question))
+        dotted = f"{value:,}".replace(",", "[.]")
+        digits = rf"(?<![\w/.,-])(?:{text}|{dotted})(?![\w/%ºª-]|[.,]\d)"
+        found = list(re.finditer(digits, draft.question))
         spelled = draft.find(NUMBERS[value]) if 3 <= value < 11 else None
         if spelled and not found:
             new = rng.choice([n for n in _small(draft.sql, text, 3) if n != value] or [value])
@@ -195,7 +224,8 @@ def _swap_numbers(draft: _Draft, rng: random.Random) -> None:
             else:
                 step = 10 ** min(2, len(text) - len(text.rstrip("0")))
                 new = max(step, round(value * factor / step) * step)
-            span, shown = found[0].span(), str(new)
+            span = found[0].span()
+            shown = _written(draft, new, *span, rng)
         else:
             continue
         if str(new) not in numbers:
@@ -204,5 +234,20 @@ def _swap_numbers(draft: _Draft, rng: random.Random) -> None:
 
 def _small(sql: str, text: str, low: int) -> range:
     """Os valores possíveis de um número pequeno: notas vão até 5."""
-    is_grade = re.search(rf"nota\s*(?:[<>=]+|BETWEEN)\s*{text}\b|AVG\(\S*nota\)", sql)
-    return range(low, 6 if is_grade else 11)
+    compared = rf"nota\s*(?:[<>=\uE000-\uF8FF]+|BETWEEN)\s*{text}\b"
+    return range(low, 6 if re.search(rf"{compared}|AVG\(\S*nota\)", sql) else 11)
+
+
+def _written(draft: _Draft, number: int, start: int, end: int, rng: random.Random) -> str:
+    """O número em algarismos ou, às vezes, de outro jeito que caiba no mesmo lugar da frase."""
+    in_reais = draft.question[:start].rstrip().endswith("$")
+    if in_reais or rng.random() > NUMERAL_CHANCE:
+        return str(number)
+    counted = draft.word_before(start) in BEFORE_DOZENS
+    return rng.choice(ways(number, draft.word_after(end), counted) or [str(number)])
+
+
+SWAPS = (
+    *(_swap_names, _swap_ufs, _swap_statuses, _shift_years, _swap_month),
+    *(_swap_comparison, _swap_numbers),
+)

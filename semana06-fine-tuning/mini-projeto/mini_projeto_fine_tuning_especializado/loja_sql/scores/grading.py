@@ -12,8 +12,10 @@ from comum.terminal import UserError
 
 from loja_sql.config import Config
 from loja_sql.model.assistant import in_order
+from loja_sql.model.loading import load_tokenizer
 from loja_sql.model.summary import read_summary
-from loja_sql.prompt import encode_pair, extract_sql, render
+from loja_sql.prompt import DECLINE, declines, encode_pair, extract_sql, render
+from loja_sql.questions import linking
 from loja_sql.questions.reading import read_questions
 from loja_sql.questions.sieve import Sieve
 from loja_sql.questions.splits import load_split
@@ -35,13 +37,17 @@ def questions(
         rows = load_split(config, split)
     else:
         sieve = Sieve(databases)
-        kept = sieve.checked(read_questions(path, "own", sieve.rejected), path.name)
+        read = read_questions(path, "own", sieve.rejected, readings=True)
+        kept = sieve.checked(read, path.name)
         rows = [vars(row) for row in kept]
         for item in sieve.rejected:
             print(f"Ignorada ({item.where}): {item.reason}: {item.question}", file=sys.stderr)
-    if not rows:
-        raise UserError(f"{path or split} não tem nenhuma pergunta aproveitável.")
-    return spread(rows, config.evaluation.limit)
+    rows = spread(rows, config.evaluation.limit)
+    if all(row["sql"] == DECLINE for row in rows):
+        raise UserError(
+            f"{path or split} não tem nenhuma pergunta aproveitável que o banco responda."
+        )
+    return rows
 
 
 def measure(
@@ -49,15 +55,17 @@ def measure(
 ) -> tuple[results.Variant, list[dict]]:
     """As notas de uma variante, e uma linha por pergunta com a resposta e o que houve com ela."""
     rows = [row | {"question": variant.reword(row["question"])} for row in rows]
-    config, schema = variant.config, databases[0].schema
+    config, context = variant.config, linking.context(variant.config)
     engine = variant.open()
     name, tokenizer = engine.name, engine.tokenizer
-    prompts, pairs = [], []
+    prompts, pairs, gold = [], [], []
     for row in rows:
         question = row["question"]
         examples = variant.examples(question) if variant.examples else ()
-        prompts.append(render(tokenizer, config, question, schema, examples))
-        pairs.append(encode_pair(tokenizer, config, question, row["sql"], schema, examples))
+        prompts.append(render(tokenizer, config, question, context, examples))
+        if row["sql"] != DECLINE:
+            gold.append(row["sql"])
+            pairs.append(encode_pair(tokenizer, config, question, row["sql"], context, examples))
     started = time.perf_counter()
     limits = config.generation.max_new_tokens, config.generation.batch_size
     label = f"Respondendo ({variant.label})"
@@ -65,7 +73,9 @@ def measure(
     seconds = time.perf_counter() - started
     batches = engine.losses(pairs, config.generation.batch_size)
     label = f"Perplexidade ({variant.label})"
-    losses = batches and [item[1:] for item in in_order(batches, label, len(pairs))]
+    nats = batches and [loss for _, loss, _ in in_order(batches, label, len(pairs))]
+    # Por token da base, e o do fim: os fundidos são menos, e a conta por eles não se compara.
+    units = [len(ids) + 1 for ids in load_tokenizer(config)(gold).input_ids]
     engine.close()
     del engine
     gc.collect()  # antes do outro processo: os dois modelos podem não caber juntos
@@ -79,7 +89,7 @@ def measure(
         group=variant.group,
         engine=name,
         **_scores(lines),
-        gold_perplexity=losses and perplexity(*zip(*losses, strict=True)),
+        gold_perplexity=nats and perplexity(nats, units),
         prompt_tokens=sum(len(prompt) for prompt, _ in pairs) / len(pairs),
         weights_bytes=variant.weights_bytes,
         memory_bytes=memory,
@@ -91,18 +101,24 @@ def measure(
 
 
 def _judged(row: dict, answer: str, databases: list[Database]) -> dict:
-    predicted = extract_sql(answer)
-    correct, error = judge(row["sql"], predicted, databases)
+    predicted, gold = extract_sql(answer), row["sql"]
+    readings = [gold, *row.get("also_right", ())]
+    declined = declines(predicted)
+    queries = () if declined else (sql for sql in readings if sql != DECLINE)
+    verdicts = [judge(sql, predicted, databases) for sql in queries]
+    correct = DECLINE in readings if declined else any(right for right, _ in verdicts)
+    error = verdicts[0][1] if verdicts else None
     return {
         "question": row["question"],
-        "gold": row["sql"],
+        "gold": gold,
         "predicted": predicted,
         "correct": correct,
+        "declined": declined,
         "error": error,
-        "exact": _plain(predicted) == _plain(row["sql"]),
+        "exact": _plain(predicted) == _plain(gold),
         "kind": row["kind"],
         "difficulty": row["difficulty"],
-        "cause": None if correct else cause(row["sql"], predicted, error),
+        "cause": None if correct else cause(gold, predicted, error),
     }
 
 
@@ -112,14 +128,19 @@ def _plain(sql: str) -> str:
 
 
 def _scores(lines: list[dict]) -> dict:
+    """As notas das que têm resposta no banco, e as recusas dos dois lados."""
     causes = Counter(line["cause"] for line in lines if line["cause"])
+    asked = [line for line in lines if line["gold"] != DECLINE]
+    unanswerable = [line["correct"] for line in lines if line["gold"] == DECLINE]
     return {
-        "execution_accuracy": proportion([line["correct"] for line in lines]),
-        "valid_sql": proportion([line["error"] is None for line in lines]),
-        "exact_match": proportion([line["exact"] for line in lines]),
-        "bleu": bleu([line["predicted"] for line in lines], [line["gold"] for line in lines]),
-        "by_kind": _by(lines, "kind"),
-        "by_difficulty": _by(lines, "difficulty"),
+        "execution_accuracy": proportion([line["correct"] for line in asked]),
+        "valid_sql": proportion([not line["declined"] and line["error"] is None for line in asked]),
+        "exact_match": proportion([line["exact"] for line in asked]),
+        "declined_right": proportion(unanswerable) if unanswerable else None,
+        "declined_wrong": proportion([line["declined"] and not line["correct"] for line in asked]),
+        "bleu": bleu([line["predicted"] for line in asked], [line["gold"] for line in asked]),
+        "by_kind": _by(asked, "kind"),
+        "by_difficulty": _by(asked, "difficulty"),
         "error_causes": dict(causes.most_common()),
     }
 

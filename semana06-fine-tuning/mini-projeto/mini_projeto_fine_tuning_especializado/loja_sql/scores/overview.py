@@ -13,9 +13,15 @@ SIDE_BY_SIDE = 3  # variantes que cabem lado a lado num terminal de 80 colunas
 def show(evaluation: Evaluation) -> None:
     """Imprime as notas, os custos e as comparações com o treinado."""
     variants = evaluation.variants
-    total = next(iter(variants.values())).execution_accuracy.n
-    print(f"\n{total} perguntas; intervalos de 95% entre colchetes")
+    first = next(iter(variants.values()))
+    total, others = first.execution_accuracy.n, ""
+    if first.declined_right:
+        others = f" e {first.declined_right.n} que o banco não responde"
+    print(f"\n{total} perguntas{others}; intervalos de 95% entre colchetes")
     _show(["%", "acurácia de execução", "SQL válido", "igual à referência"], variants, _shares)
+    if first.declined_wrong:
+        header = ["%", "recusou o que o banco não responde", "recusou o que ele responde"]
+        _show(header, variants, _declines)
     header = ["", "perplexidade da referência", "BLEU", "tokens no prompt", "treino"]
     _show(header, variants, _others)
     names = list(variants)
@@ -41,6 +47,10 @@ def _show(header: list[str], variants: dict[str, Variant], cells) -> None:
 def _shares(part: Variant) -> list[str]:
     scores = (part.execution_accuracy, part.valid_sql, part.exact_match)
     return [interval(score, 1, 100) for score in scores]
+
+
+def _declines(part: Variant) -> list[str]:
+    return [interval(score, 1, 100) for score in (part.declined_right, part.declined_wrong)]
 
 
 def _others(part: Variant) -> list[str]:

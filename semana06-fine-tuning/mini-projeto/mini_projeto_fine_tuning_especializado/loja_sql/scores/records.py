@@ -8,6 +8,7 @@ from comum.terminal import UserError
 
 from loja_sql.config import Config
 from loja_sql.model.summary import read_summary
+from loja_sql.prompt import DECLINE
 from loja_sql.scores.overview import GROUPS
 from loja_sql.scores.variants import BASE, TUNED, UNTRAINED
 
@@ -60,7 +61,9 @@ class Record:
         variants = self.evaluation.variants
         if TUNED not in variants:
             return
-        right = {n: [x["correct"] for x in self.lines if x["variant"] == n] for n in variants}
+        # Só as que o banco responde, como na acurácia: o modelo sem treino nunca recusa.
+        asked = [line for line in self.lines if line["gold"] != DECLINE]
+        right = {n: [x["correct"] for x in asked if x["variant"] == n] for n in variants}
         if BASE in variants:
             self.evaluation.base_against_trained = mcnemar(right[BASE], right[TUNED])
         self.evaluation.against_trained = {

@@ -13,7 +13,7 @@ from comum.text import without_accents
 from loja_sql.config import Config, as_trained, trained_kind, untrained
 from loja_sql.model.engines import Engine, TransformersEngine, open_form
 from loja_sql.model.exports import exported_forms
-from loja_sql.prompt import Examples
+from loja_sql.prompt import DECLINE, Examples
 from loja_sql.questions.noise import typo
 from loja_sql.questions.retrieval import Bm25
 from loja_sql.questions.splits import load_split
@@ -109,7 +109,8 @@ def _with_examples(base: Config, count: int) -> list[Variant]:
     """O modelo sem treino com `count` exemplos do treino: sempre os mesmos, ou os parecidos."""
     if not count:
         return []
-    pairs = [(row["question"], row["sql"]) for row in load_split(base, "train")]
+    rows = (row for row in load_split(base, "train") if row["sql"] != DECLINE)
+    pairs = [(row["question"], row["sql"]) for row in rows]
     fixed = spread(pairs, count)
     index = Bm25([question for question, _ in pairs])
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from loja_sql.prompt import DECLINE, declines
 from loja_sql.sql.features import parse, skeleton, tables
 
 AGGREGATES = (exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
@@ -28,15 +29,25 @@ PARTS = [
     ("colunas da resposta", lambda tree: [part.sql() for part in tree.selects]),
     ("outro filtro", _clauses("where")),
 ]
-FIRST = ["SQL inválido", "convenção esquecida", "tabela errada", "valor errado no filtro"]
+DECLINES = ["recusou sem motivo", "devia recusar"]
+FIRST = [
+    *DECLINES,
+    "SQL inválido",
+    "convenção esquecida",
+    "tabela errada",
+    "valor errado no filtro",
+]
 CAUSES = [*FIRST, "filtro a menos", "filtro a mais", *dict(PARTS), "outra"]
 
 
 def cause(gold: str, predicted: str, error: str | None) -> str:
-    """A causa de um erro de execução: a primeira de `CAUSES` que se aplica.
+    """A causa de um erro: a primeira de `CAUSES` que se aplica.
 
-    `gold` é o SQL de referência; `predicted`, o do modelo; `error`, por que ele não executou.
+    `gold` é a referência, um SQL ou `DECLINE`; `predicted`, o que o modelo respondeu; `error`, por
+    que isso não executou.
     """
+    if gold == DECLINE or declines(predicted):
+        return DECLINES[gold == DECLINE]
     if error is not None:
         return "SQL inválido"
     try:

@@ -1,44 +1,35 @@
-"""Executa SQL de procedência duvidosa sem risco: só leitura, só as tabelas do banco, com limites.
+"""Executa SQL de procedência duvidosa sem risco: cada consulta roda num processo à parte.
 
-Um modelo pode escrever qualquer coisa. Quatro barreiras independentes cuidam disso:
-
-1. o arquivo é aberto em modo somente leitura (`mode=ro`) e com `PRAGMA query_only`;
-2. um autorizador do SQLite recusa tudo que não seja SELECT sobre as tabelas do próprio banco e
-   funções inofensivas (https://sqlite.org/c3ref/set_authorizer.html);
-3. o tempo é limitado por um `progress_handler`, e o número de linhas, na leitura;
-4. o tamanho de cada valor, o dos padrões de LIKE e o do resultado são limitados: uma só função
-   sobre textos enormes passaria do relógio, lido entre instruções, ou esgotaria a memória.
+As barreiras estão em `worker.py`. Aqui ficam o processo, que espera vivo a próxima consulta e é
+refeito quando morre, e as mensagens de quando ele não responde.
 """
 
+import queue
 import re
 import sqlite3
+import subprocess
+import sys
 import time
-from contextlib import AbstractContextManager
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from comum.terminal import UserError
 
+from loja_sql.sql import worker
+from loja_sql.sql.worker import ONLY_SELECT, TABLES, QueryError, timed_out
+
 TIME_LIMIT_S = 3.0
 ROW_LIMIT = 10_000
 MAX_SQL_CHARS = 5_000
-MAX_VALUE_BYTES = 200_000
-MAX_RESULT_BYTES = 20_000_000
-MAX_LIKE_PATTERN_BYTES = 500
-PROGRESS_STEP = 2_000  # instruções da máquina virtual do SQLite entre duas leituras do relógio
-DENIED_FUNCTIONS = {
-    *("load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"),
-    *("sqlite_compileoption_get", "sqlite_compileoption_used", "randomblob", "zeroblob"),
-    *("printf", "format"),  # printf('%.*c', 900000000, 'x') ocupa o processador por 10 s
-}
+AT_ONCE = 4  # consultas ao mesmo tempo, cada uma no seu processo; as outras esperam a vez
 # Espaços e comentários, e então SELECT, WITH ou VALUES: o autorizador não vê o EXPLAIN.
 _QUERY_START = re.compile(
     r"(?:[\s\ufeff]|--[^\n]*\n|(?>/\*.*?\*/))*+(?:select|with|values)\b", re.IGNORECASE | re.DOTALL
 )
-
-
-class QueryError(Exception):
-    """A consulta não pôde ser executada; a mensagem, em português, diz por quê."""
+_idle: queue.LifoQueue[subprocess.Popen | None] = queue.LifoQueue()
+for _ in range(AT_ONCE):
+    _idle.put(None)
 
 
 @dataclass(frozen=True)
@@ -50,8 +41,8 @@ class Result:
     truncated: bool = False
 
 
-class Database(AbstractContextManager):
-    """Um banco SQLite aberto para leitura segura; fecha-se com `close` ou com `with`.
+class Database:
+    """Um banco SQLite que se consulta sem risco; `schema` são os CREATE das suas `tables`.
 
     Raises:
         UserError: o arquivo não existe ou não é um banco SQLite.
@@ -65,102 +56,66 @@ class Database(AbstractContextManager):
                 f"banco de dados não encontrado: {self.path}. Gere-o com data_prep.py ou corrija "
                 "`database.custom` na configuração."
             )
-        uri = f"{self.path.resolve().as_uri()}?mode=ro"
-        self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
         try:
-            rows = self._connection.execute(
-                "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'view') "
-                "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-            ).fetchall()
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
+            with closing(sqlite3.connect(self.uri(), uri=True)) as connection:
+                rows = connection.execute(TABLES).fetchall()
+        except (OSError, sqlite3.DatabaseError) as error:
             raise UserError(f"{self.path} não é um banco SQLite legível: {error}.") from error
-        self.tables = {name for name, _ in rows}
-        self.schema = "\n".join(sql for _, sql in rows if sql)
-        self._connection.execute("PRAGMA query_only = ON")
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, MAX_LIKE_PATTERN_BYTES)
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        self._connection.set_authorizer(self._authorize)
-        self._denied = ""
-        self._deadline = 0.0
-        self._connection.set_progress_handler(
-            lambda: time.monotonic() > self._deadline, PROGRESS_STEP
-        )
+        self.tables = [name for name, *_ in rows]
+        self.schema = "\n".join(sql for _, sql, _ in rows if sql)
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _authorize(self, action: int, first: str | None, second: str | None, *_: object) -> int:
-        if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
-            return sqlite3.SQLITE_OK
-        reason = "só consultas SELECT são permitidas"
-        if action == sqlite3.SQLITE_READ:
-            # Sem coluna (COUNT(*)), o nome vem como foi escrito, e pode ser o de uma CTE. Como
-            # nenhuma outra tabela pode ser aberta (ATTACH e tabelas virtuais caem no fim desta
-            # função), nesse caso basta barrar o catálogo interno.
-            internal = (first or "").lower().startswith(("sqlite_", "pragma_"))
-            if first in self.tables or not (second or internal):
-                return sqlite3.SQLITE_OK
-            reason = f"a tabela {first} não faz parte do banco"
-        elif action == sqlite3.SQLITE_FUNCTION:
-            if (second or "").lower() not in DENIED_FUNCTIONS:
-                return sqlite3.SQLITE_OK
-            reason = f"a função {second} não é permitida"
-        self._denied = reason
-        return sqlite3.SQLITE_DENY
+    def uri(self) -> str:
+        """Só leitura; um banco em modo WAL que ninguém tem aberto dispensa os arquivos ao lado."""
+        path = self.path.resolve()
+        with path.open("rb") as file:
+            wal = file.read(19)[18:] == b"\x02"
+        alone = wal and not path.with_name(f"{path.name}-wal").exists()
+        return f"{path.as_uri()}?mode=ro{'&immutable=1' * alone}"
 
     def run(self, sql: str, row_limit: int = ROW_LIMIT) -> Result:
         """Executa uma única consulta.
 
         Raises:
-            QueryError: SQL vazio, longo demais, inválido, proibido, com mais de uma instrução
-                ou mais lento que `time_limit` segundos.
+            QueryError: SQL vazio, longo demais, inválido, proibido, com mais de uma instrução,
+                mais lento que `time_limit` segundos ou que pede memória demais.
         """
         sql = sql.strip()
         if not sql:
             raise QueryError("a consulta está vazia")
         if len(sql) > MAX_SQL_CHARS:
             raise QueryError(f"a consulta passa de {MAX_SQL_CHARS} caracteres")
-        self._denied = ""
-        self._deadline = time.monotonic() + self.time_limit
-        cursor = self._connection.cursor()
+        stat = self.path.stat()
+        stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        started = time.monotonic()
         try:
-            cursor.execute(sql)
-            rows = _fetch(cursor, row_limit + 1)
-        except (sqlite3.Error, sqlite3.Warning, UnicodeError, ValueError) as error:
-            raise QueryError(self._explain(error)) from error
-        finally:
-            columns = [column[0] for column in cursor.description or []]
-            cursor.close()
+            answer = _ask((self.uri(), stamp, sql, self.time_limit, row_limit + 1))
+        except EOFError as error:
+            late = time.monotonic() - started > self.time_limit
+            died = "a consulta derrubou o processo que a executava"
+            raise QueryError(timed_out(self.time_limit) if late else died) from error
+        if isinstance(answer, str):
+            raise QueryError(answer)
+        columns, rows = answer
         if not columns or not _QUERY_START.match(sql):
-            raise QueryError("só consultas SELECT são permitidas")
+            raise QueryError(ONLY_SELECT)
         return Result(columns, rows[:row_limit], truncated=len(rows) > row_limit)
 
-    def _explain(self, error: Exception) -> str:
-        text = str(error)
-        if self._denied:
-            return f"consulta recusada: {self._denied}"
-        if "interrupted" in text:
-            return f"a consulta passou do limite de {self.time_limit:g} s"
-        if "one statement at a time" in text:
-            return "consulta recusada: só uma instrução por vez"
-        if "too big" in text:
-            return "a consulta produz um valor grande demais"
-        return f"SQL inválido: {text}"
 
-
-def _fetch(cursor: sqlite3.Cursor, limit: int) -> list[tuple]:
-    """Lê até `limit` linhas; para antes se o resultado não couber em MAX_RESULT_BYTES."""
-    rows, size = [], 0
-    for row in cursor:
-        rows.append(row)
-        size += sum(len(v) if isinstance(v, str | bytes) else 8 for v in row)
-        if size > MAX_RESULT_BYTES:
-            raise QueryError("a consulta produz um resultado grande demais")
-        if len(rows) == limit:
-            break
-    return rows
+def _ask(request: tuple) -> tuple[list[str], list[tuple]] | str:
+    """A resposta de um processo que espera, ou de um novo; EOFError se ele morreu sem responder."""
+    process = _idle.get()
+    try:
+        if process is None or process.poll() is not None:
+            command = [sys.executable, "-I", "-S", worker.__file__]
+            pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
+        worker.send(process.stdin, request)
+        return worker.receive(process.stdout)
+    except BaseException as error:
+        if process is not None:
+            process.kill()
+            with suppress(OSError), process:
+                process = None
+        raise EOFError from error if isinstance(error, OSError) else error
+    finally:
+        _idle.put(process)

@@ -1,0 +1,217 @@
+"""O processo à parte em que toda consulta roda: só leitura, só as tabelas do banco, com limites.
+
+Um modelo pode escrever qualquer coisa. Barreiras independentes cuidam disso:
+
+1. o arquivo é aberto em modo somente leitura (`mode=ro`) e com `PRAGMA query_only`;
+2. um autorizador do SQLite recusa tudo que não seja SELECT sobre as tabelas do próprio banco e
+   funções inofensivas (https://sqlite.org/c3ref/set_authorizer.html);
+3. o relógio é lido entre instruções do SQLite; como preparar a consulta, ou uma só função, pode
+   durar horas sem chegar à próxima, um vigia em C (`faulthandler`) acaba com o processo atrasado;
+4. o SQLite tem um teto de memória e guarda nela o que iria para arquivos temporários, e o sistema
+   limita a memória, o processador e os arquivos do processo. O Windows não tem esses últimos
+   limites (`resource`), nem o macOS o de memória: lá ficam só o teto do SQLite e o vigia;
+5. o tamanho de cada valor, o dos padrões de LIKE e o do resultado são limitados.
+
+Só usa a biblioteca padrão, e o mínimo dela, para nascer em dezenas de milissegundos: `database.py`
+o inicia pelo caminho, e os dois conversam por `send` e `receive`.
+"""
+
+import faulthandler
+import functools
+import marshal
+import signal
+import sqlite3
+import sys
+import time
+from contextlib import suppress
+from typing import BinaryIO
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+PROCESS_BYTES = 224 << 20  # com a cópia do resultado em quem pediu, menos de 300 MB
+SQLITE_BYTES = 160 << 20
+FILE_BYTES = 16 << 20  # só o índice (-shm) de um banco em modo WAL é escrito
+GRACE_S = 0.2  # do prazo do SQLite, que poupa o processo, ao do vigia
+MAX_VALUE_BYTES = 200_000
+MAX_RESULT_BYTES = 32_000_000
+MAX_LIKE_PATTERN_BYTES = 500
+PROGRESS_STEP = 2_000  # instruções da máquina virtual do SQLite entre duas leituras do relógio
+BANKS_OPEN = 8
+DENIED_FUNCTIONS = {
+    *("load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"),
+    *("sqlite_compileoption_get", "sqlite_compileoption_used", "randomblob", "zeroblob"),
+    *("printf", "format"),  # printf('%.*c', 900000000, 'x') ocupa o processador por 10 s
+}
+JSON_TABLES = ("json_each", "json_tree")
+ONLY_SELECT = "só consultas SELECT são permitidas"
+TABLES = (
+    "SELECT name, sql, type FROM sqlite_master WHERE type IN ('table', 'view') "
+    "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+)
+
+
+class QueryError(Exception):
+    """A consulta não pôde ser executada; a mensagem, em português, diz por quê."""
+
+
+def timed_out(limit: float) -> str:
+    """A mensagem de quem passou do prazo, em segundos."""
+    return f"a consulta passou do limite de {limit:g} s"
+
+
+def send(stream: BinaryIO, message: object) -> None:
+    """Escreve um valor simples (textos, números, tuplas, listas) num cano."""
+    data = marshal.dumps(message)
+    stream.write(len(data).to_bytes(8, "big"))
+    stream.write(data)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> object:
+    """Lê o que `send` escreveu; EOFError se o outro lado se foi, mesmo no meio."""
+    return marshal.loads(stream.read(int.from_bytes(stream.read(8), "big")))
+
+
+class Bank:
+    """Um banco aberto com as barreiras; `run` executa uma consulta de cada vez."""
+
+    def __init__(self, uri: str) -> None:
+        # Uma consulta preparada guarda memória: nenhuma fica para a próxima.
+        self._connection = connection = sqlite3.connect(uri, uri=True, cached_statements=0)
+        tables = connection.execute(TABLES).fetchall()
+        self._readable = {*JSON_TABLES, *(name for name, *_ in tables)}
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA hard_heap_limit = {SQLITE_BYTES}")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, MAX_LIKE_PATTERN_BYTES)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        # A primeira leitura de uma tabela virtual escreve no catálogo da conexão.
+        for name in (*JSON_TABLES, *(name for name, _, kind in tables if kind == "table")):
+            try:
+                connection.execute('SELECT 1 FROM "{}" LIMIT 0'.format(name.replace('"', '""')))
+            except sqlite3.Error:  # quem a consultar saberá
+                continue
+        connection.set_authorizer(self._authorize)
+        self._denied = ""
+        self._deadline = 0.0
+        connection.set_progress_handler(lambda: time.monotonic() > self._deadline, PROGRESS_STEP)
+
+    def _authorize(self, action: int, first: str | None, second: str | None, *_: object) -> int:
+        if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
+            return sqlite3.SQLITE_OK
+        reason = ONLY_SELECT
+        if action == sqlite3.SQLITE_READ:
+            # Sem coluna (COUNT(*)), o nome vem como foi escrito, e pode ser o de uma CTE. Como
+            # nenhuma outra tabela pode ser aberta (ATTACH e as demais tabelas virtuais são
+            # recusados), nesse caso basta barrar o catálogo interno.
+            internal = (first or "").lower().startswith(("sqlite_", "pragma_"))
+            if first in self._readable or not (second or internal):
+                return sqlite3.SQLITE_OK
+            reason = f"a tabela {first} não faz parte do banco"
+        elif action == sqlite3.SQLITE_FUNCTION:
+            if (second or "").lower() not in DENIED_FUNCTIONS:
+                return sqlite3.SQLITE_OK
+            reason = f"a função {second} não é permitida"
+        elif action == sqlite3.SQLITE_PRAGMA and (first, second) == ("data_version", None):
+            return sqlite3.SQLITE_OK  # o FTS5 o lê a cada consulta
+        elif action == sqlite3.SQLITE_UPDATE and first == "sqlite_master":
+            reason = "a única tabela virtual permitida, além das do banco, é a de JSON (json_each)"
+        self._denied = reason
+        return sqlite3.SQLITE_DENY
+
+    def run(self, sql: str, time_limit: float, row_limit: int) -> tuple[list[str], list[tuple]]:
+        """As colunas e até `row_limit` linhas.
+
+        Raises:
+            QueryError: SQL inválido, proibido, com mais de uma instrução, mais lento que
+                `time_limit` segundos ou que pede memória demais.
+        """
+        self._denied = ""
+        self._deadline = time.monotonic() + time_limit
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(sql)
+            return [column[0] for column in cursor.description or []], _fetch(cursor, row_limit)
+        except (sqlite3.Error, sqlite3.Warning, UnicodeError, ValueError) as error:
+            raise QueryError(self._explain(str(error), time_limit)) from error
+        finally:
+            cursor.close()
+
+    def _explain(self, text: str, time_limit: float) -> str:
+        if self._denied:
+            return f"consulta recusada: {self._denied}"
+        if "interrupted" in text:
+            return timed_out(time_limit)
+        if "one statement at a time" in text:
+            return "consulta recusada: só uma instrução por vez"
+        if "too big" in text:
+            return "a consulta produz um valor grande demais"
+        if text.startswith("no such table: main."):
+            return f"a view usa uma tabela que não existe: {text.removeprefix('no such table: ')}"
+        return f"SQL inválido: {text}"
+
+
+def _fetch(cursor: sqlite3.Cursor, limit: int) -> list[tuple]:
+    rows, size = [], 0
+    for row in cursor:
+        rows.append(row)
+        size += sys.getsizeof(row) + sum(map(sys.getsizeof, row))
+        if size > MAX_RESULT_BYTES:
+            raise QueryError("a consulta produz um resultado grande demais")
+        if len(rows) == limit:
+            break
+    return rows
+
+
+@functools.lru_cache(BANKS_OPEN)
+def _bank(uri: str, stamp: tuple) -> Bank:
+    """O banco, reaberto quando `stamp` (o que identifica o arquivo) muda."""
+    return Bank(uri)
+
+
+def _answer(
+    uri: str, stamp: tuple, sql: str, time_limit: float, row_limit: int
+) -> tuple[list[str], list[tuple]] | str:
+    """Colunas e linhas, ou a mensagem de erro."""
+    try:
+        return _bank(uri, stamp).run(sql, time_limit, row_limit)
+    except QueryError as error:
+        return str(error)
+    except sqlite3.Error as error:
+        return f"o banco não abre: {error}"
+    except MemoryError:
+        return "a consulta pede memória demais"
+
+
+def _limit(kind: str, amount: int) -> None:
+    """Um limite do sistema; o que ele não tem, ou já limita a menos, fica como está."""
+    if resource is not None:
+        which = getattr(resource, kind)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(which, (amount, resource.getrlimit(which)[1]))
+
+
+def main() -> None:
+    """Responde, um a um, os pedidos que chegam pela entrada, até ela se fechar."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # o Ctrl-C é de quem pediu
+    _limit("RLIMIT_AS", PROCESS_BYTES)
+    _limit("RLIMIT_FSIZE", FILE_BYTES)
+    while True:
+        try:
+            request = receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        deadline = request[3] + GRACE_S
+        faulthandler.dump_traceback_later(deadline, exit=True)
+        _limit("RLIMIT_CPU", int(time.process_time() + deadline) + 2)
+        answer = _answer(*request)
+        faulthandler.cancel_dump_traceback_later()
+        send(sys.stdout.buffer, answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,8 +3,8 @@
     python tests/benchmarks/hostile_sql.py [PASTA_COM_SQL]
 
 Cada consulta roda como as do modelo (loja_sql/sql/database.py), sobre a loja da semente 11. Mede o
-tempo de quem pediu, a memória que ela custa a esse e ao processo que a executa, e o que este escreve
-em disco (só no Linux). No fim, quanto o processo à parte acrescenta a uma consulta comum.
+tempo de quem pediu, a memória que ela custa a esse e ao processo que a executa, e o que este
+escreve em disco (só no Linux). No fim, quanto o processo à parte acrescenta a uma consulta comum.
 """
 
 import contextlib

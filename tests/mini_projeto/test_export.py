@@ -11,6 +11,7 @@ from comum.terminal import UserError, run_main
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import export
@@ -21,6 +22,7 @@ from loja_sql.model.drafts import count_ngrams, write_drafts
 from loja_sql.model.engines import TransformersEngine, has_llama_cpp, open_form
 from loja_sql.model.exports import exported_forms, read_manifest
 from loja_sql.model.loading import load_model
+from loja_sql.model.runs import is_whole, read_run
 from loja_sql.model.summary import read_summary
 
 QUESTION = "liste os produtos de livros"
@@ -99,6 +101,28 @@ def test_each_folder_answers_almost_as_the_adapter(copied):
         alike = torch.nn.functional.cosine_similarity(exact, close, dim=-1)
         assert alike.min() > 0.95, form
         assert engine.name == f"transformers {form}"
+
+
+def test_the_adapter_to_publish_is_whole_half_the_size_and_free_of_folders(copied, wide_llama):
+    args, folder = copied
+    assert export.main([*args, "--forms", "adapter"]) == 0
+    published = exported_forms(folder)["adapter"]
+    settings = (published / "adapter_config.json").read_text()
+    assert not (published / "training_args.bin").exists()
+    assert read_summary(published) == read_summary(folder)
+    assert read_run(published).identity == read_run(folder).identity and is_whole(published)
+    name = "adapter_model.safetensors"
+    assert (published / name).stat().st_size < 0.6 * (folder / name).stat().st_size
+    # Como a ficha ensina: só com o PEFT.
+    tokenizer = AutoTokenizer.from_pretrained(published)
+    base = AutoModelForCausalLM.from_pretrained(wide_llama, dtype=torch.float32)
+    base.resize_token_embeddings(len(tokenizer))
+    ids = tokenizer(QUESTION, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        alone = PeftModel.from_pretrained(base, published)(ids).logits
+        here = open_form(load_config(None, args), folder, "adapter").model(ids).logits
+    torch.testing.assert_close(alone, here, rtol=1e-3, atol=1e-3)
+    assert str(wide_llama) in settings, "uma base que não é a padrão fica pelo nome que tem"
 
 
 def test_a_form_that_cannot_be_written_does_not_stop_the_others(project, capsys):

@@ -2,14 +2,16 @@
 
     python export.py                                  # tudo o que der: bf16, NF4, GPTQ, GGUF
     python export.py --config configs/rapido.yaml --forms bf16,q8_0
+    python export.py --forms adapter                  # só o adaptador, pronto para publicar
     python export.py --force                          # refaz o que já está pronto
 
 O adaptador é fundido à base em float32, também quando foi treinado sobre uma base em 4 bits: fundir
 em pesos quantizados arredondaria a soma outra vez. Antes de gravar, confere-se que os logits do
 modelo fundido são os do adaptador. Cada forma sai de uma cópia temporária em float32, e não de
-outra forma já arredondada. Saídas em `<training.output_dir>/exported/`: uma pasta ou um arquivo
-por forma, `exported.json` (o que há, tamanhos, o que faltou e como obter), o `Modelfile` do Ollama
-e a ficha do modelo (`README.md`). Uma forma que falta não impede as outras.
+outra já arredondada; `adapter` é o próprio LoRA em bf16, metade do tamanho, com o que o PEFT pede
+e o registro do treino. Saídas em `<training.output_dir>/exported/`: uma pasta ou um arquivo por
+forma, `exported.json` (o que há, tamanhos, o que faltou e como obter), o `Modelfile` do Ollama e a
+ficha do modelo (`README.md`, também na pasta do treino). Uma forma que falta não impede as outras.
 """
 
 import sys

@@ -1,33 +1,38 @@
-"""A ficha do modelo exportado, no formato do hub; o texto está em card.md, aqui só os números."""
+"""A ficha do modelo treinado, no formato do hub; o texto está em card.md, aqui só os números."""
 
 from pathlib import Path
 
 from comum.numbers import decimal, general, interval
-from comum.paths import RESULTS_DIR
-from comum.results import Evaluation, Variant
+from comum.paths import REFERENCE_DIR, RESULTS_DIR
+from comum.results import Evaluation, TrainingSummary, Variant
 from comum.tables import markdown
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from loja_sql.config import Config
 from loja_sql.model.exports import Manifest, megabytes
+from loja_sql.model.runs import read_run
 from loja_sql.model.summary import read_summary
+from loja_sql.prompt import DECLINE
+from loja_sql.questions.splits import NAMES
 
 TEMPLATE = Path(__file__).with_name("card.md")
 DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 UNTRAINED_GROUPS = ("untrained", "examples")
-SCORES_HEADER = ("variante", "perguntas", "acurácia de execução, % [IC 95%]")
+SCORES_HEADER = (
+    *("teste", "variante", "perguntas", "acurácia de execução, % [IC 95%]"),
+    "recusa do que o banco não responde, %",
+    "recusa do que ele responde, %",
+)
+TESTS = ("test", "test_typos", "test_2")
 
 
 def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
     """O texto da ficha; as notas vêm do resultado de evaluate.py deste treino, se houver."""
     training, default = read_summary(adapter), config.model.name == "default"
-    results = RESULTS_DIR / f"mini_projeto_{adapter.name}_test.json"
-    measured = Evaluation.load(results) if results.is_file() else None
-    # Notas de outro treino na mesma pasta não são deste modelo.
-    scores = measured.variants if measured and measured.training == training else {}
-    trained = [_hub_result(*v) for v in scores.items() if v[1].group not in UNTRAINED_GROUPS]
-    base = DEFAULT_BASE if default else config.model.name
+    scores = _scores(adapter, training)
+    trained = [_hub_result(*v) for v in scores if v[2].group not in UNTRAINED_GROUPS]
+    base, run = base_name(config), read_run(adapter)
     data = ModelCardData(
         language="pt",
         license="apache-2.0" if default else "other",
@@ -38,8 +43,7 @@ def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
         model_name=adapter.name,
         eval_results=trained or None,
     )
-    found = {name: variant.execution_accuracy for name, variant in scores.items()}
-    rows = [(name, score.n, interval(score, 1, 100)) for name, score in found.items()]
+    rows = [_row(*found) for found in scores]
     sizes = [(name, megabytes(form.bytes)) for name, form in manifest.forms.items() if form.path]
     card = ModelCard.from_template(
         data,
@@ -50,20 +54,46 @@ def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
         config=config,
         learning_rate=general(config.training.learning_rate),
         training=training,
+        identity=run.identity if run else {},
         decimal=decimal,
+        decline=DECLINE,
         scores=markdown(SCORES_HEADER, rows) if rows else None,
-        forms=markdown(("forma", "tamanho"), sizes),
+        forms=markdown(("forma", "tamanho"), sizes) if sizes else None,
         merge=manifest.merge,
     )
     return str(card)
 
 
-def _hub_result(name: str, variant: Variant) -> EvalResult:
+def base_name(config: Config) -> str:
+    """O modelo base pelo nome no hub, onde ele tem um."""
+    return DEFAULT_BASE if config.model.name == "default" else config.model.name
+
+
+def _scores(adapter: Path, training: TrainingSummary | None) -> list[tuple[str, str, Variant]]:
+    """Teste, variante e notas de cada medida deste treino, do usuário ou publicada."""
+    found = []
+    for split in TESTS:
+        name = f"mini_projeto_{adapter.name}_{split}.json"
+        path = next(filter(Path.is_file, (RESULTS_DIR / name, REFERENCE_DIR / name)), None)
+        measured = Evaluation.load(path) if path else None
+        # Notas de outro treino na mesma pasta não são deste modelo.
+        if measured and measured.training == training:
+            found += [(NAMES[split], *item) for item in measured.variants.items()]
+    return found
+
+
+def _row(split: str, name: str, found: Variant) -> tuple[str, ...]:
+    scores = (found.execution_accuracy, found.declined_right, found.declined_wrong)
+    shown = (interval(score, 1, 100) for score in scores)
+    return (split, name, str(found.execution_accuracy.n), *shown)
+
+
+def _hub_result(split: str, name: str, variant: Variant) -> EvalResult:
     return EvalResult(
         task_type="text-generation",
         task_name="Texto para SQL",
         dataset_type="loja-sql",
-        dataset_name="Perguntas sobre a loja, teste em palavras livres",
+        dataset_name=f"Perguntas sobre a loja, {split}",
         metric_type="execution_accuracy",
         metric_name=f"acurácia de execução ({name})",
         metric_value=round(100 * variant.execution_accuracy.value, 1),

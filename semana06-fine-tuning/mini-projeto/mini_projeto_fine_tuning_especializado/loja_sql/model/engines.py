@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from loja_sql.config import Config
 from loja_sql.model.drafts import DYNAMIC, STATIC, drafts_ready
-from loja_sql.model.exports import EXPORT_COMMAND, GGUF_FORMS, exported_forms
+from loja_sql.model.exports import ADAPTER, EXPORT_COMMAND, GGUF_FORMS, exported_forms
 from loja_sql.model.loading import load_model, load_tokenizer
 
 SLOTS = 4  # perguntas que o llama.cpp responde ao mesmo tempo
@@ -209,6 +209,8 @@ def open_form(config: Config, adapter: Path, form: str) -> Engine:
         if not has_llama_cpp():
             raise UserError(f"falta o llama.cpp: {llama_cpp.INSTALL_COMMAND}")
         return LlamaCppEngine(config, adapter, available[form], form)
+    if form == ADAPTER:
+        return TransformersEngine(config, available[form], label=form)
     settings = config.model_copy(deep=True)
     settings.model.name, settings.model.load_in_4bit = str(available[form]), False
     return TransformersEngine(settings, label=form)

@@ -8,24 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 
 from comum import gguf, gptq
-from comum.files import weights_bytes, write_text
+from comum.files import read_json, weights_bytes, write_json, write_text
 from comum.models import nf4
 from comum.terminal import UserError
 
 import torch
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loja_sql.config import Config, as_trained, load_effective, trained_kind
-from loja_sql.model import exports
-from loja_sql.model.card import model_card
+from loja_sql.model import exports, runs
+from loja_sql.model.card import base_name, model_card
 from loja_sql.model.drafts import SLOTS_PER_NGRAM, write_drafts
-from loja_sql.model.exports import GGUF_FORMS, Form, Manifest, Merge
+from loja_sql.model.exports import ADAPTER, GGUF_FORMS, Form, Manifest, Merge
 from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
 from loja_sql.prompt import Context, encode_pair, render
 from loja_sql.questions import linking
 
 LOGITS_TOLERANCE = 1e-3  # em float32, numa escala em que os logits passam de 10
 CHECKED_PROMPTS = 8
+UNPUBLISHED = {"training_args.bin", "README.md"}  # um pickle com as pastas de quem treinou; a ficha
 CALIBRATION_EXAMPLES = 128
 
 
@@ -67,7 +70,7 @@ class Exporter:
         missing = [form for form in forms if form not in manifest.ready(self.folder)]
         merged = self.folder / ".fundido"
         try:
-            if missing:
+            if set(missing) - {ADAPTER}:
                 manifest.merge = self.merge(merged)
             for form in missing:
                 manifest.forms[form] = self._write(form, merged)
@@ -81,7 +84,7 @@ class Exporter:
         ready = manifest.ready(self.folder)
         self._write_modelfile([ready[form].name for form in GGUF_FORMS if form in ready])
         text = model_card(load_effective(self.adapter), self.adapter, manifest)
-        for folder in (self.folder, *(path for path in ready.values() if path.is_dir())):
+        for folder in (self.adapter, self.folder, *filter(Path.is_dir, ready.values())):
             write_text(folder / "README.md", text)
         return manifest
 
@@ -141,6 +144,8 @@ class Exporter:
         try:
             if form in GGUF_FORMS:
                 gguf.write(merged, temporary, form)
+            elif form == ADAPTER:
+                self._write_adapter(temporary)
             else:
                 self._write_folder(form, merged, temporary)
             _remove(target)
@@ -152,6 +157,22 @@ class Exporter:
             _remove(temporary)
         size = target.stat().st_size if target.is_file() else weights_bytes(target)
         return Form(path=name, bytes=size, seconds=time.perf_counter() - started)
+
+    def _write_adapter(self, output: Path) -> None:
+        """O LoRA em bf16, com o tokenizador e o registro do treino."""
+        weights = self.adapter / SAFETENSORS_WEIGHTS_NAME
+        if not weights.is_file():
+            raise UserError("o treino foi de todos os pesos, e não há adaptador")
+        run = runs.read_run(self.adapter)
+        output.mkdir(parents=True)
+        for name in run.files.keys() - UNPUBLISHED:
+            shutil.copy2(self.adapter / name, output / name)
+        settings = read_json(output / CONFIG_NAME)
+        settings["base_model_name_or_path"] = base_name(self.config)
+        write_json(output / CONFIG_NAME, settings)
+        tensors = {name: tensor.bfloat16() for name, tensor in load_file(weights).items()}
+        save_file(tensors, output / weights.name, {"format": "pt"})
+        runs.sign(output, run)
 
     def _write_folder(self, form: str, merged: Path, output: Path) -> None:
         """As formas que o transformers abre; cada uma sai da cópia em float32, e não de outra."""

@@ -12,7 +12,8 @@ from comum.terminal import UserError
 from pydantic import Field, ValidationError
 
 GGUF_FORMS = ("q8_0", "q4_k_m", "q4_0", "f16")  # na ordem em que `auto` as prefere
-FORMS = ("bf16", "nf4", "gptq", *GGUF_FORMS)
+ADAPTER = "adapter"  # não é um modelo inteiro: o LoRA como se publica
+FORMS = (ADAPTER, "bf16", "nf4", "gptq", *GGUF_FORMS)
 EXPORT_FOLDER = "exported"
 MANIFEST = "exported.json"
 EXPORT_COMMAND = "python export.py"

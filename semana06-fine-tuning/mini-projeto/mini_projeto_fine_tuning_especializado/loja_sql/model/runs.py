@@ -264,7 +264,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 def keep(checkpoint: Path, run: Run, best: Path) -> None:
     """Assina um checkpoint de `unfinished/` e o põe na pasta; saem os que passam de `KEPT`."""
-    _sign(checkpoint, run)
+    sign(checkpoint, run)
     folder = checkpoint.parents[1]
     os.replace(checkpoint, folder / checkpoint.name)
     rotate_checkpoints(str(folder), KEPT, str(best))
@@ -272,12 +272,13 @@ def keep(checkpoint: Path, run: Run, best: Path) -> None:
 
 def hand_over(folder: Path, run: Run) -> None:
     """Dá por acabado o que está em `unfinished/` e o entrega."""
-    _sign(folder / WORK, run.model_copy(update={"finished": True}))
+    sign(folder / WORK, run.model_copy(update={"finished": True}))
     os.replace(folder / WORK, folder / READY)
     deliver(folder)
 
 
-def _sign(folder: Path, run: Run) -> None:
+def sign(folder: Path, run: Run) -> None:
+    """Grava em `folder` de que treino são os arquivos dela, e o SHA-256 de cada um."""
     (folder / RUN).unlink(missing_ok=True)
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     signed = run.model_copy(update={"files": {name: sha256(p) for name, p in files.items()}})

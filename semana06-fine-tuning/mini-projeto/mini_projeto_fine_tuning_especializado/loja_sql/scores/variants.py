@@ -12,7 +12,7 @@ from comum.text import without_accents
 
 from loja_sql.config import Config, as_trained, trained_kind, untrained
 from loja_sql.model.engines import Engine, TransformersEngine, open_form
-from loja_sql.model.exports import exported_forms
+from loja_sql.model.exports import ADAPTER, exported_forms
 from loja_sql.prompt import DECLINE, Examples
 from loja_sql.questions.noise import typo
 from loja_sql.questions.retrieval import Bm25
@@ -48,6 +48,7 @@ class Variant:
         """Bytes dos pesos em disco; None se o modelo base não é uma pasta local."""
         if self.form is not None:
             places = [exported_forms(self.adapter)[self.form]]
+            places += [Path(self.config.model_path)] * (self.form == ADAPTER)
         elif self.adapter is not None and trained_kind(self.adapter) == "full":
             places = [self.adapter]
         else:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from loja_sql.config import load_config
+from loja_sql.config import load_config, untrained
 from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
-from loja_sql.prompt import Context, render
+from loja_sql.prompt import Context, encode_pair, render
 
 CONTEXT = Context(
     "CREATE TABLE clientes (id INTEGER, nome TEXT, uf TEXT); " * 8, lambda question: ()
@@ -53,6 +53,18 @@ def test_a_folder_without_a_trained_model_says_so(tiny_llama, tmp_path):
         load_model(config, tmp_path)
     with pytest.raises(UserError, match="não consegui carregar"):
         load_model(load_config(None, [f"model.name={tmp_path}"]))
+
+
+def test_the_plain_template_goes_with_the_training(tiny_llama, tmp_path):
+    config = load_config(None, [f"model.name={tiny_llama}", "prompt.template=plain"])
+    tokenizer = load_tokenizer(config)
+    assert render(tokenizer, config, " quantos? ", CONTEXT) == "SQL\nquantos?\n"
+    prompt, answer = encode_pair(tokenizer, config, "quantos?", "SELECT 1", CONTEXT)
+    assert tokenizer.decode(prompt) == "SQL\nquantos?\n"
+    assert answer[-1] == tokenizer.eos_token_id
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(load_config(None, []), tmp_path).chat_template == tokenizer.chat_template
+    assert load_tokenizer(untrained(config)).chat_template != tokenizer.chat_template
 
 
 def test_render_ends_where_the_answer_begins(tiny_llama):

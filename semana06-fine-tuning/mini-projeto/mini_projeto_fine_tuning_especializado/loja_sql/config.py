@@ -46,11 +46,14 @@ class Model(_Section):
 class Prompt(_Section):
     """A mensagem de sistema; `schema_in_prompt` acrescenta o esquema do banco a ela.
 
+    `template` é o do modelo base, ou `plain`: uma linha por mensagem, sem as marcas de quem fala.
+
     `value_hints` põe na pergunta os valores do banco que ela nomeia, menos os das colunas em
     `hint_exclude` (tabela.coluna).
     """
 
     system: str = Field(min_length=1)
+    template: Literal["model", "plain"]
     schema_in_prompt: bool
     value_hints: bool
     hint_exclude: list[str]
@@ -271,7 +274,11 @@ def untrained(config: Config) -> Config:
     """Uma cópia de `config` para o modelo sem treino: instruções, esquema e o limite de tokens."""
     copied = config.model_copy(deep=True)
     copied.prompt = Prompt(
-        system=UNTRAINED_SYSTEM, schema_in_prompt=True, value_hints=False, hint_exclude=[]
+        system=UNTRAINED_SYSTEM,
+        template="model",
+        schema_in_prompt=True,
+        value_hints=False,
+        hint_exclude=[],
     )
     copied.generation.max_new_tokens = config.evaluation.base_max_new_tokens
     return copied

@@ -55,7 +55,7 @@ dia5: setup  ## lição do dia 5: quantização, à mão e com as bibliotecas, m
 dia6: setup  ## lição do dia 6: preparar dados, medir, ajustar em três formatos
 	$(PY) $(WEEK)/exemplos/exemplo_04_dataset_preparation.py
 
-experimentos: setup  ## leva os resultados medidos às tabelas de experimentos.md e notas.md
+experimentos: setup  ## leva ao caderno, experimentos.md, o que você mediu
 	$(PY) $(WEEK)/ferramentas/registrar_experimentos.py
 
 test: setup  ## roda os testes

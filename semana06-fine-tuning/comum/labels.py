@@ -21,6 +21,16 @@ MEMORY = {
     "optimizer": "otimizador",
     "activations": "ativações",
 }
+METHODS = {
+    "full": "todos os pesos",
+    "lora": "LoRA",
+    "qlora": "QLoRA",
+    "rslora": "rsLoRA",
+    "dora": "DoRA",
+    "lora_plus": "LoRA+",
+    "adalora": "AdaLoRA",
+}
+FORMATS = {"chat": "conversa", "generation": "geração", "classification": "classificação"}
 SPLITS = {"train": "treino", "validation": "validação", "test": "teste"}
 # Os tipos de sujeira do dia 6.
 DIRT = {

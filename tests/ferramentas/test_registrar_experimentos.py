@@ -1,32 +1,33 @@
-"""O caderno de quem estuda: tabelas preenchidas, o resto intacto, cadernos estragados recusados."""
+"""O caderno de quem estuda: blocos preenchidos, o resto intacto, cadernos estragados recusados."""
 
 import json
 import random
 import re
+import shutil
 import stat
 import sys
 
 from comum.labels import MEMORY, SCORES
+from comum.paths import REFERENCE_DIR, WEEK_DIR
 from comum.terminal import run_main
 
 import pytest
 
 import registrar_experimentos as recorder
-import tabelas_experimentos as tables
 
 BOOK = """# Meu caderno
 
 Antes de tudo: ação, coração, 🦜 e um traço – assim.
 
-<!-- tabela: dia3_notas -->
-<!-- /tabela: dia3_notas -->
+<!-- medidas: dia3 -->
+<!-- /medidas: dia3 -->
 
 Minhas notas do dia 3:   \n
 - [x] medi | e olhei <b>tudo</b>
 - [ ] falta   \t
 
-<!-- tabela: dia3_memoria -->
-<!-- /tabela: dia3_memoria -->
+<!-- medidas: dia4 -->
+<!-- /medidas: dia4 -->
 
 | minha | tabela |
 |---|---|
@@ -34,12 +35,14 @@ Minhas notas do dia 3:   \n
 
 <!-- um comentário meu -->
 
-<!-- tabela: dia4_metodos -->
-<!-- /tabela: dia4_metodos -->
+<!-- medidas: dia5 -->
+<!-- /medidas: dia5 -->
 
 Fim.
 """
-MARKED = re.compile(r"(<!-- tabela: \w+)( soma: [0-9a-f]{8})? -->.*?(<!-- /tabela: \w+ -->)", re.S)
+MARKED = re.compile(
+    r"(<!-- medidas: \w+)( soma: [0-9a-f]{8})? -->.*?(<!-- /medidas: \w+ -->)", re.S
+)
 
 
 def measured(value, low, high):
@@ -88,13 +91,17 @@ def desk(tmp_path):
             text = json.dumps(data, ensure_ascii=False)
             ((folder or self.results) / f"{name}.json").write_text(text, "utf-8")
 
-        def run(self, *options: str, documents=None) -> int:
-            paths = [str(p) for p in documents or [self.book]]
-            folders = ["--results", str(self.results), "--reference", str(self.reference)]
-            return run_main(recorder.main, [*paths, *folders, *options])
+        def page(self, folder) -> str:
+            return (folder / "README.md").read_text("utf-8")
+
+        def run(self, *options: str, book=None) -> int:
+            places = {"book": book or self.book, "results": self.results}
+            places["reference"] = self.reference
+            flags = [part for name, path in places.items() for part in (f"--{name}", str(path))]
+            return run_main(recorder.main, [*flags, *options])
 
         def outside(self, text: str) -> str:
-            """O que não é nosso: tudo fora das tabelas, com as marcas sem a soma."""
+            """O que não é nosso: tudo fora dos blocos, com as marcas sem a soma."""
             return MARKED.sub(r"\1 -->\3", text)
 
     desk = Desk()
@@ -108,27 +115,29 @@ def desk(tmp_path):
 # --- o que faz ------------------------------------------------------------------------------------
 
 
-def test_fills_tables_and_says_which_command_is_missing(desk, capsys):
+def test_fills_the_block_and_says_which_command_is_missing(desk, capsys):
     assert desk.run() == 0
     text = desk.book.read_text("utf-8")
-    row = "| perplexidade por token | 10,00 [9,00; 11,00] | 6,56 [6,10; 7,10] | −34,4% | sim |"
-    assert row in text
-    assert "**Sua medida**: `python exemplo_01_fine_tuning_basico.py`, 25/11/2026, Um CPU" in text
-    command = tables.SOURCES["day4"].command
-    assert f"| *ainda não medido; rode* `{command}` | | | |" in text
-    assert "dia3_notas (preenchida)" in capsys.readouterr().out
+    assert "| Perplexity | 10,00 [9,00; 11,00] | 6,56 [6,10; 7,10] | −34,4% |" in text
+    assert "Medido em 25/11/2026: [todos os números](resultados/README.md#dia-3)" in text
+    assert "ainda não medido: `make dia4`" in text and "| Rank | | | | |" in text
+    assert "mudou: dia3, dia4, dia5" in capsys.readouterr().out
 
 
 def test_a_second_run_changes_nothing_and_writes_nothing(desk, capsys):
     desk.run()
-    first, moment = desk.book.read_bytes(), desk.book.stat().st_mtime_ns
+    files = sorted(desk.book.parent.rglob("*"))
+    before = [(path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in files]
     capsys.readouterr()
     assert desk.run() == 0
-    assert desk.book.read_bytes() == first and desk.book.stat().st_mtime_ns == moment
-    assert "em dia" in capsys.readouterr().out
+    assert sorted(desk.book.parent.rglob("*")) == files
+    assert [(path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in files] == (
+        before
+    )
+    assert "tudo em dia" in capsys.readouterr().out
 
 
-def test_a_new_result_changes_only_its_tables(desk, capsys):
+def test_a_new_result_replaces_only_its_block(desk, capsys):
     desk.run()
     before = desk.book.read_text("utf-8")
     desk.result("dia3_full", day3(after=5.0))
@@ -137,79 +146,133 @@ def test_a_new_result_changes_only_its_tables(desk, capsys):
     after = desk.book.read_text("utf-8")
     changed = [b for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
     assert len(changed) == 2 and "5,00" in changed[1]  # a marca, com a soma, e a linha da tabela
-    shown = capsys.readouterr().out
-    assert "dia3_notas (mudou)" in shown and "dia3_memoria" not in shown
+    assert "mudou: dia3, resultados/README.md\n" in capsys.readouterr().out
 
 
-def test_the_backup_is_what_there_was(desk):
-    old = desk.book.read_bytes()
+def test_every_backup_is_what_there_was(desk):
+    first = desk.book.read_bytes()
     desk.run()
-    assert (desk.book.parent / "experimentos.md.bak").read_bytes() == old
-    assert sorted(p.name for p in desk.book.parent.iterdir()) == [
+    second = desk.book.read_bytes()
+    desk.result("dia3_full", day3(after=5.0))
+    desk.run()
+    backups = [desk.book.with_name(f"experimentos.{number}.md.bak") for number in (1, 2)]
+    assert [path.read_bytes() for path in backups] == [first, second]
+    assert {path.name for path in desk.book.parent.iterdir()} == {
         "experimentos.md",
-        "experimentos.md.bak",
+        "experimentos.1.md.bak",
+        "experimentos.2.md.bak",
         "referencia",
         "resultados",
-    ]
+    }
 
 
 def test_check_writes_nothing(desk):
     old = desk.book.read_bytes()
     assert desk.run("--check") == 1
-    assert desk.book.read_bytes() == old and not list(desk.book.parent.glob("*.bak"))
+    assert desk.book.read_bytes() == old
+    assert [path.name for path in desk.book.parent.rglob("*.*")] == [
+        "experimentos.md",
+        "dia3_full.json",
+    ]
     desk.run()
     assert desk.run("--check") == 0
 
 
-def test_my_measure_and_the_reference_side_by_side(desk):
+def test_the_book_has_only_my_numbers_and_each_folder_its_page(desk):
     desk.result("dia3_full", day3(after=7.0), desk.reference)
     desk.run()
-    text = desk.book.read_text("utf-8")
-    mine, theirs = text.index("**Sua medida**"), text.index("**Medida de referência**")
-    assert "6,56" in text[mine:theirs] and "7,00" in text[theirs:]
+    mine, ours = desk.page(desk.results), desk.page(desk.reference)
+    for text in (desk.book.read_text("utf-8"), mine):
+        assert "6,56 [6,10; 7,10]" in text and "7,00 [6,10; 7,10]" not in text
+    assert "7,00 [6,10; 7,10]" in ours and "6,56 [6,10; 7,10]" not in ours
+    assert "[^day3]: `python exemplo_01_fine_tuning_basico.py`, 25/11/2026, Um CPU" in ours
 
 
-def test_the_reference_alone_when_mine_is_the_same_or_missing(desk):
+def test_our_numbers_stay_out_of_the_book_until_mine_are_there(desk):
     desk.run("--save-reference")
+    (desk.results / "dia3_full.json").unlink()
     desk.run()
     text = desk.book.read_text("utf-8")
-    assert "**Medida de referência**" in text and "**Sua medida**" not in text
-    (desk.results / "dia3_full.json").unlink()
-    assert desk.run("--check") == 0
+    assert "ainda não medido: `make dia3`" in text
+    assert "6,56" not in text and "referencia" not in text
+    assert "6,56" in desk.page(desk.reference)
+    assert not (desk.results / "README.md").exists()
 
 
 def test_the_reference_has_no_paths_of_this_machine(desk):
-    model = str(recorder.WEEK_DIR / "modelos" / "dia3")
-    desk.result("dia3_full", day3(model=model))
+    desk.result("dia3_full", day3(model=str(WEEK_DIR / "modelos" / "dia3")))
+    old = desk.book.read_bytes()
     desk.run("--save-reference")
     saved = json.loads((desk.reference / "dia3_full.json").read_text("utf-8"))
     assert saved["model"] == "modelos/dia3"
-    assert desk.run() == 0 and "**Sua medida**" not in desk.book.read_text("utf-8")
+    assert desk.book.read_bytes() == old
 
 
 def test_the_short_run_stands_in_for_the_full_one_but_is_no_reference(desk):
-    (desk.results / "dia3_full.json").rename(desk.results / "dia3_full_quick.json")
-    desk.run()
-    assert "6,56 [6,10; 7,10]" in desk.book.read_text("utf-8")
-    desk.run("--save-reference")
-    assert list(desk.reference.iterdir()) == []
-
-
-def test_what_a_run_did_not_measure_becomes_a_dash_with_its_reason(desk):
-    desk.write("<!-- tabela: dia3_treino -->\n<!-- /tabela: dia3_treino -->\n")
-    desk.result("dia3_full", day3(curve=[]))
+    short = day3(command="python exemplo_01_fine_tuning_basico.py --quick")
+    (desk.results / "dia3_full.json").unlink()
+    desk.result("dia3_full_quick", short)
     desk.run()
     text = desk.book.read_text("utf-8")
-    assert "| x | 134.515.008 | 1 | 8 | 0,0002 | 2,7 | – | – |" in text
-    assert "– : `dia3_full.json` não traz esta medida." in text
+    assert "6,56 [6,10; 7,10]" in text and "25/11/2026 (corrida curta)" in text
+    desk.run("--save-reference")
+    assert [path.name for path in desk.reference.iterdir()] == ["README.md"]
 
 
-def test_text_from_a_result_cannot_break_the_table(desk):
-    desk.write("<!-- tabela: dia2_conferencias -->\n<!-- /tabela: dia2_conferencias -->\n")
-    checks = {"a | b\n<!-- /tabela: dia3_notas -->": True}
+def test_what_a_run_did_not_measure_becomes_a_dash(desk):
+    desk.result("dia3_full", day3(curve=[]))
+    desk.run()
+    assert "a menor perda de validação, –, no passo –" in desk.page(desk.results)
+
+
+def test_text_from_a_result_cannot_break_the_book_nor_a_table(desk):
+    desk.write("<!-- medidas: dia6 -->\n<!-- /medidas: dia6 -->\n")
+    data = json.loads((REFERENCE_DIR / "dia6_dados.json").read_text("utf-8"))
+    desk.result("dia6_dados", data | {"source": "a <!-- /medidas: dia6 --> b"})
+    checks = {"a | b\nc": True}
     desk.result("dia4_lora", {"model": "x", "seed": 6, "checks": checks, "runs": {}})
-    assert desk.run() == 0 and desk.run() == 0
-    assert "a \\| b &lt;!-- /tabela: dia3_notas --&gt; | certo |" in desk.book.read_text("utf-8")
+    assert desk.run() == 0 and desk.run("--check") == 0
+    assert "`a &lt;!-- /medidas: dia6 --&gt; b`" in desk.book.read_text("utf-8")
+    assert "| a \\| b c | certo |" in desk.page(desk.results)
+
+
+def lora_run(r, perplexity, **settings):
+    """O LoRA do dia 4, com outro posto e outra perplexidade de validação."""
+    result = json.loads((REFERENCE_DIR / "dia4_lora.json").read_text("utf-8"))
+    run = result["runs"]["lora"]
+    run["settings"] |= {"r": r} | settings
+    run["validation"]["perplexity_token"]["value"] = perplexity
+    return result | {"runs": {"lora": run}}
+
+
+def test_hyperparameters_come_from_every_named_run_that_compares(desk):
+    desk.write("<!-- medidas: dia4 -->\n<!-- /medidas: dia4 -->\n")
+    for r, perplexity in ((4, 9.5), (8, 7.25), (16, 8.5), (64, 8.0)):
+        desk.result(f"dia4_lora_posto{r}", lora_run(r, perplexity))
+    # Com menos conversas, a perplexidade é outra coisa: não entra na mesma linha.
+    desk.result("dia4_lora_curto", lora_run(2, 1.0, train_examples=16))
+    desk.run()
+    text = desk.book.read_text("utf-8")
+    assert "| Rank | 8: 7,25 | 16: 8,50 | 64: 8,00 | 8 |" in text
+    assert "| Alpha | 32: 7,25 | | | – |" in text
+    assert "- LoRA: \n" in text and "posto64" in desk.page(desk.results)
+
+
+def test_a_full_set_of_my_own_results_keeps_the_book_short(desk):
+    blank = (WEEK_DIR / "experimentos.md").read_text("utf-8")
+    desk.write(blank)
+    for path in REFERENCE_DIR.glob("*.json"):
+        shutil.copy(path, desk.results)
+    assert desk.run() == 0 and desk.run("--check") == 0
+    text = desk.book.read_text("utf-8")
+    assert len(text.splitlines()) < 450
+    assert "ainda não medido" not in text and desk.outside(text) == desk.outside(blank)
+    for block in MARKED.finditer(text):
+        assert len(block[0].splitlines()) < 25
+    tables = [line for line in desk.page(desk.results).splitlines() if line.startswith("|")]
+    # Rótulos para pessoas: nenhuma chave dos JSON fora das crases; p nunca zero.
+    bare = re.sub(r"`[^`]*`", "", "\n".join(tables))
+    assert re.findall(r"[a-z]{2,}_[a-z]+|\d\.\d{1,2}\b|\| 0,000 \|", bare) == []
 
 
 def test_permissions_and_links_are_kept(desk, tmp_path):
@@ -218,7 +281,7 @@ def test_permissions_and_links_are_kept(desk, tmp_path):
     desk.book.chmod(0o640)
     link = tmp_path / "atalho.md"
     link.symlink_to(desk.book)
-    desk.run(documents=[link])
+    desk.run(book=link)
     assert link.is_symlink() and "6,56" in desk.book.read_text("utf-8")
     assert stat.S_IMODE(desk.book.stat().st_mode) == 0o640
 
@@ -245,7 +308,7 @@ def aligned(text: str) -> str:
 EDITED = {
     "crlf": lambda t: t.replace("\n", "\r\n"),
     "bom": lambda t: "\ufeff" + t,
-    "bom before a mark": lambda t: "\ufeff" + t[t.index("<!-- tabela") :],
+    "bom before a mark": lambda t: "\ufeff" + t[t.index("<!-- medidas") :],
     "no newline at the end": lambda t: t.rstrip("\n"),
     "the mark is the last thing": lambda t: t[: t.index("\n\nFim.")],
     "mixed newlines": lambda t: t.replace("\n\n", "\r\n\n"),
@@ -257,7 +320,7 @@ EDITED = {
     "tables in another order": turned,
     "aligned by a formatter": aligned,
     "blank lines taken out": lambda t: t.replace("-->\n\n|", "-->\n|").replace("|\n\n<", "|\n<"),
-    "talking about a table": lambda t: t.replace("Fim.", "A tabela: dia3_notas -> ver a de cima."),
+    "talking about a table": lambda t: t.replace("Fim.", "A medidas: dia3 -> ver a de cima."),
     "marks with nothing between": lambda t: MARKED.sub(r"\1 -->\n\3", t),
     "only my own text": lambda t: "sem marca nenhuma\r\n\r",
     "empty": lambda t: "",
@@ -275,7 +338,7 @@ def test_an_edited_book_is_filled_and_keeps_every_byte(desk, kind, filled):
     assert desk.run() == 0
     after = desk.book.read_bytes().decode()
     assert desk.outside(after) == desk.outside(data.decode())
-    if "tabela: dia3_notas" in MARKED.sub(r"\1\3", edited):
+    if "medidas: dia3" in MARKED.sub(r"\1\3", edited):
         assert "4,00 [6,10; 7,10]" in after
     assert desk.run("--check") == 0
     if kind == "crlf":
@@ -284,7 +347,7 @@ def test_an_edited_book_is_filled_and_keeps_every_byte(desk, kind, filled):
 
 # --- cadernos estragados: nada muda, e a mensagem diz onde ----------------------------------------
 
-OPEN, CLOSE = "<!-- tabela: dia3_memoria", "<!-- /tabela: dia3_memoria -->"
+OPEN, CLOSE = "<!-- medidas: dia4", "<!-- /medidas: dia4 -->"
 
 
 def line_of(text: str, piece: str) -> int:
@@ -297,34 +360,34 @@ def without_line(text: str, piece: str) -> str:
 
 # Cada um: o estrago, um trecho na linha que a mensagem tem de apontar, e palavras dela.
 DAMAGED = {
-    "opening deleted": (lambda t: without_line(t, OPEN), CLOSE, "não está aberta"),
+    "opening deleted": (lambda t: without_line(t, OPEN), CLOSE, "não está aberto"),
     "closing deleted": (lambda t: without_line(t, CLOSE), OPEN, "não fecha"),
-    "last closing deleted": (lambda t: without_line(t, "<!-- /tabela: dia4"),
-                             "<!-- tabela: dia4_metodos", "não fecha"),
+    "last closing deleted": (lambda t: without_line(t, "<!-- /medidas: dia5"),
+                             "<!-- medidas: dia5", "não fecha"),
     "cut in the middle of a table": (lambda t: t[: t.index(CLOSE)], OPEN, "não fecha"),
     "a table twice": (lambda t: t + MARKED.search(t)[0] + "\n", None, "já apareceu"),
     "one table inside another": (
         lambda t: t.replace(CLOSE, "").replace("Fim.", CLOSE), OPEN, "não fecha"),
     "marks crossed": (
-        lambda t: t.replace(CLOSE, "X").replace("<!-- /tabela: dia4_metodos -->", CLOSE)
-                   .replace("X", "<!-- /tabela: dia4_metodos -->"),
-        "<!-- /tabela: dia4_metodos -->", "não está aberta"),
-    "a name misspelt": (lambda t: t.replace("tabela: dia3_memoria", "tabela: dia3_memorias"),
-                        "dia3_memorias", "você quis dizer `dia3_memoria`"),
-    "closing misspelt": (lambda t: t.replace(CLOSE, "<!-- /tabela: dia3_memori -->"),
-                         "dia3_memori -->", "não está aberta"),
-    "mark not closed": (lambda t: t.replace(CLOSE, "<!-- /tabela: dia3_memoria"),
-                        "<!-- /tabela: dia3_memoria", "parece uma marca estragada"),
-    "mark without its beginning": (lambda t: t.replace(CLOSE, "/tabela: dia3_memoria -->"),
-                                   "/tabela: dia3_memoria -->", "parece uma marca estragada"),
+        lambda t: t.replace(CLOSE, "X").replace("<!-- /medidas: dia5 -->", CLOSE)
+                   .replace("X", "<!-- /medidas: dia5 -->"),
+        "<!-- /medidas: dia5 -->", "não está aberto"),
+    "a name misspelt": (lambda t: t.replace("medidas: dia4", "medidas: dia4s"),
+                        "dia4s", "não conheço o bloco `dia4s`"),
+    "closing misspelt": (lambda t: t.replace(CLOSE, "<!-- /medidas: dia3_memori -->"),
+                         "dia3_memori -->", "não está aberto"),
+    "mark not closed": (lambda t: t.replace(CLOSE, "<!-- /medidas: dia4"),
+                        "<!-- /medidas: dia4", "parece uma marca estragada"),
+    "mark without its beginning": (lambda t: t.replace(CLOSE, "/medidas: dia4 -->"),
+                                   "/medidas: dia4 -->", "parece uma marca estragada"),
     "text on the line of a mark": (lambda t: t.replace(CLOSE, CLOSE + " ver depois"),
                                    CLOSE, "parece uma marca estragada"),
     "mark in a quotation": (lambda t: t.replace(CLOSE, "> " + CLOSE), CLOSE, "parece uma marca"),
     "mark in capitals": (lambda t: t.replace(CLOSE, CLOSE.upper()), CLOSE.upper(), "parece uma"),
-    "mark retyped": (lambda t: t.replace(CLOSE, "<!--/tabela:dia3_memoria-->"),
-                     "<!--/tabela:dia3_memoria-->", "parece uma marca estragada"),
-    "word lost from a mark": (lambda t: t.replace(CLOSE, "<!-- /dia3_memoria -->"),
-                              "<!-- /dia3_memoria -->", "parece uma marca estragada"),
+    "mark retyped": (lambda t: t.replace(CLOSE, "<!--/medidas:dia4-->"),
+                     "<!--/medidas:dia4-->", "parece uma marca estragada"),
+    "word lost from a mark": (lambda t: t.replace(CLOSE, "<!-- /dia4 -->"),
+                              "<!-- /dia4 -->", "parece uma marca estragada"),
     "marks joined on one line": (lambda t: re.sub(r"\s*" + re.escape(CLOSE), " " + CLOSE, t),
                                  CLOSE, "parece uma marca estragada"),
 }  # fmt: skip
@@ -338,23 +401,22 @@ def test_damaged_marks_are_refused_with_the_line(desk, capsys, kind, filled):
     damage, piece, words = DAMAGED[kind]
     text = damage(desk.book.read_text("utf-8"))
     data = desk.write(text)
-    backup = desk.book.with_name("experimentos.md.bak")
-    backup.unlink(missing_ok=True)
+    files = sorted(desk.book.parent.rglob("*"))
     assert desk.run() == 2
-    assert desk.book.read_bytes() == data and not backup.exists()
+    assert desk.book.read_bytes() == data and sorted(desk.book.parent.rglob("*")) == files
     message = capsys.readouterr().err
     line = line_of(text, piece) if piece else text.count("\n") - MARKED.search(text)[0].count("\n")
     assert f"{desk.book}:{line}: " in message and words in message
 
 
-END = "\n<!-- /tabela: dia3_notas"
+END = "\n<!-- /medidas: dia3"
 INSIDE = {
     "a row added": lambda t: t.replace("| BLEU", "| minha conta | 1 | 2 | 3 | 4 |\n| BLEU"),
     "a cell changed": lambda t: t.replace("6,56 [", "6,60 (conferir!) ["),
     "a note below": lambda t: t.replace(END, "Que queda!\n" + END),
-    "a note above": lambda t: t.replace("**Sua medida**", "Olhei.\n\n**Sua medida**", 1),
-    "the checksum changed": lambda t: re.sub(r"(dia3_notas soma: )\w+", r"\g<1>00000000", t),
-    "the checksum removed": lambda t: re.sub(r"dia3_notas soma: \w+", "dia3_notas", t),
+    "a note above": lambda t: t.replace("| Métrica", "Olhei.\n\n| Métrica", 1),
+    "the checksum changed": lambda t: re.sub(r"(dia3 soma: )\w+", r"\g<1>00000000", t),
+    "the checksum removed": lambda t: re.sub(r"dia3 soma: \w+", "dia3", t),
 }
 
 
@@ -366,7 +428,7 @@ def test_text_written_inside_a_table_is_never_overwritten(desk, capsys, kind):
     assert desk.run() == 2
     assert desk.book.read_bytes() == data
     message = capsys.readouterr().err
-    assert f"{desk.book}:6: dentro da tabela `dia3_notas`" in message and "marca de fim" in message
+    assert f"{desk.book}:6: dentro do bloco `dia3`" in message and "marca de fim" in message
 
 
 @pytest.mark.parametrize(
@@ -385,14 +447,6 @@ def test_a_book_that_is_not_utf8_is_refused(desk, capsys, content, line):
     assert f"{desk.book}:{line}: há um byte que não é UTF-8" in capsys.readouterr().err
 
 
-def test_one_damaged_document_keeps_all_of_them_untouched(desk, tmp_path):
-    other = tmp_path / "notas.md"
-    other.write_text("<!-- tabela: dia3_notas -->\n", "utf-8")
-    old = desk.book.read_bytes()
-    assert desk.run(documents=[desk.book, other]) == 2
-    assert desk.book.read_bytes() == old
-
-
 @pytest.mark.parametrize(
     "text",
     ['{"before": {"bleu"', "[]", '{"metricas": {"antes": 3}}', json.dumps(day3(extra=1))],
@@ -404,30 +458,24 @@ def test_an_unreadable_result_is_refused_by_name(desk, capsys, text):
     assert desk.run() == 2
     assert desk.book.read_bytes() == old
     message = capsys.readouterr().err
-    assert "dia3_full.json" in message and tables.SOURCES["day3"].command in message
-
-
-def test_a_result_with_names_of_another_version_is_refused_by_name(desk, capsys):
-    desk.write("<!-- tabela: dia6_defeitos -->\n<!-- /tabela: dia6_defeitos -->\n")
-    path = recorder.REFERENCE_DIR / "dia6_dados.json"
-    data = json.loads(path.read_text("utf-8"))
-    desk.result("dia6_dados", data | {"dirt": {"defeito de outrora": 3}})
-    assert desk.run() == 2
-    assert "dia6_dados.json" in capsys.readouterr().err
+    assert "dia3_full.json" in message and not (desk.results / "README.md").exists()
 
 
 def test_a_book_saved_meanwhile_is_not_overwritten(desk, monkeypatch, capsys):
-    def report(path, *rest):
-        path.write_text("salvo no editor", "utf-8")
+    page = recorder.page
 
-    monkeypatch.setattr(recorder, "report", report)
+    def slow_page(*parts):
+        desk.book.write_text("salvo no editor", "utf-8")
+        return page(*parts)
+
+    monkeypatch.setattr(recorder, "page", slow_page)
     assert desk.run() == 2
     assert desk.book.read_text("utf-8") == "salvo no editor"
     assert "mudou enquanto eu trabalhava" in capsys.readouterr().err
 
 
-def test_missing_documents_and_bad_options_are_explained(desk, capsys):
-    assert desk.run(documents=[desk.book.with_name("outro.md")]) == 2
+def test_a_missing_book_is_explained(desk, capsys):
+    assert desk.run(book=desk.book.with_name("outro.md")) == 2
     assert "outro.md não existe" in capsys.readouterr().err
 
 

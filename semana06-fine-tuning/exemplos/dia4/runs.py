@@ -2,7 +2,7 @@
 
 import math
 
-from comum.labels import MEMORY, SCORES
+from comum.labels import MEMORY, METHODS, SCORES
 from comum.models import gains_from_bf16
 from comum.numbers import decimal
 from comum.results import MemoryParts, TrainingRun
@@ -15,14 +15,6 @@ from trl import SFTTrainer
 
 from dia4 import memory_plan
 
-METHODS = {
-    "full": "todos os pesos",
-    "lora": "LoRA",
-    "rslora": "rsLoRA",
-    "dora": "DoRA",
-    "lora_plus": "LoRA+",
-    "adalora": "AdaLoRA",
-}
 LORA_PLUS_RATIO = 16  # learning_rate de B sobre o de A (Hayou et al., 2024, seção 5)
 SMOOTH = 10  # passos da média móvel na figura, no máximo
 

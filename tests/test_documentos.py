@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import re
 import shlex
 import subprocess
@@ -9,7 +10,9 @@ import sys
 from pathlib import Path
 
 from comum.labels import MEMORY
-from comum.numbers import decimal, percent
+from comum.numbers import decimal, interval, percent
+from comum.paths import REFERENCE_DIR
+from comum.results import Score
 from comum.terminal import UserError, run_main
 
 import pytest
@@ -19,17 +22,17 @@ import conferir_links
 import registrar_experimentos
 from dia4 import memory_plan
 from loja_sql.config import PROJECT_DIR, load_config
-from tabelas_experimentos import SOURCES, TABLES
 
 ROOT = conferir_links.ROOT
 WEEK = ROOT / "semana06-fine-tuning"
 NOTES, BOOK = WEEK / "notas.md", WEEK / "experimentos.md"
+BLANK_BOOK = ROOT / "tests" / "dados" / "caderno_da_semana.md"
 PROJECT_README = WEEK / "mini-projeto" / "README.md"
 # Quem já estudou por estes dois arquivos escreveu neles o que quis; não é assunto dos testes.
 USED = any(
     mark in path.read_text(encoding="utf-8")
     for path in (NOTES, BOOK)
-    for mark in ("**Sua medida**", "- [x]")
+    for mark in ("Medido em ", "- [x]")
 )
 unused = pytest.mark.skipif(USED, reason="o guia e o caderno já têm medidas ou marcas de quem usa")
 DOCUMENTS = [
@@ -114,9 +117,9 @@ def _expand(text: str, values: dict[str, str]) -> str:
 
 def python_commands() -> list[tuple[str, list[str]]]:
     """(onde, palavras) de cada `python script …` nos documentos, docstrings e Makefile."""
-    # Nas tabelas, o comando é o que alguém digitou ao medir, na versão que a linha diz.
-    sources = {str(p.relative_to(ROOT)): code_of(outside_tables(p)) for p in DOCUMENTS}
-    sources["tabelas"] = [c for s in SOURCES.values() for c in s.command.split("` e, depois, `")]
+    # O da referência é o que alguém digitou ao medir, na versão que a nota diz.
+    documents = (path for path in DOCUMENTS if path.parent != REFERENCE_DIR)
+    sources = {str(p.relative_to(ROOT)): code_of(p.read_text("utf-8")) for p in documents}
     for path in SCRIPTS:
         doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         sources[path.name] = doc.replace("\\\n", " ").splitlines()
@@ -238,17 +241,25 @@ def test_every_module_and_file_in_the_documents_exists():
 # --- números --------------------------------------------------------------------------------------
 
 
-def outside_tables(path: Path) -> str:
-    text = path.read_text(encoding="utf-8")
-    return re.sub(r"<!-- tabela: .*?<!-- /tabela: ", "", text, flags=re.S)
+def measured(content: object) -> set[str]:
+    """Toda nota com intervalo de um resultado, nas formas em que se pode escrevê-la."""
+    found = set()
+    if isinstance(content, dict):
+        if "ci95" in content:
+            score = Score(**content)
+            found = {interval(score, places, scale) for places in range(4) for scale in (1, 100)}
+        content = list(content.values())
+    return found.union(*map(measured, content)) if isinstance(content, list) else found
 
 
 @unused
-@pytest.mark.parametrize("path", [NOTES, BOOK], ids=["notas", "experimentos"])
-def test_measured_figures_come_from_the_tables_or_from_the_project(path):
-    source = PROJECT_README.read_text(encoding="utf-8")
-    figures = re.findall(r"\d+,\d+%? \[\d+,\d+; \d+,\d+\]", outside_tables(path))
-    assert [figure for figure in figures if figure not in source] == []
+@pytest.mark.parametrize("path", [ROOT / "README.md", NOTES, BOOK], ids=lambda path: path.name)
+def test_measured_figures_come_from_the_results(path):
+    results = [json.loads(x.read_text("utf-8")) for x in REFERENCE_DIR.glob("*.json")]
+    source = measured(results)
+    figures = re.findall(r"\d[\d.]*,\d+%? \[\d+,\d+; \d+,\d+\]", path.read_text("utf-8"))
+    known = source | set(re.findall(r"\d+,\d+%? \[[^]]+\]", PROJECT_README.read_text("utf-8")))
+    assert [x for x in figures if not {x, x.replace("%", "")} & known] == []
 
 
 @unused
@@ -313,20 +324,39 @@ def test_the_small_python_blocks_of_the_notes_run():
     assert ran >= 2
 
 
-# --- tabelas --------------------------------------------------------------------------------------
+# --- o caderno e a página dos resultados ----------------------------------------------------------
+
+
+def bare(line: str) -> str:
+    """A linha sem espaços e com os traços de uma tabela juntos."""
+    return re.sub(r"-{2,}", "-", re.sub(r"\s", "", line))
 
 
 @unused
-def test_every_table_has_its_place_in_the_book():
-    assert set(re.findall(r"<!-- tabela: (\w+)", BOOK.read_text(encoding="utf-8"))) == set(TABLES)
+def test_the_book_has_every_line_of_the_week_in_order():
+    ours = iter(map(bare, BOOK.read_text("utf-8").splitlines()))
+    lines = BLANK_BOOK.read_text("utf-8").splitlines()
+    assert [line for line in lines if bare(line) and bare(line) not in ours] == []
 
 
 @unused
-def test_the_tables_in_the_repository_are_the_ones_of_the_reference(tmp_path):
+def test_the_book_is_short_has_a_block_a_day_and_no_measure():
+    text = BOOK.read_text("utf-8")
+    assert re.findall(r"<!-- medidas: (\w+)", text) == registrar_experimentos.DAYS
+    assert text.count("**Antes de rodar, eu esperava:**") == len(registrar_experimentos.DAYS)
+    assert len(text.splitlines()) <= 300
+    assert set(re.findall(r"ainda não medido: `make (\w+)`", text)) <= makefile().keys()
+    assert not re.search(r"\d,\d", text)
+
+
+@unused
+def test_the_book_and_the_page_in_the_repository_are_the_ones_of_the_reference(tmp_path):
     assert registrar_experimentos.main(["--check", "--results", str(tmp_path)]) == 0
 
 
-@unused
-def test_the_reference_has_every_key_the_tables_ask_for():
-    for path in (NOTES, BOOK):
-        assert "não traz `" not in path.read_text(encoding="utf-8")
+def test_no_day_of_the_reference_is_missing():
+    page = (REFERENCE_DIR / "README.md").read_text("utf-8")
+    assert [f"dia{x}" for x in re.findall(r"^## Dia (\d)", page, re.M)] == (
+        registrar_experimentos.DAYS
+    )
+    assert "Ainda não medido" not in page

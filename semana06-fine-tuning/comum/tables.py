@@ -48,9 +48,9 @@ def text(header: Sequence[str], rows: Iterable[Sequence[object]], title: str | N
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A tabela em Markdown, com as colunas de números à direita.
 
-    Os números já vêm escritos, e nenhum é reformatado; uma célula cabe numa linha.
+    Os números já vêm escritos, e nenhum é reformatado.
     """
-    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows]
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     columns = zip(*cells, strict=True) if cells else [[]] * len(header)
     align = ["right" if _numeric(column) else "left" for column in columns]
     lines = tabulate(cells, header, "pipe", colalign=align, disable_numparse=True)

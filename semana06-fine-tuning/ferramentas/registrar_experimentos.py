@@ -28,10 +28,9 @@ from comum.files import write_json, write_text
 from comum.paths import REFERENCE_DIR, RESULTS_DIR, WEEK_DIR
 from comum.terminal import Parser, UserError, run_main
 
-from book_blocks import DAYS, lines_of
-from measured import FILES, Measured
-from results_page import page
+from measured_pages import FILES, Measured, block_lines, page
 
+DAYS = [f"dia{number}" for number in range(1, 8)]
 BOOK = WEEK_DIR / "experimentos.md"
 OPENING = re.compile(r"<!-- medidas: (\w+)(?: soma: ([0-9a-f]{8}))? -->")
 CLOSING = re.compile(r"<!-- /medidas: (\w+) -->")
@@ -146,7 +145,7 @@ def plan(path: Path, found: Measured) -> tuple[str, str, list[str]]:
                 "da marca de fim e apague o resto do que está entre as marcas: o bloco é refeito. "
                 "Nada foi mudado."
             )
-        content = lines_of(block.name, found)
+        content = block_lines(block.name, found)
         total = checksum("".join(content))
         if before.strip() and total == block.checksum:
             continue

@@ -120,7 +120,7 @@ def test_fills_the_block_and_says_which_command_is_missing(desk, capsys):
     text = desk.book.read_text("utf-8")
     assert "| Perplexity | 10,00 [9,00; 11,00] | 6,56 [6,10; 7,10] | −34,4% |" in text
     assert "Medido em 25/11/2026: [todos os números](resultados/README.md#dia-3)" in text
-    assert "ainda não medido: `make dia4`" in text and "| Rank | | | | |" in text
+    assert "ainda não medido: `make dia4`" in text and "| Rank |  |  |  |  |" in text
     assert "mudou: dia3, dia4, dia5" in capsys.readouterr().out
 
 
@@ -254,8 +254,9 @@ def test_hyperparameters_come_from_every_named_run_that_compares(desk):
     desk.run()
     text = desk.book.read_text("utf-8")
     assert "| Rank | 8: 7,25 | 16: 8,50 | 64: 8,00 | 8 |" in text
-    assert "| Alpha | 32: 7,25 | | | – |" in text
-    assert "- LoRA: \n" in text and "posto64" in desk.page(desk.results)
+    assert "| Alpha | 32: 7,25 |  |  | – |" in text
+    assert "- Full fine-tuning: \n- LoRA: 4.829 MiB no pico do processo" in text
+    assert "| posto64 | LoRA | 64 |" in desk.page(desk.results)
 
 
 def test_a_full_set_of_my_own_results_keeps_the_book_short(desk):

@@ -97,6 +97,8 @@ class Result(Shape):
         """
         try:
             return cls.model_validate(read_json(path))
+        except UserError as error:
+            raise UserError(f"{error} Se ele se estragou, apague-o e meça de novo.") from error
         except ValidationError as error:
             where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "raiz"
             raise UserError(

@@ -7,7 +7,7 @@ O primeiro é o mesmo que `make experimentos`. No caderno, cada dia tem um bloco
 comentários HTML que o Markdown não mostra. Só o que está entre elas é reescrito: o resto, que é de
 quem estuda, fica igual byte a byte. A marca de abertura guarda a soma do que foi escrito ali; se
 alguém escreveu dentro do bloco, o programa para e diz onde, em vez de apagar. Antes de gravar fica
-uma cópia do caderno, numerada, em `experimentos.N.md.bak`.
+uma cópia do caderno em `experimentos.md.bak` (depois, `….bak1`, `….bak2`: nenhuma se perde).
 
 O caderno recebe só os seus números, de `resultados/`. As páginas `resultados/README.md` (os seus) e
 `referencia/README.md` (os nossos, que acompanham o repositório) são refeitas inteiras.
@@ -224,13 +224,10 @@ def write(path: Path, old: str, new: str) -> None:
     path = path.resolve()  # um atalho continua atalho
     if path.read_bytes() != old.encode():
         raise UserError(f"{path} mudou enquanto eu trabalhava. Salve-o no editor e repita.")
-    names = (path.with_name(f"{path.stem}.{number}{path.suffix}.bak") for number in count(1))
-    backup = next(name for name in names if not name.exists())
-    try:
-        write_text(backup, old)
-        write_text(path, new)
-    except OSError as error:
-        raise UserError(f"não consegui gravar {path} ({error.strerror}).") from error
+    names = (f"{path.name}.bak{number or ''}" for number in count())
+    backup = next(b for b in map(path.with_name, names) if not b.exists())
+    write_text(backup, old)
+    write_text(path, new)
     print(f"cópia do que havia: {backup}")
 
 

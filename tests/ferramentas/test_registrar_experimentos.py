@@ -155,12 +155,12 @@ def test_every_backup_is_what_there_was(desk):
     second = desk.book.read_bytes()
     desk.result("dia3_full", day3(after=5.0))
     desk.run()
-    backups = [desk.book.with_name(f"experimentos.{number}.md.bak") for number in (1, 2)]
+    backups = [desk.book.with_name(f"experimentos.md.bak{n}") for n in ("", 1)]
     assert [path.read_bytes() for path in backups] == [first, second]
     assert {path.name for path in desk.book.parent.iterdir()} == {
         "experimentos.md",
-        "experimentos.1.md.bak",
-        "experimentos.2.md.bak",
+        "experimentos.md.bak",
+        "experimentos.md.bak1",
         "referencia",
         "resultados",
     }

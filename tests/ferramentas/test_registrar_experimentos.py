@@ -276,6 +276,22 @@ def test_a_full_set_of_my_own_results_keeps_the_book_short(desk):
     assert re.findall(r"[a-z]{2,}_[a-z]+|\d\.\d{1,2}\b|\| 0,000 \|", bare) == []
 
 
+def test_a_part_of_a_measure_is_enough(desk):
+    desk.write("".join(f"<!-- medidas: {x} -->\n<!-- /medidas: {x} -->\n" for x in recorder.DAYS))
+    kept = {"mini_projeto_lora_test": ("variants", "base com esquema")}
+    kept |= {"dia4_lora": ("runs", "lora"), "dia5_quantizacao": ("techniques", "fp32")}
+    for name, (key, part) in kept.items():
+        data = json.loads((REFERENCE_DIR / f"{name}.json").read_text("utf-8"))
+        data |= {key: {part: data[key][part]}}
+        for other in {"training", "against_trained", "base_against_trained", "qlora"} & data.keys():
+            data[other] = {} if other in ("against_trained", "qlora") else None
+        desk.result(name, data)
+    assert desk.run() == 0
+    text = desk.book.read_text("utf-8")
+    assert "| Fine-tuning | – | – | – | – |" in text and "| GPTQ | – | – | – |" in text
+    assert "- Full fine-tuning: \n" in text and "para – %" in text
+
+
 def test_permissions_and_links_are_kept(desk, tmp_path):
     if sys.platform == "win32":
         pytest.skip("sem permissões nem atalhos POSIX")

@@ -47,6 +47,16 @@ def general(value: float) -> str:
     return f"{value:.6g}".replace(".", ",")
 
 
+def comma_axes(figure) -> None:
+    """Põe vírgula decimal nos eixos numéricos de uma figura do matplotlib."""
+    from matplotlib.ticker import ScalarFormatter
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), ScalarFormatter):
+                axis.set_major_formatter(lambda value, place: general(value))
+
+
 def any_size(value: float) -> str:
     """Um número de que não se sabe o tamanho: `407.617,52`; perto de zero ou enorme, `3,4e-05`."""
     return decimal(value, 2) if value == 0 or 1 <= abs(value) < 1e15 else general(value)

@@ -17,6 +17,9 @@ def result_name(stem: str, quick: bool, name: str | None = None) -> str:
 
 def save_figure(figure, name: str) -> Path:
     """Grava a figura do matplotlib em `resultados/NOME.png`."""
+    from comum.numbers import comma_axes  # só aqui: traz o pydantic, e --help responde na hora
+
+    comma_axes(figure)
     figure.tight_layout()
     path = RESULTS_DIR / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from comum import tables
-from comum.numbers import decimal, general
+from comum.numbers import comma_axes, decimal, general
 from comum.paths import DEFAULT_MODEL, RESULTS_DIR
 from comum.results import Day4, Day4Study, StudyRow, TrainingRun
 from comum.terminal import Parser, UserError, progress, run_main
@@ -191,6 +191,7 @@ def draw(result: Day4Study, path: Path) -> Path:
     for axes in panels.flat[len(factors) :]:
         axes.axis("off")
     figure.supylabel("perplexidade (validação)")
+    comma_axes(figure)
     figure.savefig(path, dpi=120)
     return path
 

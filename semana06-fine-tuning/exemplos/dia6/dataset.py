@@ -25,7 +25,7 @@ from pathlib import Path
 
 from comum import files, tables
 from comum.labels import DIRT, SPLITS
-from comum.numbers import decimal, percent
+from comum.numbers import comma_axes, decimal, percent
 from comum.results import Day6Data, Quantiles, Result
 from comum.terminal import UserError, progress
 from comum.text import jaccard
@@ -750,6 +750,7 @@ def plot(stats: dict, path: Path) -> None:
     right.set(xlabel="posição da palavra", ylabel="vezes", title="Vocabulário (lei de Zipf)")
     for axis in (left, right):
         axis.legend()
+    comma_axes(figure)
     figure.tight_layout()
     # Sem a versão do matplotlib nos metadados, os bytes só dependem do desenho.
     figure.savefig(path, dpi=110, metadata={"Software": None})

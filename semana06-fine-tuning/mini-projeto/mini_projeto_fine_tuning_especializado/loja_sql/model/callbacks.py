@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from comum.files import write_jsonl
+from comum.numbers import comma_axes
 from comum.terminal import UserError, progress
 
 from accelerate import PartialState
@@ -120,4 +121,5 @@ def plot_curve(history: list[dict], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.legend()
     axes.grid(alpha=0.3)
+    comma_axes(figure)
     figure.savefig(path, dpi=120)

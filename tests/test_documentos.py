@@ -299,6 +299,20 @@ def test_the_candidate_curve_in_the_notes_is_the_one_of_day_6():
 
 
 @unused
+def test_every_day_of_the_notes_fits_the_time_of_its_plan():
+    days = re.split(r"^### \*\*Dia \d", NOTES.read_text(encoding="utf-8"), flags=re.M)[1:]
+    assert len(days) == 7
+    for day in days:
+        least, most = map(int, re.search(r"\*\*Tempo:\*\* (\d+)-(\d+) min", day).groups())
+        core = day[: day.index("#### Aprofundar")]
+        minutes = re.findall(r"(\d+) min", re.search(r"\*\*Seu tempo:\*\*.*", core)[0])
+        assert least <= sum(map(int, minutes)) <= most
+        words = re.sub(r"```.*?```|\]\([^)]*\)", " ", core, flags=re.S)  # nem código nem endereços
+        # A folga é para o que quem estuda escreve nas caixas.
+        assert len(re.findall(r"\w[\w’'-]*", words)) / 200 <= int(minutes[0]) + 2
+
+
+@unused
 def test_the_small_python_blocks_of_the_notes_run():
     blocks = re.findall(r"^```python\n(.*?)^```", NOTES.read_text(encoding="utf-8"), re.S | re.M)
     ran = 0

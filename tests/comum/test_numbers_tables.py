@@ -4,6 +4,7 @@ from comum import numbers, tables
 from comum.results import Score
 
 import pytest
+from matplotlib.figure import Figure
 
 SCORE = Score(value=0.8294, ci95=(0.786, 0.8656), n=340)
 
@@ -54,3 +55,14 @@ def test_the_markdown_table_keeps_what_it_is_given():
         "| longa como ela só | 10 | < 3 |"
     )
     assert tables.markdown(["só", "título"], []).split("\n")[0] == "| só | título |"
+
+
+def test_the_axes_of_a_figure_have_decimal_commas_and_keep_their_names():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [2.0, 2.5])
+    right.bar(["a", "b"], [1, 2])
+    numbers.comma_axes(figure)
+    figure.canvas.draw()
+    assert {"2,1", "2,2"} <= {label.get_text() for label in left.get_yticklabels()}
+    assert [label.get_text() for label in right.get_xticklabels()] == ["a", "b"]

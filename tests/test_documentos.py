@@ -38,7 +38,7 @@ DOCUMENTS = [
 ]
 LESSONS = WEEK / "exemplos"
 DAYS = [LESSONS / f"dia{day}" for day in (4, 5, 6)]
-FOLDERS = [ROOT, WEEK, PROJECT_DIR, LESSONS, *DAYS, WEEK / "ferramentas"]
+FOLDERS = [ROOT, WEEK, PROJECT_DIR, LESSONS, *DAYS, WEEK / "exercicios", WEEK / "ferramentas"]
 SCRIPTS = [
     path
     for folder in FOLDERS[1:]

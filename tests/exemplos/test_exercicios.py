@@ -1,0 +1,194 @@
+"""Os exercícios: as soluções passam, e cada engano comum ouve o que lhe falta."""
+
+import hashlib
+import inspect
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from comum.conversations import DATA_DIR
+
+import pytest
+import torch
+import yaml
+from torch.nn.functional import cross_entropy
+
+import conferir
+
+FOLDER = conferir.HERE
+
+
+def scale_of(weight):
+    return weight.abs().amax(1, keepdim=True) / 127
+
+
+# (dia, função, resposta errada, o que a dica tem de dizer)
+MISTAKES = [
+    ("dia1", "answer_labels", lambda p, a: p + a, "o prompt entrou na perda"),
+    ("dia1", "answer_labels", lambda p, a: [-100] * (len(p) - 1) + a + [-100], "andam uma casa"),
+    (
+        "dia1",
+        "next_token_loss",
+        lambda p, y: -sum(math.log(r[t]) for r, t in zip(p, y, strict=True) if t >= 0) / 5,
+        "compara com o próprio t",
+    ),
+    (
+        "dia1",
+        "surprise",
+        lambda z, t: -math.log(math.exp(z[t]) / sum(map(math.exp, z))),
+        "OverflowError",
+    ),
+    ("dia2", "lora_parameters", lambda i, o, r: r * i * o, "as contagens se somam"),
+    ("dia2", "lora_forward", lambda x, w, a, b, al: x @ w.T + x @ a.T @ b.T, "faltou a escala"),
+    ("dia2", "lora_forward", lambda x, w, a, b, al: x @ w.T + al * x @ a.T @ b.T, "só α"),
+    ("dia2", "lora_gradients", lambda x, a, b, al, g: ((g @ b).T @ x, g.T @ (x @ a.T)), "α/r"),
+    ("dia3", "perplexity", cross_entropy, "falta exp"),
+    ("dia3", "train_step", lambda m, x, y, o: cross_entropy(m(x), y).item(), "não saíram do lugar"),
+    (
+        "dia3",
+        "train_step",
+        lambda m, x, y, o: [v := cross_entropy(m(x), y), v.backward(), o.step()][0].item(),
+        "zero_grad",
+    ),
+    (
+        "dia3",
+        "adamw_step",
+        lambda w, g, m, v, s, lr, d: (
+            w - lr * d * w - lr * (0.9 * m + 0.1 * g) / (0.999 * v + 0.001 * g**2).sqrt(),
+            0.9 * m + 0.1 * g,
+            0.999 * v + 0.001 * g**2,
+        ),
+        "faltou corrigir",
+    ),
+    ("dia4", "merge", lambda w, a, b, al: w + b @ a, "faltou a escala"),
+    ("dia4", "merge", lambda w, a, b, al: w + a @ b, "RuntimeError"),
+    (
+        "dia4",
+        "trainable",
+        lambda sizes, t, r: r * sum(sum(s) for n, s in sizes.items() if n.endswith(tuple(t))),
+        "faq_proj não é q_proj",
+    ),
+    ("dia4", "extract_lora", lambda d, r: (torch.zeros(6, 2), torch.zeros(2, 9)), "nesta ordem"),
+    ("dia5", "absmax_int8", lambda w: ((w / scale_of(w)).char(), scale_of(w)), "sem arredondar"),
+    ("dia5", "absmax_int8", lambda w: ((w / scale_of(w)).round(), scale_of(w)), "torch.int8"),
+    ("dia5", "nearest_level", lambda v, levels: torch.searchsorted(levels, v), "nível de cima"),
+    (
+        "dia5",
+        "round_trip",
+        lambda w, levels, b: (
+            levels[(w[..., None] / w.abs().max() - levels).abs().argmin(-1)] * w.abs().max()
+        ),
+        "uma só para tudo",
+    ),
+    ("dia6", "jaccard", lambda x, y: len(x & y) / (len(x) + len(y)), "conta uma vez só"),
+    ("dia6", "jaccard", lambda x, y: len(x & y) / len(x | y), "ZeroDivisionError"),
+    ("dia6", "split_by_group", lambda g, s, seed: [i < 15 for i in range(60)], "dos dois lados"),
+    ("dia6", "split_by_group", lambda g, s, seed: [x < 1 for x in g], "menos que `share`"),
+    ("dia6", "split_by_group", lambda g, s, seed: [x < 4 for x in g], "falta o sorteio"),
+    ("dia6", "families", lambda n, pairs: list(range(n)), "grupo de cada texto"),
+    ("dia7", "same_rows", lambda x, y, o: x == y, "a ordem não conta"),
+    (
+        "dia7",
+        "same_rows",
+        lambda x, y, ordered: x == y if ordered else set(x) == set(y),
+        "repetidas",
+    ),
+    (
+        "dia7",
+        "execution_accuracy",
+        lambda bank, pairs: sum(bank.execute(a) == bank.execute(b) for a, b in pairs) / 7,
+        "OperationalError",
+    ),
+    (
+        "dia7",
+        "wilson",
+        lambda h, n: tuple(h / n + z * math.sqrt(h / n * (1 - h / n) / n) for z in (-1.96, 1.96)),
+        "encolhe a zero",
+    ),
+    ("dia7", "wilson", lambda h, n: sys.exit(0), "SystemExit"),
+]
+
+
+@pytest.mark.parametrize("day", conferir.STUBS)
+def test_solutions_pass_and_stubs_wait_to_be_written(day, capsys):
+    stub = FOLDER / conferir.STUBS[day]
+    assert conferir.check_day(day, FOLDER / "solucoes" / f"{day}.py") == 3
+    assert conferir.UNWRITTEN not in capsys.readouterr().out
+    assert conferir.check_day(day, stub) == 0
+    said = capsys.readouterr().out
+    assert said.count(conferir.UNWRITTEN) == 3
+    assert [level in said for level in ("fácil", "médio", "desafio")] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("day", "name", "answer", "hint"), MISTAKES, ids=[f"{m[1]}-{m[3]}" for m in MISTAKES]
+)
+def test_a_common_mistake_hears_what_is_wrong(day, name, answer, hint):
+    cases = next(cases for found, *cases in getattr(conferir, day)() if found == name)
+    mark, said = conferir.verdict(answer, conferir.HINTS[name], cases, Path(__file__))
+    assert mark == conferir.WRONG
+    assert hint in said
+
+
+def test_every_hint_belongs_to_an_exercise():
+    names = [name for day in conferir.STUBS for name, *_ in getattr(conferir, day)()]
+    assert names == list(conferir.HINTS)
+    source = inspect.getsource(conferir)
+    for hints in conferir.HINTS.values():
+        assert [key for key in hints if f'"{key}"' not in source] == []
+
+
+def test_an_error_is_told_in_a_sentence_with_its_line(tmp_path, capsys):
+    broken = tmp_path / "dia1_mascara.py"
+    broken.write_text("def answer_labels(prompt, answer)\n    return 1\n", encoding="utf-8")
+    assert conferir.check_day("dia1", broken) == 0
+    assert "o arquivo não roda: SyntaxError na linha 1" in capsys.readouterr().out
+    broken.write_text("def answer_labels(prompt, answer):\n\n    return prompt[9]\n", "utf-8")
+    conferir.check_day("dia1", broken)
+    said = capsys.readouterr().out
+    assert "parou com IndexError na linha 3" in said
+    assert said.count("não achei esta função") == 2
+
+
+def test_checking_writes_nothing_and_exits_with_zero_only_when_all_is_right(tmp_path):
+    folder = tmp_path / "exercicios"
+    folder.mkdir()
+    for name in ("conferir.py", "dicas.yaml", "dia6_dividir.py"):
+        (folder / name).write_bytes((FOLDER / name).read_bytes())
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, folder / "conferir.py", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*")}
+    assert run("dia6").returncode == 1
+    after = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*")}
+    assert after == before
+    (folder / "dia6_dividir.py").write_bytes((FOLDER / "solucoes" / "dia6.py").read_bytes())
+    done = run("dia6")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 de 3 certos" in done.stdout
+    wrong = run("dia9")
+    assert wrong.returncode == 2
+    assert "escolha entre" in wrong.stderr
+
+
+@pytest.mark.model
+def test_the_command_line_recipe_masks_as_the_lessons_do():
+    """O template de treino escreve o mesmo texto, e marca como resposta o que `encode` marca."""
+    from comum.conversations import encode, read_conversations
+    from comum.models import load_tokenizer
+    from comum.paths import DEFAULT_MODEL
+
+    recipe = yaml.safe_load((FOLDER / "receita.yaml").read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(str(DEFAULT_MODEL))
+    template = (FOLDER.parents[1] / recipe["chat_template_path"]).read_text(encoding="utf-8")
+    for messages in read_conversations(DATA_DIR / "atendimento_treino.jsonl", 20):
+        row = encode(tokenizer, messages)
+        found = tokenizer.apply_chat_template(
+            messages, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+        )
+        size = len(row["input_ids"])
+        assert found["input_ids"][:size] == row["input_ids"]
+        assert [bool(x) for x in found["assistant_masks"][:size]] == [x >= 0 for x in row["labels"]]

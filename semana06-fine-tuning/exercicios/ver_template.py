@@ -13,9 +13,6 @@ from comum.conversations import DATA_DIR, SYSTEM, encode, read_conversations
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import Parser, banner, run_main
 
-COLUMNS, WIDTH = 3, 16  # tokens por linha, letras de cada um
-NEW_TOKENS = 40
-
 
 def main() -> None:
     from comum.models import load_model, load_tokenizer
@@ -31,11 +28,11 @@ def main() -> None:
     banner(2, "Os tokens e a máscara")
     print("Cada token com o seu rótulo; -100 fica fora da perda: o modelo o lê, e não o aprende.\n")
     cells = [
-        f"{tokenizer.decode(token)!r:<{WIDTH}}{label:>6}"
+        f"{tokenizer.decode(token)!r:<16}{label:>6}"
         for token, label in zip(row["input_ids"], row["labels"], strict=True)
     ]
-    for start in range(0, len(cells), COLUMNS):
-        print("    ".join(cells[start : start + COLUMNS]))
+    for start in range(0, len(cells), 3):
+        print("    ".join(cells[start : start + 3]))
 
     banner(3, "A mesma pergunta de três formas")
     turns = [{"role": "system", "content": SYSTEM}, *messages[:-1]]
@@ -50,7 +47,7 @@ def main() -> None:
     }
     for name, text in forms.items():
         inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
-        output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+        output = model.generate(**inputs, max_new_tokens=40, do_sample=False)
         written = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
         print(f"\n{name}\n  o modelo lê:     …{text[-40:]!r}\n  o modelo escreve: {written!r}")
 

@@ -1,5 +1,3 @@
-"""Dia 1: uma resposta possível. Tente antes de ler."""
-
 import math
 
 

@@ -1,6 +1,3 @@
-"""Dia 2: uma resposta possível. Tente antes de ler."""
-
-
 def lora_parameters(inputs, outputs, r):
     return r * (inputs + outputs)
 

@@ -1,5 +1,3 @@
-"""Dia 3: uma resposta possível. Tente antes de ler."""
-
 from torch.nn import functional
 
 

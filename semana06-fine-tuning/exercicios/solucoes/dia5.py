@@ -1,5 +1,3 @@
-"""Dia 5: uma resposta possível. Tente antes de ler."""
-
 import torch
 
 

@@ -1,5 +1,3 @@
-"""Dia 6: uma resposta possível. Tente antes de ler."""
-
 import random
 
 

@@ -1,5 +1,3 @@
-"""Dia 7: uma resposta possível. Tente antes de ler."""
-
 import math
 import sqlite3
 from collections import Counter

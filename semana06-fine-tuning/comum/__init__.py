@@ -9,6 +9,7 @@ que não são do nosso código.
 
 import logging
 import os
+import sys
 
 for name, value in {
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -24,3 +25,8 @@ for name, value in {
 
 # O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+# Um terminal em cp1252 (o Windows, ao redirecionar) não escreve "→"; melhor um "?" que um erro.
+for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")

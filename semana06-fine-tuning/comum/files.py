@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from comum.terminal import UserError
+from comum.terminal import UserError, reason
 
 
 def write_text(path: Path, content: str) -> None:
@@ -40,12 +40,15 @@ def read_json(path: Path) -> dict:
     """Lê um objeto JSON.
 
     Raises:
-        UserError: o arquivo não existe ou não é JSON.
+        UserError: o arquivo não existe ou não é um objeto JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"não consegui ler {path} ({error}).") from error
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"não consegui ler {path}: {reason(error)}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} não tem a forma esperada: não é um objeto JSON.")
+    return content
 
 
 def lines(path: Path) -> list[str]:
@@ -63,15 +66,15 @@ def read_jsonl(path: Path) -> list[dict]:
     try:
         found = lines(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"não consegui ler {path} ({error}).") from error
+        raise UserError(f"não consegui ler {path}: {reason(error)}.") from error
     rows = []
     for number, line in enumerate(found, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, linha {number}: JSON inválido ({error}).") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, linha {number}: {reason(error)}.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, linha {number}: esperava um objeto JSON.")
         rows.append(row)

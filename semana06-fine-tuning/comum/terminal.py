@@ -1,6 +1,10 @@
 """A conversa com quem digita: opções e erros em português, passos, barras de progresso."""
 
 import argparse
+import errno
+import json
+import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -33,6 +37,22 @@ PHRASES = {
 }
 
 
+# O que houve com um arquivo, quando o sistema se recusa: nada disto é um defeito nosso.
+REASONS = {
+    errno.EACCES: "sem permissão",
+    errno.EEXIST: "há um arquivo com este nome",
+    errno.EISDIR: "é uma pasta",
+    errno.ENAMETOOLONG: "o nome é comprido demais",
+    errno.ENOENT: "não existe",
+    errno.ENOSPC: "o disco está cheio",
+    errno.ENOTDIR: "há um arquivo no meio do caminho",
+    errno.ENOTEMPTY: "a pasta não está vazia",
+    errno.EPERM: "sem permissão",
+    errno.EROFS: "o disco é só de leitura",
+}
+NO_MEMORY = "out of memory|allocate memory|not enough memory"
+
+
 class UserError(Exception):
     """Algo que quem usa pode corrigir; a mensagem diz o quê, onde e como."""
 
@@ -45,6 +65,12 @@ class Parser(argparse.ArgumentParser):
         shape = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, epilog=epilog, formatter_class=shape)
 
+    def _get_value(self, action: argparse.Action, text: str) -> object:
+        # Um caminho vazio seria a pasta atual; um nome vazio, nenhum.
+        if action.option_strings and not text.strip():
+            raise argparse.ArgumentError(action, "o valor está vazio")
+        return super()._get_value(action, text)
+
     def error(self, message: str) -> NoReturn:
         """Uma frase no stderr e código 2."""
         self.print_usage(sys.stderr)
@@ -52,17 +78,29 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def above_zero(kind: type) -> Callable[[str], int | float]:
-    """O `type=` de uma opção numérica que só vale acima de zero."""
+def above_zero(kind: type, most: float = math.inf) -> Callable[[str], int | float]:
+    """O `type=` de uma opção numérica que só vale acima de zero, e até `most`."""
+    limit = "" if most == math.inf else f" e até {most}"
+    return _number(kind, lambda x: 0 < x <= most and x < math.inf, f"maior que zero{limit}")
 
+
+def from_zero(kind: type, below: float) -> Callable[[str], int | float]:
+    """O `type=` de uma opção numérica que vale de zero até antes de `below`."""
+    return _number(kind, lambda x: 0 <= x < below, f"de 0 até antes de {below}")
+
+
+def _number(kind: type, accepts: Callable, wanted: str) -> Callable[[str], int | float]:
     def parse(text: str) -> int | float:
         with suppress(ValueError):
-            if (value := kind(text)) > 0:  # um nan não é maior que nada
+            if accepts(value := kind(text)):  # um nan não é maior nem menor que nada
                 return value
         what = "inteiro" if kind is int else "número"
-        raise argparse.ArgumentTypeError(f"esperava um {what} maior que zero, e veio {text!r}")
+        raise argparse.ArgumentTypeError(f"esperava um {what} {wanted}, e veio {text!r}")
 
     return parse
+
+
+seed = from_zero(int, 2**32)  # o que o numpy aceita como semente
 
 
 def simple_name(text: str) -> str:
@@ -73,20 +111,50 @@ def simple_name(text: str) -> str:
     return text
 
 
+def reason(error: Exception) -> str:
+    """Em português, por que um arquivo não se leu ou não se gravou."""
+    if isinstance(error, json.JSONDecodeError):
+        line = f"linha {error.lineno}, " if error.lineno > 1 else ""
+        return f"não é JSON a partir da {line}coluna {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"não está em UTF-8, a partir do byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "tem colchetes demais, uns dentro dos outros"
+    return REASONS.get(getattr(error, "errno", None), str(error))
+
+
 def run_main(main: Callable[..., int | None], *arguments: object) -> int:
     """Executa `main(*arguments)` e devolve o código de saída do processo.
 
-    Um erro do usuário vira uma frase e código 2; Ctrl-C vira 130. Um defeito nosso mostra o
-    traceback inteiro.
+    Um erro do usuário, um arquivo que não se abre ou não se grava e a memória que falta viram uma
+    frase e código 2; Ctrl-C vira 130. Um defeito nosso mostra o traceback inteiro.
     """
     try:
-        return main(*arguments) or 0
+        code = main(*arguments) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        print(f"Erro: {error}", file=sys.stderr)
-        return 2
+        message = str(error)
     except KeyboardInterrupt:
         print("\nInterrompido.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `… | head` já leu o que queria
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in REASONS:
+            raise
+        where = error.filename2 or error.filename or "o que era preciso"
+        message = (
+            f"não consegui ler ou gravar {where}: {reason(error)}. Confira o caminho e o disco."
+        )
+    except (MemoryError, RuntimeError) as error:
+        # O torch, no processador, só o diz no texto.
+        if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, str(error)):
+            raise
+        message = "faltou memória. Feche outros programas, ou diminua o lote e os comprimentos."
+    print(f"Erro: {message}", file=sys.stderr)
+    return 2
 
 
 def banner(number: int, title: str) -> None:

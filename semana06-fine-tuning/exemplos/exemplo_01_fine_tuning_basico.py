@@ -55,7 +55,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--output", type=Path, metavar="PASTA", help="onde salvar o modelo treinado")
     add("--name", type=simple_name, metavar="NOME", help="guarda à parte o que esta vez produzir")
-    add("--epochs", type=above_zero(float), default=1.0, help="passadas pelos dados (padrão: 1)")
+    add("--epochs", type=above_zero(float, 1000), default=1.0, help="passadas (padrão: 1)")
     add("--learning-rate", type=above_zero(float), default=LEARNING_RATE, help="(padrão: 2e-4)")
     add("--batch-size", type=above_zero(int), default=8, help="conversas por lote (padrão: 8)")
     add("--tracking", choices=TRACKERS, default="none", help="onde acompanhar o treino")

@@ -24,7 +24,16 @@ import sys
 from pathlib import Path
 
 from comum.paths import DEFAULT_MODEL
-from comum.terminal import Parser, UserError, above_zero, banner, run_main, simple_name
+from comum.terminal import (
+    Parser,
+    UserError,
+    above_zero,
+    banner,
+    from_zero,
+    run_main,
+    seed,
+    simple_name,
+)
 from comum.tracking import TRACKERS, require
 
 import utils
@@ -47,22 +56,20 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--variant", choices=VARIANTS, default="lora", help="do LoRA (padrão: lora)")
     add("--rank", dest="r", type=above_zero(int), default=16, help="posto de A e B (padrão: 16)")
     add("--alpha", type=above_zero(float), default=32, help="a escala é alpha/r (padrão: 32)")
-    add("--dropout", type=float, default=0.0, help="na entrada do adaptador (padrão: 0)")
+    add("--dropout", type=from_zero(float, 1), default=0.0, help="do adaptador (padrão: 0)")
     add("--target-modules", default="all-linear", metavar="A,B", help="(padrão: todas as lineares)")
     # O LoRA pede um learning_rate umas vinte vezes maior que o do treino de todos os pesos: são
     # poucos números, partindo do zero, para mover o mesmo modelo.
     add("--learning-rate", type=above_zero(float), default=4e-3, help="do LoRA (padrão: 4e-3)")
     add("--full-learning-rate", type=above_zero(float), default=2e-4, help="(padrão: 2e-4)")
-    add("--epochs", type=above_zero(float), default=1.0, help="passadas pelos dados (padrão: 1)")
+    add("--epochs", type=above_zero(float, 1000), default=1.0, help="passadas (padrão: 1)")
     add("--batch-size", type=above_zero(int), default=8, help="conversas por lote (padrão: 8)")
     add("--load-in-4bit", action="store_true", help="LoRA sobre a base em NF4")
-    add("--seed", type=int, default=6, help="(padrão: 6)")
+    add("--seed", type=seed, default=6, help="(padrão: 6)")
     add("--train-examples", type=above_zero(int), metavar="N", help="só as N primeiras conversas")
     add("--no-answers", action="store_true", help="não gera respostas, nem mede o BLEU")
     add("--tracking", choices=TRACKERS, default="none", help="onde acompanhar o treino")
     args = parser.parse_args(argv)
-    if not 0 <= args.dropout < 1:
-        parser.error("--dropout: esperava um número de 0 até 1, sem o 1")
     if args.target_modules != "all-linear":
         args.target_modules = args.target_modules.split(",")
     args.output = utils.model_folder(4, args.quick, args.output, args.name)
@@ -84,7 +91,6 @@ from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch import nn
-from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from dia4 import memory_plan, runs
@@ -100,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
 
     banner(1, "LoRA à mão, numa camada")
     # Uma camada do modelo basta: carregar as 32 de um modelo grande só para isto não caberia.
-    model = AutoModelForCausalLM.from_pretrained(args.model, num_hidden_layers=1, dtype="float32")
+    model = models.load_model(args.model, num_hidden_layers=1)
     name, layer = next(iter(models.linears_of(model).items()))
     linear = as_linear(layer)
     print(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from comum import conversations
 from comum.paths import DEFAULT_MODEL, RESULTS_DIR
-from comum.terminal import Parser, UserError, banner, run_main
+from comum.terminal import Parser, UserError, above_zero, banner, run_main, seed
 
 RAW = conversations.DATA_DIR / "atendimento_bruto.csv"
 OFFICIAL = conversations.DATA_DIR / "atendimento_teste.jsonl"
@@ -43,25 +43,25 @@ def arguments(argv: list[str] | None = None):
         add(f"--{name}-column", default=default, help=f"({default}); none se não há")
     add("--encoding", default="auto", help="a de um CSV ou JSONL (padrão: reconhecê-la)")
     add("--reserved", type=Path, help="teste oficial, em formato chat: o que é dele sai daqui")
-    add("--seed", type=int, default=6)
-    add("--validation", type=float, default=0.1, help="fração da validação")
-    add("--test", type=float, default=0.15, help="fração do teste")
-    add("--max-held-out", type=int, default=5000, help="máximo de linhas de validação e de teste")
-    add("--max-words", type=int, default=250, help="palavras por texto")
+    add("--seed", type=seed, default=6)
+    share = above_zero(float, most=1)
+    add("--validation", type=share, default=0.1, help="fração da validação")
+    add("--test", type=share, default=0.15, help="fração do teste")
+    count = above_zero(int)
+    add("--max-held-out", type=count, default=5000, help="máximo de linhas de validação e teste")
+    add("--max-words", type=count, default=250, help="palavras por texto")
     add("--labels", type=names, default=(), help="os certos, com vírgulas (padrão: os frequentes)")
     add("--language", default="pt", choices=("pt", "es", "en", "it", "fr"))
     add("--own-domains", type=names, default=("aroeira.example",), help="e-mails que ficam")
     add("--keep-emoji", action="store_true", help="conta os emojis e os deixa")
     add("--boilerplate", type=Path, help="mais rodapés a tirar: uma expressão regular por linha")
-    add("--near", type=float, default=0.5, help="Jaccard a partir do qual é o mesmo pedido")
-    add("--related", type=float, default=0.3, help="Jaccard a partir do qual ficam na mesma parte")
+    add("--near", type=share, default=0.5, help="Jaccard a partir do qual é o mesmo pedido")
+    add("--related", type=share, default=0.3, help="Jaccard a partir do qual ficam na mesma parte")
     args = parser.parse_args(argv)
-    if min(args.validation, args.test) <= 0 or args.validation + args.test >= 1:
-        parser.error("--validation e --test são frações positivas, e juntas menos que 1")
-    if not 0 < args.related <= args.near <= 1:
-        parser.error("é preciso 0 < --related <= --near <= 1")
-    if min(args.max_held_out, args.max_words) < 1:
-        parser.error("--max-held-out e --max-words são inteiros positivos")
+    if args.validation + args.test >= 1:
+        parser.error("--validation e --test, juntas, têm de ser menos que 1")
+    if args.related > args.near:
+        parser.error("--related não pode ser maior que --near")
     if args.reserved is None and Path(args.input).resolve() == RAW:
         args.reserved = OFFICIAL
     return args

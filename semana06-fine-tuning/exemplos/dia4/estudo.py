@@ -28,8 +28,7 @@ from comum.numbers import comma_axes, decimal, general
 from comum.paths import DEFAULT_MODEL, RESULTS_DIR
 from comum.results import Day4, Day4Study, StudyRow, TrainingRun
 from comum.terminal import Parser, UserError, progress, run_main
-
-import yaml
+from comum.yaml import read_yaml
 
 LESSON = Path(__file__).resolve().parents[1] / "exemplo_02_lora_peft.py"
 STUDY = Path(__file__).with_name("estudo.yaml")
@@ -78,15 +77,15 @@ def load_study(path: Path, level: str) -> tuple[list[tuple[str, Point]], list[in
         UserError: YAML ilegível, seção faltando ou chave que a lição não tem.
     """
     try:
-        study = yaml.safe_load(path.read_text(encoding="utf-8"))
+        study = read_yaml(path)
         seeds, base = study["seeds"][level], dict(study["base"])
         names = study["factors"] if level == "full" else study["quick"]
         points = [("base", base)]
         points += [(name, base | change) for name in names for change in study["factors"][name]]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path} não tem a forma esperada ({type(error).__name__}: {error}). Ele precisa de "
-            "base, seeds (quick e full), factors e quick, como no arquivo original."
+            f"{path} não tem a forma esperada. Ele precisa de base, seeds (quick e full), factors "
+            "e quick, como no arquivo original."
         ) from error
     if unknown := {key for _, point in points for key in point} - FLAGS.keys():
         wrong, known = ", ".join(sorted(unknown)), ", ".join(FLAGS)

@@ -10,7 +10,7 @@ pasta dos dados, e entram no próximo treino com `data_prep.py data.feedback=…
 
 import sys
 
-from comum.terminal import Parser, UserError, run_main
+from comum.terminal import Parser, UserError, above_zero, run_main
 
 from loja_sql.config import add_config_arguments, config_from_args
 from loja_sql.model.assistant import add_model_arguments, settings
@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     add_config_arguments(parser)
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="endereço (padrão: só esta máquina)")
-    parser.add_argument("--port", type=int, default=7860, help="porta (padrão: 7860)")
+    port = above_zero(int, most=65535)
+    parser.add_argument("--port", type=port, default=7860, help="porta (padrão: 7860)")
     args = parser.parse_intermixed_args(argv)
     config, adapter = settings(config_from_args(args), args)
     print("Carregando o modelo…")

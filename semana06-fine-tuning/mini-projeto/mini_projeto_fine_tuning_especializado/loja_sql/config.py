@@ -5,17 +5,25 @@ Tudo é conferido antes de carregar qualquer modelo, e todos os problemas saem n
 
 import argparse
 import difflib
-import re
+import reprlib
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 from comum.files import write_text
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import UserError
+from comum.yaml import parse_yaml, read_yaml
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 PROJECT_DIR = Path(__file__).resolve().parents[1]
 BASE_CONFIG = PROJECT_DIR / "configs" / "base.yaml"
@@ -28,6 +36,11 @@ UNTRAINED_SYSTEM = (
 )
 
 
+# Um nome ou caminho: o sistema não aceita um com o caractere nulo.
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, pattern=r"^[^\x00]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -38,7 +51,7 @@ class Model(_Section):
     `merged_tokens` são os pedaços de SQL que o treino faz virar um token (0: nenhum).
     """
 
-    name: str = Field(min_length=1)
+    name: Text
     load_in_4bit: bool
     merged_tokens: int = Field(ge=0, le=1024)
 
@@ -52,18 +65,18 @@ class Prompt(_Section):
     `hint_exclude` (tabela.coluna).
     """
 
-    system: str = Field(min_length=1)
+    system: Text
     template: Literal["model", "plain"]
     schema_in_prompt: bool
     value_hints: bool
-    hint_exclude: list[str]
+    hint_exclude: list[Text]
 
 
 class DatabaseConfig(_Section):
     """`custom` é o SQLite do usuário; sem ele, a loja é gerada, uma vez por semente."""
 
-    seeds: list[int] = Field(min_length=1)
-    custom: str | None
+    seeds: list[Seed] = Field(min_length=1)
+    custom: Text | None
     time_limit_s: float = Field(gt=0)
 
 
@@ -73,9 +86,9 @@ class Data(_Section):
     `feedback` é o JSONL das opiniões dadas na página (app.py), que se somam ao treino.
     """
 
-    output_dir: str
-    custom: str | None
-    seed: int
+    output_dir: Text
+    custom: Text | None
+    seed: Seed
     generated: int = Field(ge=0)
     generated_in_training: int = Field(ge=0)
     variations: int = Field(ge=0)
@@ -83,20 +96,20 @@ class Data(_Section):
     curated_in_training: int | None = Field(ge=1)
     unanswerable_in_training: int | None = Field(ge=0)
     validation_size: int = Field(ge=1)
-    feedback: str | None
+    feedback: Text | None
 
 
 class Lora(_Section):
     r: int = Field(ge=1)
     alpha: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
-    target_modules: str | list[str]
+    target_modules: Text | Annotated[list[Text], Field(min_length=1)]
 
 
 class Training(_Section):
     method: Literal["lora", "full"]
-    output_dir: str
-    epochs: float = Field(gt=0)
+    output_dir: Text
+    epochs: float = Field(gt=0, le=1000)
     max_steps: int | None = Field(ge=1)
     learning_rate: float = Field(gt=0, lt=1)
     batch_size: int = Field(ge=1)
@@ -110,7 +123,7 @@ class Training(_Section):
     group_by_length: bool
     gradient_checkpointing: bool
     fused_layers: bool
-    seed: int
+    seed: Seed
     tracking: Literal["none", "wandb", "tensorboard", "trackio"]
 
 
@@ -201,25 +214,29 @@ def load_config(override_file: Path | None = None, overrides: list[str] | None =
     Raises:
         UserError: com todos os problemas encontrados, um por linha.
     """
-    values = _read_yaml(BASE_CONFIG)
+    values = read_yaml(BASE_CONFIG)
     problems: list[str] = []
     if override_file is not None:
         path = override_file if override_file.is_file() else PROJECT_DIR / override_file
-        _merge(values, _read_yaml(path), str(override_file), problems)
+        if not path.is_file():
+            available = ", ".join(path.name for path in shipped_configs())
+            raise UserError(f"configuração não encontrada: {path}. Em configs/ há: {available}.")
+        _merge(values, read_yaml(path))
     for item in overrides or []:
         key, separator, text = item.partition("=")
         if not separator:
             problems.append(f"`{item}`: esperava chave=valor, por exemplo training.seed=1")
             continue
         try:
-            nested = parse_yaml(text)
-        except yaml.YAMLError as error:
-            problems.append(f"`{item}`: o valor não é YAML válido ({_reason(error)})")
+            nested = _typed(key, text)
+        except UserError as error:
+            problems.append(f"`{item}`: o valor não é YAML válido: {error}")
             continue
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        _merge(values, nested, "linha de comando", problems)
-    return _validated(values, "configuração inválida", problems)
+        _merge(values, nested)
+    origin = f" (com {override_file})" if override_file else ""
+    return _validated(values, f"configuração inválida{origin}", problems)
 
 
 def shipped_configs() -> list[Path]:
@@ -239,7 +256,7 @@ def load_effective(folder: Path) -> Config:
     path = folder / EFFECTIVE_NAME
     if not path.is_file():
         raise UserError(f"{folder} não tem {EFFECTIVE_NAME}: não é uma saída de train.py.")
-    return _validated(_read_yaml(path), f"{path} não serve (editado, ou de outra versão?)")
+    return _validated(read_yaml(path), f"{path} não serve (editado, ou de outra versão?)")
 
 
 def trained_kind(folder: Path) -> Literal["lora", "full"] | None:
@@ -284,63 +301,22 @@ def untrained(config: Config) -> Config:
     return copied
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML em que `2e-4` é um número e uma chave repetida é um erro."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = set()
-        for key, _ in node.value:
-            if key.value in names:
-                problem = f"a chave `{key.value}` aparece mais de uma vez"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            names.add(key.value)
-        return super().construct_mapping(node, deep)
+def _typed(key: str, text: str) -> object:
+    """O valor de um par. Num campo de texto é o que se digitou, com `#` e datas."""
+    section, _, name = key.partition(".")
+    part = Config.model_fields.get(section)
+    field = part and part.annotation.model_fields.get(name)
+    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+    quoted = text == "null" or text.startswith(("'", '"', "["))
+    as_typed = (str in kinds or Text in kinds) and not quoted
+    return text if as_typed else parse_yaml(text)
 
 
-# O YAML 1.1 só vê um número em 2e-4 se ele tiver ponto: 2.0e-4.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def parse_yaml(text: str) -> object:
-    """Lê um YAML pela libyaml, dez vezes mais rápida, onde há."""
-    return yaml.load(text, _Loader)  # noqa: S506  (herda do SafeLoader)
-
-
-def _reason(error: Exception) -> str:
-    """O que está errado e em que linha, sem o resto do relato do PyYAML."""
-    mark = getattr(error, "problem_mark", None)
-    where = f", linha {mark.line + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or error}{where}"
-
-
-def _read_yaml(path: Path) -> dict:
-    if not path.is_file():
-        available = ", ".join(path.name for path in shipped_configs())
-        raise UserError(f"configuração não encontrada: {path}. Em configs/ há: {available}.")
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} não é um YAML válido: {_reason(error)}.") from error
-    if isinstance(values, dict | None):
-        return values or {}
-    raise UserError(f"{path} tem de ser um mapa de seções (model:, data:, …).")
-
-
-def _merge(base: dict, extra: object, origin: str, problems: list[str], prefix: str = "") -> None:
-    """Sobrepõe `extra` a `base`; o que não existe em base.yaml vira um problema."""
-    if not isinstance(extra, dict):
-        problems.append(f"`{prefix.rstrip('.')}` ({origin}): esperava uma seção com chaves")
-        return
+def _merge(base: dict, extra: dict) -> None:
+    """Sobrepõe `extra` a `base`, seção a seção."""
     for key, value in extra.items():
-        name = f"{prefix}{key}"
-        if key not in base:
-            close = difflib.get_close_matches(str(key).lower(), list(base), n=1)
-            hint = f"; você quis dizer `{prefix}{close[0]}`?" if close else ""
-            problems.append(f"`{name}` ({origin}): chave desconhecida{hint}")
-        elif isinstance(base[key], dict):
-            _merge(base[key], value, origin, problems, f"{name}.")
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
         else:
             base[key] = value
 
@@ -350,7 +326,7 @@ def _validated(values: dict, title: str, problems: list[str] = ()) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems += map(_explain, error.errors())
+        problems += dict.fromkeys(map(_explain, error.errors()))
     if problems:
         raise UserError("\n  - ".join([f"{title}:", *problems]))
     return config
@@ -364,21 +340,34 @@ MESSAGES = {
     "string_type": "esperava um texto",
     "list_type": "esperava uma lista",
     "missing": "falta esta chave",
-    "extra_forbidden": "chave desconhecida",
     "model_type": "esperava uma seção com chaves",
     "string_too_short": "não pode ser vazio",
+    "string_pattern_mismatch": "tem um caractere nulo",
+    "string_unicode": "tem um caractere inválido",
     "too_short": "a lista não pode ser vazia",
     "greater_than": "tem de ser maior que {gt}",
     "greater_than_equal": "tem de ser no mínimo {ge}",
     "less_than": "tem de ser menor que {lt}",
+    "less_than_equal": "tem de ser no máximo {le}",
     "literal_error": "tem de ser {expected}",
 }
 
 
 def _explain(item: dict) -> str:
-    context = item.get("ctx", {})
+    context, place = item.get("ctx", {}), [str(part) for part in item["loc"]]
     if item["type"] == "value_error":
         return str(context["error"])
-    name = ".".join(map(str, item["loc"])) or "configuração"
+    if item["type"] == "extra_forbidden":
+        return _unknown(*place)
+    # Num campo de vários tipos, o terceiro nome é o de um deles, e não o que se escreveu.
+    name = ".".join(place[:2]) or "configuração"
     message = MESSAGES.get(item["type"], item["msg"]).format(**context).replace(" or ", " ou ")
-    return f"`{name}`: {message}; recebi {item['input']!r}"
+    return f"`{name}`: {message}; recebi {reprlib.repr(item['input'])}"
+
+
+def _unknown(*place: str) -> str:
+    """Uma chave que não existe, com a mais parecida das que há ao lado dela."""
+    section = Config.model_fields[place[0]].annotation if len(place) > 1 else Config
+    close = difflib.get_close_matches(place[-1].lower(), section.model_fields, n=1)
+    hint = f"; você quis dizer `{'.'.join([*place[:-1], *close])}`?" if close else ""
+    return f"`{'.'.join(place)}`: chave desconhecida{hint}"

@@ -14,9 +14,11 @@ from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 
+from comum.yaml import read_yaml
+
 from faker import Faker
 
-from loja_sql.config import PROJECT_DIR, Config, parse_yaml
+from loja_sql.config import PROJECT_DIR, Config
 
 DATA_DIR = PROJECT_DIR / "dados"
 FIRST_DAY, LAST_DAY = date(2022, 1, 1), date(2025, 12, 31)
@@ -29,7 +31,7 @@ PAYMENT_WEIGHTS = {"pix": 45, "cartão": 38, "boleto": 17}
 
 def data_file(name: str) -> dict:
     """Um YAML de `dados/`."""
-    return parse_yaml((DATA_DIR / name).read_text(encoding="utf-8"))
+    return read_yaml(DATA_DIR / name)
 
 
 @cache

@@ -21,7 +21,7 @@ from comum import models, training
 from comum.files import read_json, sha256, write_json
 from comum.numbers import decimal
 from comum.results import Shape, library_versions
-from comum.terminal import UserError
+from comum.terminal import UserError, reason
 
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
@@ -40,14 +40,6 @@ MARKERS = ("adapter_config.json", "config.json")  # sem eles, ninguém toma a pa
 PLACES = {"training.output_dir", "training.tracking"}  # não mudam o que se aprende
 CODE = (prompt, linking, loading, tokens, fused, models, training)
 ELSEWHERE = "escolha outra pasta com training.output_dir=…"
-REASONS = {
-    errno.EACCES: "sem permissão",
-    errno.EEXIST: "há um arquivo com este nome",
-    errno.ENOSPC: "o disco está cheio",
-    errno.ENOTDIR: "há um arquivo no meio do caminho",
-    errno.EPERM: "sem permissão",
-    errno.EROFS: "o disco é só de leitura",
-}
 
 
 class Run(Shape):
@@ -168,10 +160,9 @@ def writing(folder: Path, weights: int) -> Iterator[None]:
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:
-    reason = REASONS.get(error.errno, error)
     return UserError(
-        f"não consigo gravar em {folder} ({reason}). Confira o caminho, o espaço e as permissões, "
-        f"ou {ELSEWHERE}"
+        f"não consigo gravar em {folder} ({reason(error)}). Confira o caminho, o espaço e as "
+        f"permissões, ou {ELSEWHERE}"
     )
 
 

@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Iterator
 
+from comum.models import check_length
+
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -60,6 +62,7 @@ def generate(
         Para cada lote, pares (índice em `prompts`, texto da resposta).
     """
     encoded = tokenizer(prompts, add_special_tokens=False).input_ids
+    check_length(tokenizer, max(map(len, encoded), default=0) + max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     shared = SharedPrefix(model, encoded)
     for start in range(0, len(order), batch_size):
@@ -80,6 +83,7 @@ def generate(
 def stream(model: Model, tokenizer: Tokenizer, prompt: str, max_new_tokens: int) -> Iterator[str]:
     """Gera a resposta de um prompt, gulosa; produz o texto acumulado a cada token."""
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+    check_length(tokenizer, ids.numel() + max_new_tokens)
     following, cache, answer = ids.to(model.device), None, []
     for _ in range(max_new_tokens):
         output = model(input_ids=following, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from comum.terminal import UserError, reason
@@ -79,6 +81,40 @@ def read_jsonl(path: Path) -> list[dict]:
             raise UserError(f"{path}, linha {number}: esperava um objeto JSON.")
         rows.append(row)
     return rows
+
+
+def check_output(folder: Path, mark: str) -> None:
+    """Confere, antes do trabalho, que `folder` pode ser (re)feita.
+
+    Raises:
+        UserError: ela tem coisas, e não tem `mark`, o arquivo que diz que foi feita aqui.
+        OSError: não se grava ali.
+    """
+    if folder.exists() and not (folder / mark).is_file() and any(folder.iterdir()):
+        raise UserError(
+            f"a pasta {folder} já existe e não foi feita por este programa (falta {mark}). Indique "
+            "outra com --output."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder.parent):
+        pass
+
+
+@contextmanager
+def building(folder: Path, mark: str) -> Iterator[Path]:
+    """A pasta em que se monta o que, no fim, toma o lugar de `folder` (veja `check_output`).
+
+    O que está ao lado dela some.
+    """
+    check_output(folder, mark)
+    options = {"prefix": f".{folder.name}.", "dir": folder.parent, "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**options) as work:
+        new = Path(work) / "pronto"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(Path(work) / "antiga")
+        new.rename(folder)
 
 
 def sha256(path: Path) -> str:

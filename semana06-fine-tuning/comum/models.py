@@ -11,8 +11,11 @@ from comum.terminal import UserError
 
 import numpy
 import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -80,17 +83,54 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         first = [tokenizer.unk_token, *tokenizer.convert_ids_to_tokens([0, 1])]
         tokenizer.pad_token = next(t for t in first if t and t != tokenizer.eos_token)
     tokenizer.padding_side = "right"
+    _check_template(tokenizer, name)
+    if not (Path(name) / "adapter_config.json").is_file():
+        _check_sizes(tokenizer, name)
     return tokenizer
 
 
+def _check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    turns = [{"role": role, "content": f"<{role}>"} for role in ("system", "user")]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        missing = [turn["content"] for turn in turns if turn["content"] not in text]
+    except (TemplateError, TypeError, ValueError) as error:
+        missing = [error]
+    if missing:
+        raise UserError(
+            f"o template de chat de `{name}` não aceita a mensagem de sistema e a de quem pergunta "
+            f"({missing[0]}), e a semana usa as duas; escolha outro modelo."
+        )
+
+
+def _check_sizes(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    config = _load(AutoConfig, name).get_text_config()
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"o tokenizador de `{name}` tem {len(tokenizer)} tokens, e o modelo só conhece "
+            f"{config.vocab_size}: os arquivos da pasta não são do mesmo modelo."
+        )
+    tokenizer.model_max_length = getattr(config, "max_position_embeddings", None) or 1 << 30
+
+
+def check_length(tokenizer: PreTrainedTokenizerBase, tokens: int) -> None:
+    """Recusa um texto (com a resposta) de mais tokens que as posições do modelo."""
+    if tokens > tokenizer.model_max_length:
+        raise UserError(
+            f"o modelo lê e escreve até {tokenizer.model_max_length} tokens por vez, e eram "
+            f"precisos {tokens}: encurte o texto, ou escolha outro modelo."
+        )
+
+
 def load_model(
-    name: str, dtype: torch.dtype = torch.float32, load_in_4bit: bool = False
+    name: str, dtype: torch.dtype = torch.float32, load_in_4bit: bool = False, **options
 ) -> PreTrainedModel:
     """Modelo causal no dispositivo desta máquina, em modo de avaliação.
 
     Args:
         dtype: o dos pesos. Com `load_in_4bit`, o das contas e do que não se quantiza: sem dizê-lo,
             embeddings e normas ficariam em float32.
+        options: outras, da configuração do modelo.
 
     Raises:
         UserError: o modelo não existe, não se lê, ainda não foi preparado ou é só um adaptador.
@@ -102,10 +142,13 @@ def load_model(
             f"`{name}` é um adaptador LoRA, e não um modelo. Indique o modelo de que ele saiu "
             f"({base}), ou funda os dois com export.py --forms bf16 e indique a pasta exportada."
         )
-    if not load_in_4bit:
-        return _load(AutoModelForCausalLM, name, dtype=dtype).to(device()).eval()
-    options = {"dtype": dtype, "quantization_config": nf4(dtype), "device_map": {"": device()}}
-    return _load(AutoModelForCausalLM, name, **options).eval()
+    options |= {"dtype": dtype, "output_loading_info": True}
+    if load_in_4bit:
+        options |= {"quantization_config": nf4(dtype), "device_map": {"": device()}}
+    model, found = _load(AutoModelForCausalLM, name, **options)
+    if missing := sorted(found["missing_keys"]):  # o transformers os sortearia, em silêncio
+        raise UserError(f"faltam pesos em `{name}`: {missing[0]} e outros {len(missing) - 1}.")
+    return (model if load_in_4bit else model.to(device())).eval()
 
 
 def linears_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -161,10 +204,35 @@ def _load(factory, name: str, **options):
         )
     try:
         return factory.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ["sem detalhes"])[0]
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # o que está errado numa pasta sai das bibliotecas de muitas formas
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"não consegui carregar o modelo `{name}` ({reason}). Se é uma pasta, confira o "
-            "caminho; se é um nome no hub, confira o nome e a conexão. Sem internet, use o modelo "
-            f"padrão: {PREPARE_COMMAND}"
+            f"não consegui carregar o modelo `{name}` ({_fault(Path(name)) or first}). Se é uma "
+            "pasta, confira o caminho; se é um nome no hub, confira o nome e a conexão. Sem "
+            f"internet, use o modelo padrão: {PREPARE_COMMAND}"
         ) from error
+
+
+def _fault(folder: Path) -> str | None:
+    """O que há de errado nos arquivos de uma pasta, se é dos erros comuns."""
+    if not folder.is_dir():
+        return None
+    if not (folder / "config.json").is_file():
+        return "falta config.json na pasta"
+    for path in sorted(folder.glob("*.json")):
+        try:
+            read_json(path)
+        except UserError as error:
+            return str(error).rstrip(".")
+    weights = sorted(folder.glob("*.safetensors"))
+    for path in weights:
+        with path.open("rb") as stream:
+            if stream.read(7) == b"version":
+                return f"{path.name} é um ponteiro do git-lfs; baixe os pesos com git lfs pull"
+        try:
+            safe_open(path, "pt").keys()
+        except (SafetensorError, OSError):
+            return f"{path.name} está cortado ou estragado"
+    return None if weights else "a pasta não tem pesos (*.safetensors)"

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+from comum.models import check_length
 from comum.terminal import UserError
 
 import torch
@@ -22,7 +23,8 @@ def encode_pair(
     """Tokens do prompt (`turns` e a marca de que é a vez do modelo) e da resposta, com o seu fim.
 
     Raises:
-        UserError: o template escreve o prompt de um jeito no treino e de outro no uso.
+        UserError: o template escreve o prompt de um jeito no treino e de outro no uso, ou o par
+            não cabe no modelo.
     """
     prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     reply = {"role": "assistant", "content": answer}
@@ -33,7 +35,9 @@ def encode_pair(
             "geração; escolha outro modelo ou corrija o template."
         )
     answered = full[len(prompt) :].rstrip("\n")
-    return tuple(tokenizer([prompt, answered], add_special_tokens=False).input_ids)
+    pair = tokenizer([prompt, answered], add_special_tokens=False).input_ids
+    check_length(tokenizer, sum(map(len, pair)))
+    return tuple(pair)
 
 
 def masked(prompt: list[int], answer: list[int]) -> dict[str, list[int]]:

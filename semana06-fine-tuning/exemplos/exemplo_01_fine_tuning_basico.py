@@ -70,7 +70,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGS = arguments()  # antes dos imports pesados: --help responde na hora
 
-from comum import memory, tables
+from comum import files, memory, tables
 from comum.labels import MEMORY, SPLITS
 from comum.models import fix_seeds, gains_from_bf16, load_model, load_tokenizer
 from comum.numbers import MIB, decimal
@@ -90,6 +90,7 @@ Row = dict[str, list[int]]  # input_ids, attention_mask e labels de uma conversa
 
 def main(args: argparse.Namespace) -> None:
     require(args.tracking)
+    files.check_output(args.output, "config.json")
     fix_seeds(SEED)
     sizes = QUICK if args.quick else FULL
 
@@ -336,8 +337,9 @@ def validation_loss(model, tokenizer, rows: list[Row], size: int, mixed: bool) -
 # --- salvar, desenhar, exercitar ----------------------------------------------------------------
 def check_reload(model, tokenizer, answers: list[str], output: Path, new_tokens: int) -> None:
     """Grava, recarrega do disco e exige as mesmas respostas."""
-    model.save_pretrained(output)  # safetensors e config.json
-    tokenizer.save_pretrained(output)  # sem ele, ninguém sabe com que template o modelo treinou
+    with files.building(output, "config.json") as folder:  # a antiga vale até a nova acabar
+        model.save_pretrained(folder)  # safetensors e config.json
+        tokenizer.save_pretrained(folder)  # sem ele, ninguém sabe com que template o modelo treinou
     reloaded, tokenizer = load_model(str(output)), load_tokenizer(str(output))
     prompts = conversations.fixed_prompts(tokenizer)
     same = conversations.greedy_answers(reloaded, tokenizer, prompts, new_tokens) == answers

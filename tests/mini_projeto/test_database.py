@@ -20,8 +20,19 @@ LONG_TEXT = (
     + "a" * 33
     + "')"
 )
+LONG = f"WITH t AS MATERIALIZED (SELECT {LONG_TEXT} s), u AS MATERIALIZED (SELECT s || s s FROM t)"
+
+
+def doubled(step: str, levels: int) -> str:
+    """Uma CTE em que cada nível usa duas vezes o anterior: o trabalho é de prepará-la."""
+    parts = [f"c{i} AS ({step.replace('#', f'c{i - 1}')})" for i in range(1, levels)]
+    return f"WITH c0 AS (SELECT 1 a), {', '.join(parts)} SELECT COUNT(*) FROM c{levels - 1}"
+
+
 ONLY_SELECT = "só consultas SELECT são permitidas"
 TIMEOUT = f"passou do limite de {TIME_LIMIT_S:g} s"
+NO_MEMORY = "pede memória demais|derrubou o processo|out of memory"
+ENDED = f"{TIMEOUT}|{NO_MEMORY}"
 TOO_BIG = "um valor grande demais"
 INVALID = "SQL inválido"
 ONE_AT_A_TIME = "só uma instrução por vez"
@@ -127,6 +138,52 @@ HOSTILE = {  # nome: (SQL, parte da mensagem)
         f"WITH t AS MATERIALIZED (SELECT {LONG_TEXT} AS s) SELECT s || i.id FROM t, itens_pedido i",
         "um resultado grande demais",
     ),
+    # o que não chega à próxima instrução do SQLite, onde se lê o relógio
+    "cte que dobra: junção": (doubled("SELECT x.a FROM # x, # y", 30), ENDED),
+    "cte que dobra: união": (doubled("SELECT a FROM # UNION ALL SELECT a FROM #", 22), ENDED),
+    "cte que dobra: escalar": (doubled("SELECT (SELECT a FROM #)+(SELECT a FROM #) a", 30), ENDED),
+    "instr quadrático": (
+        f"{LONG} SELECT SUM(instr(s, (SELECT substr(s, 1, 99000) || 'b' FROM u))) FROM u, clientes",
+        TIMEOUT,
+    ),
+    "replace quadrático": (
+        f"{LONG} SELECT SUM(length(replace(s, substr(s, 1, 99000) || 'b', ''))) "
+        "FROM u, itens_pedido",
+        TIMEOUT,
+    ),
+    "trim quadrático": (
+        f"{LONG} SELECT length(trim(replace(s, 'a', 'b'), substr(s, 1, 16000) || 'b')) FROM u",
+        TIMEOUT,
+    ),
+    # o que iria para a memória ou para arquivos temporários
+    "linha larga": (
+        f"{LONG}, e AS MATERIALIZED (SELECT substr(s, 1, 190000) || char(128512) s FROM u) "
+        f"SELECT {', '.join(['s'] * 1500)} FROM e",
+        NO_MEMORY,
+    ),
+    "json_group_array": (
+        f"{LONG} SELECT length(json_group_array(s)) FROM u, itens_pedido a, itens_pedido b",
+        f"{TOO_BIG}|{NO_MEMORY}",
+    ),
+    "group_concat distinto": (
+        f"{LONG} SELECT length(group_concat(DISTINCT s || i.id)) FROM t, itens_pedido i",
+        f"{TOO_BIG}|{ENDED}",
+    ),
+    "materializar": (
+        f"{LONG}, m AS MATERIALIZED (SELECT substr(s, 1, 190000) || i.id || j.id x FROM u, "
+        "itens_pedido i, itens_pedido j) SELECT COUNT(*) FROM m",
+        ENDED,
+    ),
+    "fila da recursão": (
+        f"{LONG}, r(x, n) AS (SELECT s, 1 FROM u UNION ALL SELECT substr(x, 1, 190000) || n, n + 1 "
+        "FROM r, vendedores) SELECT COUNT(*) FROM r",
+        ENDED,
+    ),
+    "ordenar textos longos": (
+        f"{LONG} SELECT length(x) FROM (SELECT s || i.id || j.id x FROM u, itens_pedido i, "
+        "itens_pedido j ORDER BY x DESC)",
+        f"{TOO_BIG}|{ENDED}",
+    ),
     # mais de uma instrução
     "empilhada": ("SELECT 1; DROP TABLE clientes", ONE_AT_A_TIME),
     "empilhada com comentário": ("SELECT 1; -- nada\nDELETE FROM clientes", ONE_AT_A_TIME),
@@ -162,8 +219,7 @@ HOSTILE = {  # nome: (SQL, parte da mensagem)
 @pytest.fixture(scope="module")
 def bank(shop_11):
     """Um banco só para o arquivo inteiro: cada ataque encontra o que o anterior deixou."""
-    with Database(shop_11, time_limit=TIME_LIMIT_S) as opened:
-        yield opened
+    return Database(shop_11, time_limit=TIME_LIMIT_S)
 
 
 def digest(path):
@@ -303,15 +359,35 @@ def test_views_of_the_user_database_can_be_read(tmp_path):
             "CREATE VIEW espia AS SELECT name FROM sqlite_master;"
         )
     connection.close()
-    with Database(path) as bank:
-        assert bank.run("SELECT SUM(b) FROM v").rows == [(30,)]
-        assert bank.run("SELECT COUNT(*) FROM V").rows == [(2,)]
-        with pytest.raises(QueryError, match="sqlite_master"):
-            bank.run("SELECT * FROM espia")
-        with pytest.raises(QueryError, match=ONLY_SELECT):
-            bank.run("REINDEX")
-        assert "CREATE TABLE t" in bank.schema
-        assert "CREATE VIEW v" in bank.schema
+    bank = Database(path)
+    assert bank.run("SELECT SUM(b) FROM v").rows == [(30,)]
+    assert bank.run("SELECT COUNT(*) FROM V").rows == [(2,)]
+    with pytest.raises(QueryError, match="sqlite_master"):
+        bank.run("SELECT * FROM espia")
+    with pytest.raises(QueryError, match=ONLY_SELECT):
+        bank.run("REINDEX")
+    assert "CREATE TABLE t" in bank.schema
+    assert "CREATE VIEW v" in bank.schema
+
+
+def test_virtual_tables_and_json_are_read_and_a_broken_view_says_so(tmp_path):
+    """FTS5 e json_each servem; uma view sobre o que já não existe não é "SQL inválido"."""
+    path = tmp_path / "textos.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "CREATE VIRTUAL TABLE notas USING fts5(texto);"
+            "INSERT INTO notas VALUES ('entrega atrasada'), ('tudo certo');"
+            "CREATE TABLE velha (a); CREATE VIEW sobra AS SELECT a FROM velha; DROP TABLE velha;"
+        )
+    connection.close()
+    bank = Database(path)
+    found = bank.run("SELECT texto FROM notas WHERE notas MATCH 'atrasada'")
+    assert found.rows == [("entrega atrasada",)]
+    assert bank.run("SELECT SUM(value) FROM json_each('[1, 2]')").rows == [(3,)]
+    with pytest.raises(QueryError, match="a view usa uma tabela que não existe: main.velha"):
+        bank.run("SELECT * FROM sobra")
+    with pytest.raises(QueryError, match="a única tabela virtual permitida"):
+        bank.run("SELECT * FROM pragma_table_list")
 
 
 def test_missing_file_is_explained(tmp_path):

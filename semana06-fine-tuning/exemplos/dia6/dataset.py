@@ -11,13 +11,11 @@ import json
 import os
 import platform
 import re
-import tempfile
 import textwrap
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import chain, groupby
@@ -534,28 +532,6 @@ def predict_minhash(pool: datasets.Dataset, exact: list, seconds: float) -> None
 # --- gravar -------------------------------------------------------------------------------------
 
 PROMPT = "Mensagem do cliente: {}\nResposta da loja:"
-
-
-@contextmanager
-def building(output: Path) -> Iterator[Path]:
-    """A pasta em que se monta o que, no fim, toma o lugar de `output`; o que está ao lado, some.
-
-    Raises:
-        UserError: `output` tem coisas que não foram feitas aqui.
-    """
-    if output.exists() and not (output / "manifesto.json").is_file() and any(output.iterdir()):
-        raise UserError(
-            f"a pasta {output} já existe e não foi feita por este preparo. Indique outra: --output."
-        )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    options = {"prefix": f".{output.name}.", "dir": output.parent, "ignore_cleanup_errors": True}
-    with tempfile.TemporaryDirectory(**options) as work:
-        folder = Path(work) / "pronto"
-        folder.mkdir()
-        yield folder
-        if output.exists():
-            output.rename(Path(work) / "antiga")
-        folder.rename(output)
 
 
 def save(parts: dict[str, datasets.Dataset], folder: Path) -> None:

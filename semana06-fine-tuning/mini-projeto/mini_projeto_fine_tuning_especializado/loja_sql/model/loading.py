@@ -1,5 +1,6 @@
 """O modelo da configuração: a base, sozinha ou com o que train.py deixou numa pasta."""
 
+import warnings
 from pathlib import Path
 
 from comum import models
@@ -62,4 +63,13 @@ def with_adapter(config: Config, model: PreTrainedModel, adapter: Path) -> PeftM
     """O adaptador sobre a base, que ganha antes as linhas dos tokens fundidos no treino dele."""
     if config.model.merged_tokens:
         tokens.fit(model, load_tokenizer(config, adapter))
-    return PeftModel.from_pretrained(model, adapter)
+    try:
+        with warnings.catch_warnings():
+            # O que falta no adaptador ficaria por treinar, com um aviso só.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(model, adapter)
+    except Exception as error:  # do peft, do torch ou do safetensors, conforme o que está errado
+        raise UserError(
+            f"o adaptador de {adapter} não serve em {config.model_path}: é de outro modelo, ou "
+            "está estragado. Indique o modelo de que ele saiu com --model, ou treine de novo."
+        ) from error

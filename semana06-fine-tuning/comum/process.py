@@ -11,6 +11,10 @@ from comum.terminal import UserError
 Value = TypeVar("Value")
 
 
+class Died(UserError):
+    """O processo morreu sem resposta."""
+
+
 def alone(function: Callable[..., Value], *arguments: object) -> Value:
     """Devolve `function(*arguments)`, calculado num processo novo, que acaba com a resposta.
 
@@ -18,14 +22,14 @@ def alone(function: Callable[..., Value], *arguments: object) -> Value:
     processo nasce vazio: uma cópia deste traria o torch já em uso e a memória que ele ocupa.
 
     Raises:
-        UserError: o processo morreu sem resposta.
+        Died: o processo morreu sem resposta.
     """
     spawn = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool:
             return pool.submit(function, *arguments).result()
     except BrokenProcessPool as error:
-        raise UserError(
+        raise Died(
             f"o processo de `{function.__name__}` morreu antes de responder, talvez por falta de "
             "memória. Feche outros programas e repita."
         ) from error

@@ -149,6 +149,12 @@ def test_exporting_again_redoes_only_what_is_missing(exported, tmp_path, monkeyp
         )
         assert export.main(args) == 0
     assert manifest.read_text() == before
+    cut = again / "exported" / "bf16" / "model.safetensors"
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:100])  # o manifesto ainda a diz pronta
+    assert "bf16" not in exported_forms(again)
+    assert export.main(args) == 0
+    assert cut.read_bytes() == whole
     manifest.write_text("{estragado")
     with pytest.raises(UserError, match="está estragado"):
         exported_forms(again)

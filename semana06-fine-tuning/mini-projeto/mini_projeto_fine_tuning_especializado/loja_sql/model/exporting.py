@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from comum import gguf, gptq
-from comum.files import read_json, weights_bytes, write_json, write_text
+from comum.files import read_json, write_json, write_text
 from comum.models import nf4
 from comum.terminal import UserError
 
@@ -155,8 +155,8 @@ class Exporter:
             return Form(missing=str(error))
         finally:
             _remove(temporary)
-        size = target.stat().st_size if target.is_file() else weights_bytes(target)
-        return Form(path=name, bytes=size, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Form(path=name, bytes=exports.size_of(target), seconds=seconds)
 
     def _write_adapter(self, output: Path) -> None:
         """O LoRA em bf16, com o tokenizador e o registro do treino."""

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from comum.files import read_json, sha256, write_json
+from comum.files import read_json, sha256, weights_bytes, write_json
 from comum.numbers import decimal
 from comum.results import Shape
 from comum.terminal import UserError
@@ -52,9 +52,9 @@ class Manifest(Shape):
         write_json(folder / MANIFEST, self.model_dump())
 
     def ready(self, folder: Path) -> dict[str, Path]:
-        """As formas que estão mesmo na pasta da exportação: nome → pasta ou arquivo GGUF."""
+        """As formas que estão mesmo na pasta, inteiras: nome → pasta ou arquivo GGUF."""
         paths = {name: folder / form.path for name, form in self.forms.items() if form.path}
-        return {name: path for name, path in paths.items() if path.exists()}
+        return {n: path for n, path in paths.items() if size_of(path) == self.forms[n].bytes}
 
     def table(self) -> list[tuple[str, ...]]:
         """Forma, tamanho, tempo e onde está, ou o que falta: as linhas de uma tabela."""
@@ -64,6 +64,11 @@ class Manifest(Shape):
             else (name, megabytes(form.bytes), decimal(form.seconds, unit=" s"), form.path)
             for name, form in self.forms.items()
         ]
+
+
+def size_of(path: Path) -> int:
+    """Os bytes dos pesos de uma forma: um GGUF, ou uma pasta; zero se ela não está lá."""
+    return path.stat().st_size if path.is_file() else weights_bytes(path)
 
 
 def megabytes(size: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from comum import process
 from comum.memory import MemoryGrowth
 from comum.results import Latency
-from comum.terminal import progress
+from comum.terminal import UserError, progress
 
 from loja_sql.scores.variants import Variant
 
@@ -18,7 +18,12 @@ from loja_sql.scores.variants import Variant
 def measure(variant: Variant, prompts: list[str]) -> tuple[Latency, int | None]:
     """Responde um a um: (latência, bytes do modelo no processo); UserError se falta memória."""
     # As funções que montaram os prompts não cabem no pickle.
-    return process.alone(_one_by_one, replace(variant, examples=None, reword=str), prompts)
+    bare = replace(variant, examples=None, reword=str)
+    try:
+        return process.alone(_one_by_one, bare, prompts)
+    except process.Died as error:
+        kept = f"O que já se mediu está gravado: basta --add --only {variant.group}."
+        raise UserError(f"{error} {kept}") from error
 
 
 def _one_by_one(variant: Variant, prompts: list[str]) -> tuple[Latency, int | None]:

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from comum import files
 from comum.terminal import UserError
 from comum.text import without_accents
 
 from loja_sql.config import Config, as_trained, trained_kind, untrained
 from loja_sql.model.engines import Engine, TransformersEngine, open_form
-from loja_sql.model.exports import ADAPTER, exported_forms
+from loja_sql.model.exports import ADAPTER, exported_forms, size_of
 from loja_sql.prompt import DECLINE, Examples
 from loja_sql.questions.noise import typo
 from loja_sql.questions.retrieval import Bm25
@@ -55,7 +54,7 @@ class Variant:
             places = [Path(self.config.model_path), *([self.adapter] if self.adapter else [])]
         if not all(place.exists() for place in places):
             return None
-        return sum(p.stat().st_size if p.is_file() else files.weights_bytes(p) for p in places)
+        return sum(map(size_of, places))
 
     def open(self) -> Engine:
         """O motor que a mede: o da forma exportada ou, sem ela, o transformers."""

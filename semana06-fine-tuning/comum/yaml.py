@@ -46,10 +46,13 @@ def parse_yaml(text: str) -> object:
     try:
         return yaml.load(text, Loader)  # noqa: S506  (herda do SafeLoader)
     except (yaml.YAMLError, UnicodeEncodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
+        marks = [getattr(error, f"{kind}_mark", None) for kind in ("problem", "context")]
+        # O que não se fecha só se nota no fim do texto: mostra-se onde se abriu.
+        lines = text.rstrip().split("\n")
+        mark = next((m for m in marks if m and m.line < len(lines)), None)
         if mark is None:
             raise UserError("há um caractere inválido, ou colchetes demais") from error
-        shown = [*text.split("\n"), ""][mark.line].strip()[:60]
+        shown = lines[mark.line].strip()[:60]
         raise UserError(
             f"{_where(mark)}: não entendi `{shown}`; confira aspas, colchetes, dois-pontos e o "
             "recuo, que é de espaços"

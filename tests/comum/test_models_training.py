@@ -2,8 +2,9 @@
 
 import os
 import random
+import shutil
 
-from comum import models, process, sft, training
+from comum import decoding, models, process, sft, training
 from comum.terminal import UserError
 
 import pytest
@@ -49,6 +50,55 @@ def test_a_model_that_is_not_there_is_explained(tmp_path):
         models.load_tokenizer(str(tmp_path / "nada"))
     with pytest.raises(UserError, match="preparar_modelo"):
         models.load_model(str(tmp_path / "nada"))
+
+
+BROKEN = {  # o que se faz com a pasta de um Llama, e o que se lê
+    "pesos cortados": ("model.safetensors", lambda old: old[: len(old) // 2], "cortado ou estrag"),
+    "git-lfs": ("model.safetensors", lambda old: b"version https://git-lfs", "ponteiro do git-lfs"),
+    "sem pesos": ("model.safetensors", None, "não tem pesos"),
+    "configuração": ("config.json", lambda old: old[:50], "config.json: não é JSON"),
+    "sem configuração": ("config.json", None, "falta config.json"),
+    "camadas": (
+        "config.json",
+        lambda old: old.replace(b'layers": 2', b'layers": 5'),
+        "faltam pesos",
+    ),
+    "tokenizador": ("tokenizer.json", lambda old: old[:900], "tokenizer.json: não é JSON"),
+    "sistema": ("chat_template.jinja", lambda old: b"{{ raise_exception('no') }}", "de sistema"),
+    "sem sistema": ("chat_template.jinja", lambda old: b"{{ messages[1].content }}", "de sistema"),
+    "vocabulário": (
+        "config.json",
+        lambda old: old.replace(b'vocab_size": 600', b'vocab_size": 300'),
+        "tem 600 tokens, e o modelo só conhece 300",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_damaged_model_is_one_sentence(tiny_llama, tmp_path, kind):
+    """O que faltasse nos pesos o transformers sortearia, sem dizer."""
+    name, change, words = BROKEN[kind]
+    folder = shutil.copytree(tiny_llama, tmp_path / "modelo")
+    old = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if change:
+        (folder / name).write_bytes(change(old))
+        assert change(old) != old
+    with pytest.raises(UserError, match=words):
+        models.load_tokenizer(str(folder))
+        models.load_model(str(folder))
+
+
+def test_a_text_longer_than_the_model_reads_is_refused(tiny_gpt2, tmp_path):
+    """Num GPT-2, a posição que não existe seria um IndexError no meio do treino."""
+    folder = shutil.copytree(tiny_gpt2, tmp_path / "curto")
+    config = (folder / "config.json").read_text().replace('positions": 2048', 'positions": 32')
+    (folder / "config.json").write_text(config)
+    tokenizer = models.load_tokenizer(str(folder))
+    with pytest.raises(UserError, match="até 32 tokens por vez"):
+        training.encode_pair(tokenizer, TURNS, "SELECT nome FROM clientes " * 9)
+    with pytest.raises(UserError, match="até 32 tokens por vez"):
+        next(decoding.stream(None, tokenizer, "quantos clientes?", 40))
 
 
 def test_the_answer_loss_is_the_one_of_the_model(tiny_llama):

@@ -339,6 +339,7 @@ MESSAGES = {
     "bool_type": "esperava true ou false",
     "string_type": "esperava um texto",
     "list_type": "esperava uma lista",
+    "invalid_key": "o nome de uma chave tem de ser um texto",
     "missing": "falta esta chave",
     "model_type": "esperava uma seção com chaves",
     "string_too_short": "não pode ser vazio",

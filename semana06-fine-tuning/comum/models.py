@@ -68,14 +68,14 @@ def fix_seeds(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Tokenizador com template de chat e um pad que não é o fim da resposta, à direita.
+def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
+    """Tokenizador com template de chat (o seu, ou o mais simples) e um pad que não é o fim.
 
     Com pad igual ao fim, quem mascara o preenchimento mascara também o fim, e o modelo nunca
     aprende a parar.
     """
     tokenizer = _load(AutoTokenizer, name)
-    if tokenizer.chat_template is None:
+    if plain or tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         # Um token novo obrigaria a aumentar a matriz de embeddings; qualquer outro serve de
@@ -99,7 +99,7 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if missing:
         raise UserError(
             f"o template de chat de `{name}` não aceita a mensagem de sistema e a de quem pergunta "
-            f"({missing[0]}), e a semana usa as duas; escolha outro modelo."
+            f"({missing[0]}); escolha outro modelo ou, no mini-projeto, prompt.template=plain."
         )
 
 

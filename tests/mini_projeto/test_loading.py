@@ -1,5 +1,8 @@
 """loading.py: o que se carrega é o que foi treinado, inteiro ou fundido, e responde igual."""
 
+import json
+import shutil
+
 import comum  # noqa: F401  (antes do torch)
 from comum import decoding
 from comum.decoding import GROUPED_ATTENTION
@@ -8,6 +11,7 @@ from comum.terminal import UserError
 import pytest
 import torch
 from peft import PeftModel
+from transformers import AutoConfig, LlamaForCausalLM
 
 from loja_sql.config import load_config, untrained
 from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
@@ -65,6 +69,33 @@ def test_the_plain_template_goes_with_the_training(tiny_llama, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     assert load_tokenizer(load_config(None, []), tmp_path).chat_template == tokenizer.chat_template
     assert load_tokenizer(untrained(config)).chat_template != tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    "kind", ["outra largura", "mais camadas", "cortado", "de outra arquitetura"]
+)
+def test_an_adapter_that_does_not_fit_its_base_is_refused(
+    trained, tiny_llama, tiny_gpt2, tmp_path, kind
+):
+    """Numa base com mais camadas, o peft só avisaria que faltam umas."""
+    args, folder = trained
+    copy = shutil.copytree(folder, tmp_path / "copia")
+    weights = copy / "adapter_model.safetensors"
+    base = {"outra largura": tiny_llama, "de outra arquitetura": tiny_gpt2}.get(kind)
+    if kind == "cortado":
+        weights.write_bytes(weights.read_bytes()[:500])
+    if kind == "mais camadas":
+        settings = json.loads((copy / "adapter_config.json").read_text())
+        short = {name.rpartition(".")[2] for name in settings["target_modules"]}
+        settings["target_modules"] = sorted(short)  # como os de quem os escolheu pelo nome
+        (copy / "adapter_config.json").write_text(json.dumps(settings))
+        base, original = tmp_path / "base", load_config(None, args).model_path
+        taller = AutoConfig.from_pretrained(original, num_hidden_layers=3)
+        LlamaForCausalLM(taller).save_pretrained(base)
+        load_tokenizer(load_config(None, args)).save_pretrained(base)
+    config = load_config(None, [*args, *([f"model.name={base}"] if base else [])])
+    with pytest.raises(UserError, match="é de outro modelo, ou está estragado"):
+        load_model(config, copy)
 
 
 def test_render_ends_where_the_answer_begins(tiny_llama):

@@ -23,10 +23,8 @@ def uses_bf16(config: Config) -> bool:
 
 def load_tokenizer(config: Config, adapter: Path | None = None) -> PreTrainedTokenizerBase:
     """O tokenizador da base; com `adapter`, o daquele treino: tokens fundidos, o template dele."""
-    tokenizer = models.load_tokenizer(str(adapter or config.model_path))
-    if adapter is None and config.prompt.template == "plain":
-        tokenizer.chat_template = models.PLAIN_TEMPLATE
-    return tokenizer
+    plain = adapter is None and config.prompt.template == "plain"
+    return models.load_tokenizer(str(adapter or config.model_path), plain)
 
 
 def load_model(

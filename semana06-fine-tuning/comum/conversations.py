@@ -26,14 +26,8 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Messages]:
     Raises:
         UserError: arquivo ausente, vazio ou com uma linha fora do formato (diz qual).
     """
-    if not path.is_file():
-        raise UserError(f"o arquivo de dados {path} não existe.")
-    try:
-        found = lines(path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} não está em UTF-8 ({error}). Grave-o em UTF-8.") from error
     conversations = []
-    for number, line in enumerate(found, 1):
+    for number, line in enumerate(lines(path), 1):
         try:
             messages = json.loads(line)["messages"]
             valid = messages[-1]["role"] == "assistant" and all(

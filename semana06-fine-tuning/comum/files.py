@@ -38,15 +38,23 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> dict:
-    """Lê um objeto JSON.
+def read_text(path: Path) -> str:
+    """Lê um texto em UTF-8.
 
     Raises:
-        UserError: o arquivo não existe ou não é um objeto JSON.
+        UserError: o arquivo não se lê, ou está noutra codificação.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"não consegui ler {path}: {reason(error)}.") from error
+
+
+def read_json(path: Path) -> dict:
+    """Lê um objeto JSON; UserError se o arquivo não se lê, ou não é um."""
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"não consegui ler {path}: {reason(error)}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} não tem a forma esperada: não é um objeto JSON.")
@@ -54,8 +62,8 @@ def read_json(path: Path) -> dict:
 
 
 def lines(path: Path) -> list[str]:
-    """As linhas de um texto UTF-8; só `\\n` termina uma (`splitlines` corta também em U+2028)."""
-    content = path.read_bytes().decode("utf-8-sig")
+    """As linhas de um texto; só `\\n` termina uma (`splitlines` corta também em U+2028)."""
+    content = read_text(path)
     return content.removesuffix("\n").split("\n") if content else []
 
 
@@ -63,14 +71,10 @@ def read_jsonl(path: Path) -> list[dict]:
     """Lê um objeto JSON por linha, ignorando as linhas em branco.
 
     Raises:
-        UserError: o arquivo não existe, ou uma linha não é um objeto JSON (diz qual).
+        UserError: o arquivo não se lê, ou uma linha não é um objeto JSON (diz qual).
     """
-    try:
-        found = lines(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"não consegui ler {path}: {reason(error)}.") from error
     rows = []
-    for number, line in enumerate(found, 1):
+    for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
         try:

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from comum.terminal import UserError, reason
+from comum.files import read_text
+from comum.terminal import UserError
 
 import yaml
 
@@ -65,10 +66,9 @@ def read_yaml(path: Path) -> dict:
     Raises:
         UserError: não se lê, não é YAML, ou não é um mapa.
     """
+    text = read_text(path)
     try:
-        values = parse_yaml(path.read_bytes().decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"não consegui ler {path}: {reason(error)}.") from error
+        values = parse_yaml(text)
     except UserError as error:
         raise UserError(f"{path} não é um YAML válido: {error}.") from error
     if isinstance(values, dict | None):

@@ -231,7 +231,7 @@ def measure(model, tokenizer, texts, rows, args, sizes) -> tuple[dict[str, Score
     scores["bleu"] = bleu(answers, expected)
     # Quem só aprende a loja esquece o resto? Dois textos que nada têm com ela dizem.
     for language, file in (("portuguese", "portugues"), ("english", "ingles")):
-        text = (args.data / f"fora_do_dominio_{file}.txt").read_text(encoding="utf-8")
+        text = files.read_text(args.data / f"fora_do_dominio_{file}.txt")
         scores[f"outside_{language}"] = text_perplexity(model, tokenizer, text)
     fixed = conversations.fixed_prompts(tokenizer)
     return scores, conversations.greedy_answers(model, tokenizer, fixed, sizes["new_tokens"])

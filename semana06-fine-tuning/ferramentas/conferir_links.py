@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from comum.files import read_text
 from comum.paths import WEEK_DIR
-from comum.terminal import Parser, UserError, run_main
+from comum.terminal import Parser, run_main
 
 from markdown_it import MarkdownIt
 
@@ -32,9 +33,6 @@ def main(argv: list[str] | None = None) -> int:
     what = "documentos a conferir (padrão: todos os .md)"
     parser.add_argument("documents", nargs="*", type=Path, metavar="ARQUIVO", help=what)
     documents = parser.parse_args(argv).documents or documents_of(ROOT)
-    for path in documents:
-        if not path.is_file():
-            raise UserError(f"{path} não existe.")
     problems = [problem for path in documents for problem in check(path)]
     print("\n".join(problems) or f"{len(documents)} documentos, todos os links em ordem.")
     return int(bool(problems))
@@ -48,7 +46,7 @@ def documents_of(root: Path) -> list[Path]:
 
 def check(path: Path) -> list[str]:
     """Os links quebrados de um documento, um por frase, com arquivo e linha."""
-    found = ((line, _problem(path, link)) for line, link in links(path.read_text("utf-8")))
+    found = ((line, _problem(path, link)) for line, link in links(read_text(path)))
     return [f"{path}:{line}: {problem}" for line, problem in found if problem]
 
 
@@ -88,7 +86,7 @@ def anchors(path: Path) -> set[str]:
     """As âncoras de um documento: os títulos, na regra do GitHub, e os `<a id>`."""
     found: set[str] = set()
     times: Counter[str] = Counter()
-    blocks = MARKDOWN.parse(path.read_text("utf-8"))
+    blocks = MARKDOWN.parse(read_text(path))
     for place, block in enumerate(blocks):
         if block.type in ("inline", "html_block"):
             found.update(HTML_ANCHOR.findall(block.content))

@@ -118,7 +118,7 @@ def test_one_by_one_and_in_a_batch_the_answer_is_the_same(assistant):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--input", "nada.txt", "--output", "x"], "não encontrado"),
+        (["--input", "nada.txt", "--output", "x"], "nada.txt: não existe"),
         (["--input", "x"], "andam juntos"),
         (["--input", "x", "--output", "y", "oi"], "não dos dois"),
         (["--adapter", "/nao/existe", "oi"], "não há modelo"),

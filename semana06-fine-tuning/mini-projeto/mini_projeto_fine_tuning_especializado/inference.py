@@ -67,16 +67,11 @@ def questions_of(source: Path | None, target: Path | None, typed: list[str]) -> 
         raise UserError("--input e --output andam juntos.")
     if typed:
         raise UserError("as perguntas vêm da linha de comando ou de --input; não dos dois.")
-    if not source.is_file():
-        raise UserError(f"arquivo de perguntas não encontrado: {source}.")
     if target.is_dir():
         raise UserError(f"{target} é uma pasta; em --output vai o nome de um arquivo.")
-    if target.exists() and target.samefile(source):
+    if target.exists() and source.exists() and target.samefile(source):
         raise UserError("--input e --output são o mesmo arquivo, e as perguntas se perderiam.")
-    try:
-        questions = [line.strip() for line in lines(source) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source} não está em UTF-8 (byte {error.start}).") from error
+    questions = [line.strip() for line in lines(source) if line.strip()]
     if not questions:
         raise UserError(f"{source} não tem nenhuma pergunta.")
     return questions

@@ -11,7 +11,6 @@ from comum.terminal import UserError
 
 import numpy
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
@@ -93,13 +92,13 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     turns = [{"role": role, "content": f"<{role}>"} for role in ("system", "user")]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        missing = [turn["content"] for turn in turns if turn["content"] not in text]
-    except (TemplateError, TypeError, ValueError) as error:
-        missing = [error]
-    if missing:
+        complete = all(turn["content"] in text for turn in turns)
+    except Exception:  # o template é um programa, e falha do seu jeito
+        complete = False
+    if not complete:
         raise UserError(
-            f"o template de chat de `{name}` não aceita a mensagem de sistema e a de quem pergunta "
-            f"({missing[0]}); escolha outro modelo ou, no mini-projeto, prompt.template=plain."
+            f"o template de chat de `{name}` não escreve a mensagem de sistema e a pergunta; "
+            "escolha outro modelo ou, no mini-projeto, prompt.template=plain."
         )
 
 
@@ -208,17 +207,22 @@ def _load(factory, name: str, **options):
         raise
     except Exception as error:  # o que está errado numa pasta sai das bibliotecas de muitas formas
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fault = (
+            _fault(Path(name)) or f"os arquivos não formam um modelo, e a biblioteca diz: {first}"
+        )
         raise UserError(
-            f"não consegui carregar o modelo `{name}` ({_fault(Path(name)) or first}). Se é uma "
-            "pasta, confira o caminho; se é um nome no hub, confira o nome e a conexão. Sem "
-            f"internet, use o modelo padrão: {PREPARE_COMMAND}"
+            f"não consegui carregar o modelo `{name}`: {fault}. Confira o caminho ou, no hub, o "
+            "nome, a conexão e a licença, se ele pede uma. Sem internet, use o modelo padrão: "
+            f"{PREPARE_COMMAND}"
         ) from error
 
 
 def _fault(folder: Path) -> str | None:
     """O que há de errado nos arquivos de uma pasta, se é dos erros comuns."""
+    if folder.is_file():
+        return "é um arquivo, e não uma pasta"
     if not folder.is_dir():
-        return None
+        return "não há uma pasta com esse nome, e o hub não o trouxe"
     if not (folder / "config.json").is_file():
         return "falta config.json na pasta"
     for path in sorted(folder.glob("*.json")):

@@ -16,25 +16,28 @@ Log = Callable[[dict[str, float], int], object]  # (medidas, passo)
 def require(kind: str) -> None:
     """Confere, antes de gastar tempo, que a biblioteca do painel está instalada.
 
+    O wandb só envia a quem entrou na conta (`wandb login`); sem isso, guarda tudo no disco.
+
     Raises:
         UserError: não está (diz como instalar).
     """
     if kind != "none" and find_spec(kind) is None:
         raise UserError(f"falta a biblioteca {kind}. Instale com: pip install {kind}")
+    if kind == "wandb" and "WANDB_MODE" not in os.environ:
+        import wandb
+
+        if not wandb.login(prompt=False):
+            os.environ["WANDB_MODE"] = "offline"
 
 
 def tracker(kind: str, name: str) -> tuple[Log, Callable[[], object]]:
-    """Abre o painel `kind` para o treino `name`; devolve como anotar um passo e como fechar.
-
-    O wandb só envia a quem entrou na conta (`wandb login`); sem isso, guarda tudo no disco.
-    """
+    """Abre o painel `kind` para o treino `name`; devolve como anotar um passo e como fechar."""
     require(kind)
     if kind == "wandb":
         import wandb
 
         RESULTS_DIR.mkdir(parents=True, exist_ok=True)
-        mode = os.environ.get("WANDB_MODE") or (None if wandb.login(prompt=False) else "offline")
-        run = wandb.init(project=PROJECT, name=name, dir=RESULTS_DIR, mode=mode)
+        run = wandb.init(project=PROJECT, name=name, dir=RESULTS_DIR)
         return lambda values, step: run.log(values, step=step), run.finish
     if kind == "trackio":
         import trackio

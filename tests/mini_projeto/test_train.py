@@ -27,7 +27,7 @@ from loja_sql.model import callbacks
 from loja_sql.model.loading import load_model
 from loja_sql.model.runs import checkpoints, deliver, is_whole, read_run
 from loja_sql.model.summary import read_summary
-from loja_sql.model.trainer import POOL, SimilarLengths, audit, check_tracking, tokenized
+from loja_sql.model.trainer import POOL, SimilarLengths, audit, tokenized
 from loja_sql.questions import linking
 
 
@@ -452,10 +452,10 @@ def test_full_over_four_bits_is_refused(project):
         load_config(None, [*args, "training.method=full", "model.load_in_4bit=true"])
 
 
-def test_a_tracking_without_its_library_is_refused_before_anything(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_a_tracking_without_its_library_is_refused_before_anything(project, monkeypatch):
+    monkeypatch.setattr("comum.tracking.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
-        check_tracking("wandb")
+        train.main([*project[0], "training.tracking=wandb"])
 
 
 def test_trackio_keeps_the_run_on_this_machine(project, monkeypatch):

@@ -5,7 +5,6 @@ lado do que se troca aqui (a ordem dos lotes, as camadas e a perda) está a linh
 tests/benchmarks/train_speed.py que mede quanto a troca rende.
 """
 
-import importlib.util
 import math
 import random
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 
+from comum import tracking
 from comum.files import write_json
 from comum.memory import MemoryGrowth
 from comum.models import check_targets, device, fix_seeds, linears_of
@@ -52,7 +52,7 @@ def train(
         UserError: os dados ensinariam errado, ou a pasta de saída não serve.
         KeyboardInterrupt: Ctrl-C, depois de gravar um checkpoint.
     """
-    check_tracking(config.training.tracking)
+    tracking.require(config.training.tracking)
     context = linking.context(config)
     processes, output = all_processes(), config.output_dir
     with runs.locked(output) if processes.is_main_process else nullcontext():
@@ -116,15 +116,6 @@ def _handed_over(config: Config, trainer: "AnswerTrainer", memory: int | None) -
 def all_processes() -> PartialState:
     """Os processos deste treino: um só, ou os que `accelerate launch` e `torchrun` abriram."""
     return PartialState(cpu=device().type == "cpu")
-
-
-def check_tracking(name: str) -> None:
-    """Recusa cedo um acompanhamento cuja biblioteca não está instalada."""
-    if name != "none" and importlib.util.find_spec(name) is None:
-        raise UserError(
-            f"training.tracking={name}, mas a biblioteca não está instalada. Instale-a com "
-            f"`python -m pip install {name}` ou use training.tracking=none."
-        )
 
 
 def tokenized(

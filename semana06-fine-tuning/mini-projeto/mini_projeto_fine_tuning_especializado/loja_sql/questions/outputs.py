@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from comum.files import read_json, write_json, write_jsonl, write_text
+from comum.terminal import UserError
 
 from loja_sql.config import Config, resolve, save_effective
 from loja_sql.questions.reading import Rejected
@@ -50,9 +51,11 @@ def fingerprint(config: Config) -> str:
 
 def is_current(config: Config) -> bool:
     """Diz se o que está gravado é o que se gravaria agora."""
-    if not (config.data_dir / REPORT).is_file():
+    try:
+        report = read_json(config.data_dir / REPORT)
+    except UserError:  # não há, ou se estragou
         return False
-    report = read_json(config.data_dir / REPORT)
-    splits = [config.data_dir / f"{name}.jsonl" for name in report.get("splits", {})]
-    complete = all(path.is_file() for path in [*config.databases, *splits])
-    return complete and report.get("fingerprint") == fingerprint(config)
+    if report.get("fingerprint") != fingerprint(config):
+        return False
+    splits = [config.data_dir / f"{name}.jsonl" for name in report["splits"]]
+    return all(path.is_file() for path in [*config.databases, *splits])

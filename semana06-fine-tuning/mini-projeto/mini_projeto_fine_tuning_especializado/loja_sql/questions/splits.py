@@ -47,6 +47,8 @@ MADE = ("variation", "recombination")  # do que se fez de uma pergunta escrita, 
 GENERATED_HELD_OUT = 0.1  # fração das geradas na validação e no teste de esqueletos inéditos
 OWN_HELD_OUT = 0.15
 
+NEEDED = ("id", "question", "sql", "source", "kind", "difficulty")
+
 Splits = dict[str, list[Row]]
 
 
@@ -54,12 +56,16 @@ def load_split(config: Config, name: str) -> list[dict]:
     """Lê uma divisão gravada por data_prep.py, com as chaves de `Row`.
 
     Raises:
-        UserError: ela ainda não foi gravada.
+        UserError: ela ainda não foi gravada, está vazia ou não foi data_prep.py que a gravou.
     """
     path = config.data_dir / f"{name}.jsonl"
     if not path.is_file():
         raise UserError(f"{path} não existe. Prepare os dados antes: python data_prep.py")
-    return read_jsonl(path)
+    rows = read_jsonl(path)
+    if not rows or not all(isinstance(row.get(key), str) for row in rows for key in NEEDED):
+        again = "Refaça os dados: python data_prep.py --force (e os mesmos argumentos)"
+        raise UserError(f"{path} está vazio ou estragado. {again}")
+    return rows
 
 
 def training_rows(config: Config) -> list[dict]:

@@ -60,7 +60,9 @@ class Database:
             with closing(sqlite3.connect(self.uri(), uri=True)) as connection:
                 rows = connection.execute(TABLES).fetchall()
         except (OSError, sqlite3.DatabaseError) as error:
-            raise UserError(f"{self.path} não é um banco SQLite legível: {error}.") from error
+            raise UserError(
+                f"{self.path} não é um banco SQLite legível: está cortado, ou é de outro formato?"
+            ) from error
         self.tables = [name for name, *_ in rows]
         self.schema = "\n".join(sql for _, sql, _ in rows if sql)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from comum.terminal import reason
+
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
@@ -72,7 +74,7 @@ class Page:
         try:
             self._append(json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:
-            return f"Não consegui guardar a opinião: {error}."
+            return f"Não consegui guardar a opinião: {reason(error)}."
         if fixed:
             return "Obrigado! A correção foi guardada e pode entrar no próximo treino."
         wrong = "Guardado como errada. Se puder, corrija o SQL acima e clique em 👎 de novo."

@@ -28,6 +28,7 @@ def require(kind: str) -> None:
 
         if not wandb.login(prompt=False):
             os.environ["WANDB_MODE"] = "offline"
+            wandb.teardown()  # o login já leu o ambiente: que o leia de novo
 
 
 def tracker(kind: str, name: str) -> tuple[Log, Callable[[], object]]:

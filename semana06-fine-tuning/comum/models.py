@@ -83,7 +83,8 @@ def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = next(t for t in first if t and t != tokenizer.eos_token)
     tokenizer.padding_side = "right"
     _check_template(tokenizer, name)
-    if not (Path(name) / "adapter_config.json").is_file():
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "config.json").is_file():  # a de um adaptador não o tem
         _check_sizes(tokenizer, name)
     return tokenizer
 

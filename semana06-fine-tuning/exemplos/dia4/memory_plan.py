@@ -88,7 +88,7 @@ def config_of(name: str) -> PretrainedConfig:
         return KNOWN_SHAPES[name]
     try:
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # um config.json estragado sai de muitas formas
         raise UserError(
             f"não achei a configuração de `{name}`. Indique uma pasta, um config.json, um nome no "
             f"hub ou um destes: {', '.join(KNOWN_SHAPES)}."

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -180,6 +181,22 @@ def test_a_bad_value_is_one_sentence(capsys, monkeypatch, tiny_llama, arguments,
     assert run_main(lesson.main, args) == 2
     error = capsys.readouterr().err
     assert sentence in error and "Traceback" not in error
+
+
+def test_a_folder_without_weights_and_an_output_of_someone_else_are_refused(
+    tmp_path, capsys, tiny_llama
+):
+    """As duas coisas se dizem antes do treino, e o que é de quem estuda fica onde está."""
+    bare = shutil.copytree(tiny_llama, tmp_path / "modelo")
+    (bare / "model.safetensors").unlink()
+    assert run_main(lesson.main, lesson.arguments(["--quick", "--model", str(bare)])) == 2
+    assert "a pasta não tem pesos" in capsys.readouterr().err
+    thesis = tmp_path / "meus" / "lora" / "tese.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("capítulo 1")
+    options = ["--quick", "--only-lora", "--model", str(tiny_llama), "--output", tmp_path / "meus"]
+    assert run_main(lesson.main, lesson.arguments(list(map(str, options)))) == 2
+    assert "não foi feita por este programa" in capsys.readouterr().err and thesis.is_file()
 
 
 # --- a memória ----------------------------------------------------------------------------------

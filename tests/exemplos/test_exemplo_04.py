@@ -214,7 +214,7 @@ def test_a_folder_of_someone_else_is_left_alone(prepare, tmp_path, capsys):
     (mine / "tese.txt").write_text("dois anos de trabalho", encoding="utf-8")
     with pytest.raises(SystemExit):
         prepare(write_csv(tmp_path / "f.csv", sample()))
-    assert "não foi feita por este preparo" in capsys.readouterr().err
+    assert "não foi feita por este programa" in capsys.readouterr().err
     assert [p.name for p in mine.iterdir()] == ["tese.txt"]
 
 
@@ -337,8 +337,8 @@ def test_a_broken_line_is_reported_and_the_others_are_kept(prepare, tmp_path, na
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--validation", "0.6", "--test", "0.5"], "frações positivas"),
-        (["--near", "0.2"], "--related <= --near"),
+        (["--validation", "0.6", "--test", "0.5"], "juntas"),
+        (["--near", "0.2"], "--related não pode ser maior"),
         (["--format", "sql"], "valor inválido"),
         (["--reply-column", "none", "--format", "chat"], "é preciso a coluna reply"),
         (["--boilerplate", "nao-existe.txt"], "rodapés"),

@@ -111,7 +111,7 @@ def boilerplate(extra: Path | None = None) -> re.Pattern:
         added = [line.rstrip("\r") for line in lines(extra) if line.strip()] if extra else []
         for pattern in added:
             re.compile(pattern)
-    except re.error as error:
+    except (UserError, re.error) as error:
         raise UserError(f"o arquivo de rodapés {extra} não serve ({error}).") from error
     joined = "|".join(f"(?:{pattern})" for pattern in (*BOILERPLATE, *added))
     return re.compile(joined, re.IGNORECASE | re.DOTALL)

@@ -52,7 +52,9 @@ def parse_yaml(text: str) -> object:
         lines = text.rstrip().split("\n")
         mark = next((m for m in marks if m and m.line < len(lines)), None)
         if mark is None:
-            raise UserError("há um caractere inválido, ou colchetes demais") from error
+            cut = "o texto acaba antes de se fechar o que abriu (aspas, colchetes ou chaves)"
+            wrong = "há um caractere inválido, ou colchetes demais"
+            raise UserError(cut if any(marks) else wrong) from error
         shown = lines[mark.line].strip()[:60]
         raise UserError(
             f"{_where(mark)}: não entendi `{shown}`; confira aspas, colchetes, dois-pontos e o "

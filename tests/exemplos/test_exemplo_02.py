@@ -318,8 +318,8 @@ def test_a_run_of_the_study_that_dies_is_said(monkeypatch, results):
     [
         ("base: {rank: 3}\nseeds: {quick: [1]}\nfactors: {}\nquick: []\n", "desconhecida: rank"),
         ("base: {r: 3}\nseeds: {}\nfactors: {}\nquick: []\n", "não tem a forma esperada"),
-        ("- só\n- uma lista\n", "não tem a forma esperada"),
-        ("base: [", "não tem a forma esperada"),
+        ("- só\n- uma lista\n", "tem de ser um mapa"),
+        ("base: [", "o texto acaba antes"),
     ],
 )
 def test_a_bad_study_file_is_explained(tmp_path, text, message):

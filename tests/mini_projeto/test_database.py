@@ -159,11 +159,11 @@ HOSTILE = {  # nome: (SQL, parte da mensagem)
     "linha larga": (
         f"{LONG}, e AS MATERIALIZED (SELECT substr(s, 1, 190000) || char(128512) s FROM u) "
         f"SELECT {', '.join(['s'] * 1500)} FROM e",
-        NO_MEMORY,
+        ENDED,
     ),
     "json_group_array": (
         f"{LONG} SELECT length(json_group_array(s)) FROM u, itens_pedido a, itens_pedido b",
-        f"{TOO_BIG}|{NO_MEMORY}",
+        f"{TOO_BIG}|{ENDED}",
     ),
     "group_concat distinto": (
         f"{LONG} SELECT length(group_concat(DISTINCT s || i.id)) FROM t, itens_pedido i",

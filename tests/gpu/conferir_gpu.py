@@ -145,7 +145,11 @@ def steps_of(model: str, out: Path) -> list[Step]:
         training("lora em fp16", "training.precision=fp16", gpu=True),
         training("qlora", "model.load_in_4bit=true"),
         training("qlora em fp16", "model.load_in_4bit=true", "training.precision=fp16", gpu=True),
-        Step("todos os pesos, morto e --resume", resume_after_kill([*train, *full], out / "full")),
+        Step(
+            "todos os pesos, morto e --resume",
+            resume_after_kill([*train, *full], out / "full"),
+            lambda: of_training(out / "full"),
+        ),
         Step(
             "accelerate_fsdp.yaml, um processo",
             [*launch, *train[1:], *full, f"training.output_dir={out}/fsdp"],

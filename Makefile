@@ -8,10 +8,10 @@ LONG := $(PROJECT)/models/lora/adapter_config.json
 MODEL := $(WEEK)/modelos/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo longo completo app dia3 dia4 dia5 dia6 experimentos test lint lock
+.PHONY: help setup demo longo completo app dia3 dia4 dia5 dia6 experimentos test test-gpu lint lock
 
 help:  ## mostra esta ajuda
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(MODEL)  ## instala tudo em .venv e prepara o modelo base (uma vez)
 
@@ -60,6 +60,9 @@ experimentos: setup  ## leva ao caderno, experimentos.md, o que você mediu
 
 test: setup  ## roda os testes
 	$(PY) -m pytest
+
+test-gpu: setup  ## a semana inteira numa GPU, com uma tabela no fim (8 min; sem CUDA, é pulado)
+	$(PY) tests/gpu/conferir_gpu.py
 
 lint: $(VENV)/.deps  ## confere o estilo do código
 	$(PY) -m ruff check .

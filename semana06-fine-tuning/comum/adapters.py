@@ -6,7 +6,7 @@ import time
 from itertools import chain, count, islice
 from types import SimpleNamespace
 
-from comum.models import compute_dtype, fix_seeds, gains_from_bf16, load_model
+from comum.models import compute_dtype, fix_seeds, grad_scaler, load_model
 from comum.terminal import UserError, progress
 from comum.training import DIVERGED, answer_loss, pad, similar_lengths
 
@@ -31,12 +31,12 @@ def fit(model, rows: list[dict], rates: dict, epochs: float, plan, loss_of=None)
         rates: o learning_rate de cada trecho do nome de um parâmetro ("" para os outros).
         loss_of: a perda de uma lista de linhas; sem ela, a dos tokens da resposta.
     """
-    mixed, steps = gains_from_bf16(), math.ceil(len(rows) / plan.batch_size * epochs)
+    scaler, steps = grad_scaler(), math.ceil(len(rows) / plan.batch_size * epochs)
 
     def loss_on_answers(some: list[dict]) -> torch.Tensor:
         batch = pad(some, 0)  # a máscara de atenção esconde o preenchimento
         batch = {key: tensor.to(model.device) for key, tensor in batch.items()}
-        return answer_loss(model, batch, mixed)
+        return answer_loss(model, batch, mixed=True)
 
     groups = {key: {"params": [], "lr": rate} for key, rate in rates.items()}
     for name, weights in model.named_parameters():
@@ -51,13 +51,15 @@ def fit(model, rows: list[dict], rates: dict, epochs: float, plan, loss_of=None)
     model.train()
     for chosen in progress(islice(chain.from_iterable(passes), steps), "Treinando", "passo", steps):
         # O autocast já põe o adaptador na precisão das contas; a cópia que o peft faria sobra.
-        with disable_input_dtype_casting(model, active=mixed):
+        with disable_input_dtype_casting(model):
             loss = (loss_of or loss_on_answers)([rows[place] for place in chosen])
         if not loss.isfinite():
             raise UserError(DIVERGED)
-        loss.backward()  # só o adaptador recebe gradiente; a base está congelada
+        scaler.scale(loss).backward()  # só o adaptador recebe gradiente; a base está congelada
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # um lote não desfaz os outros
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         schedule.step()  # sobe em 5% dos passos, desce em cosseno
         optimizer.zero_grad()
     return time.perf_counter() - started

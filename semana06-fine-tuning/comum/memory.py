@@ -75,7 +75,7 @@ def measure_step(
     optimizer.step()
     states = [t for state in optimizer.state.values() for t in state.values() if t.dim()]
     found = MemoryParts(
-        weights=storage_bytes(model.parameters()) / MIB,
+        weights=resident_bytes(model) / MIB,
         gradients=storage_bytes(p.grad for p in parameters if p.grad is not None) / MIB,
         optimizer=storage_bytes(states) / MIB,
         activations=activations,
@@ -88,6 +88,20 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes de armazenamento, cada um contado uma vez (dois tensores podem dividir o mesmo)."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
+
+
+def resident_bytes(model: nn.Module) -> int:
+    """Bytes dos pesos em uso, com as escalas que o bitsandbytes guarda fora dos parâmetros."""
+    tensors = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        state = getattr(weight, "quant_state", None)
+        extras = [getattr(weight, "SCB", None)]
+        while state is not None:  # com escala dupla, o estado das escalas tem o seu próprio
+            extras += [getattr(state, name, None) for name in ("absmax", "code", "offset")]
+            state = getattr(state, "state2", None)
+        tensors += [t for t in extras if isinstance(t, torch.Tensor)]
+    return storage_bytes(tensors)
 
 
 class MemoryGrowth:

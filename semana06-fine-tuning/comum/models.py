@@ -28,6 +28,13 @@ logging.disable_progress_bar()
 # O Trainer avisa que falta lm_head nos checkpoints de todo modelo que a divide com a entrada.
 logging.set_verbosity_error()
 
+# Como se diz a precisão das contas a quem treina.
+PRECISIONS = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16, com a perda escalada",
+    torch.float32: "float32",
+}
+
 # Para um modelo sem template de chat (GPT-2, por exemplo): uma mensagem por linha, fim explícito.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -44,20 +51,46 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def gains_from_bf16() -> bool:
-    """Diz se contas em bf16 são mais rápidas aqui.
+def compute_dtype() -> torch.dtype:
+    """A precisão que rende mais aqui, para as contas pesadas e para os pesos congelados.
 
     Num processador sem instruções de bf16 o torch as emula: medimos 3 a 4 vezes mais lento.
     """
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return gpu_dtype(torch.cuda.get_device_capability())
     capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32
 
 
-def compute_dtype() -> torch.dtype:
-    """A precisão em que um modelo congelado rende mais aqui: bf16 ou float32."""
-    return torch.bfloat16 if gains_from_bf16() else torch.float32
+def gpu_dtype(capability: tuple[int, int]) -> torch.dtype:
+    """bf16 a partir da geração Ampere (8.0); as de antes (T4, RTX 20, GTX) só têm fp16."""
+    return torch.bfloat16 if capability >= (8, 0) else torch.float16
+
+
+def autocast(mixed: bool = True) -> torch.autocast:
+    """As contas pesadas em `compute_dtype`; os pesos que treinam continuam em float32."""
+    dtype = compute_dtype()
+    mixed = mixed and dtype != torch.float32
+    return torch.autocast(device().type, dtype if mixed else None, enabled=mixed)
+
+
+def grad_scaler() -> torch.amp.GradScaler:
+    """O multiplicador da perda que o fp16 pede; nas outras precisões, não faz nada.
+
+    O menor número do fp16 é 6e-8: sem multiplicar a perda, os gradientes miúdos virariam zero.
+    """
+    return torch.amp.GradScaler(device().type, enabled=compute_dtype() == torch.float16)
+
+
+def train_in_float32(model: nn.Module) -> None:
+    """Põe em float32 o que treina: metade dos bits perderia os passos miúdos do otimizador.
+
+    Sobre uma base em 4 bits o TRL passa o adaptador a bf16, que o fp16 nem sabe escalar.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def fix_seeds(seed: int) -> None:

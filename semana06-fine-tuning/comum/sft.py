@@ -8,7 +8,7 @@ from comum import tables
 from comum.conversations import Messages, encode, greedy_answers, prompt_of
 from comum.labels import MEMORY, SCORES
 from comum.memory import measure_step, peak_mib, release
-from comum.models import gains_from_bf16
+from comum.models import autocast
 from comum.numbers import MISSING, decimal, interval
 from comum.results import MemoryParts, TrainingRun
 from comum.scoring import answer_scores
@@ -60,7 +60,7 @@ def step_memory(trainer, batch: dict[str, torch.Tensor]) -> MemoryParts:
     """A memória medida num passo do `SFTTrainer` sobre `batch`, em MiB; não altera o modelo."""
 
     def loss_of(model, batch):
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=gains_from_bf16()):
+        with autocast():
             return trainer.compute_loss(model, dict(batch))
 
     batch = {key: tensor.to(trainer.model.device) for key, tensor in batch.items()}

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from comum.models import check_length
+from comum.models import autocast, check_length
 from comum.terminal import UserError
 
 import torch
@@ -13,6 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IGNORED = -100  # rótulo que a entropia cruzada do torch deixa de fora
 DIVERGED = "a perda deixou de ser um número, e nada se salvou: diminua --learning-rate."
+
+# O learning_rate que o LoRA costuma pedir, do menor ao maior, a partir de tantos parâmetros: 2e-4 é
+# o do artigo do QLoRA para 7 bilhões (Dettmers et al., 2023, tabela 9); o dos pequenos, medimos.
+LORA_RATES = {5 * 10**9: (1e-4, 2e-4), 10**9: (2e-4, 5e-4), 0: (1e-3, 4e-3)}
+LARGE = 10**9  # parâmetros: daqui em diante, quem usa 4 bits não tem memória para as ativações
 
 Messages = list[dict[str, str]]
 
@@ -86,10 +91,20 @@ def answer_loss(
     """Entropia cruzada média dos tokens da resposta, a mesma de `model(**batch).loss`.
 
     Args:
-        mixed: faz as contas pesadas em bf16; os pesos que treinam continuam em float32.
+        mixed: faz as contas pesadas na precisão que rende aqui, como em todo treino.
     """
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
+    with autocast(mixed):
         return functional.cross_entropy(*answer_logits(model, batch))
+
+
+def lora_rates(parameters: int) -> tuple[float, float]:
+    """O menor e o maior learning_rate que se costuma dar ao LoRA num modelo deste tamanho."""
+    return next(rates for least, rates in LORA_RATES.items() if parameters >= least)
+
+
+def recomputes_activations(model: PreTrainedModel, load_in_4bit: bool) -> bool:
+    """Diz se vale refazer as ativações na volta: tempo por memória (gradient checkpointing)."""
+    return load_in_4bit and model.num_parameters() >= LARGE
 
 
 def similar_lengths(

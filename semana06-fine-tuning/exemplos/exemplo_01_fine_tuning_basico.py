@@ -72,7 +72,14 @@ if __name__ == "__main__":
 
 from comum import files, memory, tables
 from comum.labels import MEMORY, SPLITS
-from comum.models import fix_seeds, gains_from_bf16, load_model, load_tokenizer
+from comum.models import (
+    PRECISIONS,
+    compute_dtype,
+    fix_seeds,
+    grad_scaler,
+    load_model,
+    load_tokenizer,
+)
 from comum.numbers import MIB, decimal
 from comum.results import CurvePoint, Day3, MemoryParts, Score, library_versions, machine
 from comum.scoring import answer_scores, text_perplexity
@@ -98,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
     here = machine()
     print(f"{here.system}; {here.processor}; GPU: {here.gpu or 'nenhuma'}")
     print("; ".join(f"{name} {version}" for name, version in library_versions().items()))
-    print(f"contas em bf16 rendem aqui: {'sim' if gains_from_bf16() else 'não'}")
+    print(f"contas do treino em {PRECISIONS[compute_dtype()]}; os pesos, em float32")
 
     banner(2, f"O modelo: {args.model}")
     tokenizer, model = load_tokenizer(args.model), load_model(args.model)
@@ -263,7 +270,7 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
     # weight_decay 0: em poucas centenas de passos, puxar os pesos para zero só desfaz o pré-treino.
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.0)
     scheduler = get_cosine_schedule_with_warmup(optimizer, min(WARMUP, steps), steps)
-    mixed = gains_from_bf16()  # as contas em bf16 onde isso rende; os pesos seguem em float32
+    scaler = grad_scaler()  # só age em fp16, nas GPUs sem bf16
     batches = endless_batches(train, args.batch_size)
     log, close = tracker(args.tracking, args.output.name)
     curve, recent, best, worse = [], [], (math.inf, None), 0
@@ -273,10 +280,12 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
         for step in bar:
             model.train()  # liga o dropout, nos modelos que o têm
             batch = batch_of([train[i] for i in next(batches)], tokenizer, model)
-            loss = answer_loss(model, batch, mixed)  # ida: quão improvável era cada token certo
-            loss.backward()  # volta: para que lado cada peso a diminui
+            loss = answer_loss(model, batch, mixed=True)  # ida: a surpresa de cada token certo
+            scaler.scale(loss).backward()  # volta: para que lado cada peso a diminui
+            scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
-            optimizer.step()  # anda esse tanto
+            scaler.step(optimizer)  # anda esse tanto
+            scaler.update()
             scheduler.step()  # e o learning_rate do próximo passo desce um pouco
             # Sem isto, o gradiente deste lote se somaria ao do próximo.
             optimizer.zero_grad()
@@ -292,7 +301,7 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
             if step % EVAL_EVERY and step != steps:
                 continue
             # A perda de treino sempre cai; quem diz se o modelo decora é a de validação.
-            held_out = validation_loss(model, tokenizer, validation, args.batch_size, mixed)
+            held_out = validation_loss(model, tokenizer, validation, args.batch_size)
             curve.append(CurvePoint(step=step, eval_loss=held_out))
             log({"eval_loss": held_out}, step)
             bar.write(f"passo {step:>4}: perda de validação {decimal(held_out, 3)}")
@@ -324,13 +333,13 @@ def endless_batches(rows: list[Row], size: int):
 
 
 @torch.inference_mode()
-def validation_loss(model, tokenizer, rows: list[Row], size: int, mixed: bool) -> float:
+def validation_loss(model, tokenizer, rows: list[Row], size: int) -> float:
     """A perda média das conversas reservadas, que o treino não vê."""
     model.eval()  # sem dropout: a mesma pergunta, a mesma nota
     total = 0.0
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        total += answer_loss(model, batch_of(part, tokenizer, model), mixed).item() * len(part)
+        total += answer_loss(model, batch_of(part, tokenizer, model), True).item() * len(part)
     return total / len(rows)
 
 

@@ -7,9 +7,8 @@ memória de um modelo de 7 bilhões de parâmetros sem tê-lo.
     python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py --quick   # o caminho inteiro
     python semana06-fine-tuning/exemplos/exemplo_02_lora_peft.py           # 10 minutos
     python …/exemplo_02_lora_peft.py --only-lora --rank 4 --name posto4    # outra tentativa
-    python …/exemplo_02_lora_peft.py --plan pasta/do/modelo                # só o plano de memória
-    python …/exemplo_02_lora_peft.py --model meta-llama/Llama-2-7b-hf --load-in-4bit --only-lora \\
-        --learning-rate 2e-4    # uma GPU de 12 GB, a licença do Llama aceita no hub e bitsandbytes
+    python …/exemplo_02_lora_peft.py --model meta-llama/Llama-2-7b-hf --load-in-4bit --only-lora
+        # numa GPU (veja gpu.md), com a licença do Llama aceita no hub e o bitsandbytes
 
 O que olhar: as quatro conferências do passo 2; treináveis, memória e qualidade lado a lado no passo
 4. Depois: `dia4/estudo.py`, que varia um hiperparâmetro por vez. Saídas: `modelos/dia4/` (com
@@ -52,7 +51,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, metavar="PASTA", help="onde salvar modelo e adaptador")
     add("--name", type=simple_name, metavar="NOME", help="guarda à parte o que esta vez produzir")
     add("--quick", action="store_true", help="o caminho inteiro, com poucos dados")
-    add("--plan", metavar="MODELO", help="só o plano de memória deste modelo")
     add("--only-lora", action="store_true", help="sem o treino de todos os pesos")
     add("--variant", choices=VARIANTS, default="lora", help="do LoRA (padrão: lora)")
     add("--rank", dest="r", type=above_zero(int), default=16, help="posto de A e B (padrão: 16)")
@@ -60,8 +58,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--dropout", type=from_zero(float, 1), default=0.0, help="do adaptador (padrão: 0)")
     add("--target-modules", default="all-linear", metavar="A,B", help="(padrão: todas as lineares)")
     # O LoRA pede um learning_rate umas vinte vezes maior que o do treino de todos os pesos: são
-    # poucos números, partindo do zero, para mover o mesmo modelo.
-    add("--learning-rate", type=above_zero(float), default=4e-3, help="do LoRA (padrão: 4e-3)")
+    # poucos números, partindo do zero, para mover o mesmo modelo. Um modelo grande pede menos.
+    rates = "do LoRA (padrão: 4e-3; 5e-4 de 1 bilhão de parâmetros em diante, 2e-4 de 5 em diante)"
+    add("--learning-rate", type=above_zero(float), help=rates)
     add("--full-learning-rate", type=above_zero(float), default=2e-4, help="(padrão: 2e-4)")
     add("--epochs", type=above_zero(float, 1000), default=1.0, help="passadas (padrão: 1)")
     add("--batch-size", type=above_zero(int), default=8, help="conversas por lote (padrão: 8)")
@@ -81,10 +80,10 @@ if __name__ == "__main__":
     ARGS = arguments()  # antes dos imports pesados: --help responde na hora
 
 from comum import conversations, files, memory, models, sft
-from comum.numbers import MIB, decimal
+from comum.numbers import MIB, decimal, general
 from comum.process import alone
 from comum.results import Day4, TrainingRun
-from comum.training import pad, similar_lengths
+from comum.training import lora_rates, pad, recomputes_activations, similar_lengths
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -97,13 +96,8 @@ from dia4 import memory_plan, runs
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.plan:
-        memory_plan.show_plan(args.plan, args.r)
-        return
     require(args.tracking)
-    methods = {args.variant: args.learning_rate}
-    if not args.only_lora:
-        methods = {"full": args.full_learning_rate, **methods}
+    methods = [args.variant] if args.only_lora else ["full", args.variant]
     for method in methods:
         files.check_output(args.output / method, MARK)
     models.fix_seeds(args.seed)
@@ -121,7 +115,8 @@ def main(args: argparse.Namespace) -> None:
 
     banner(2, "Quatro conferências")
     config = memory_plan.config_of(args.model)
-    sizes = memory_plan.shape_of(config).linears  # (entrada, saída) de cada camada, sem os pesos
+    shape = memory_plan.shape_of(config)
+    sizes = shape.linears  # (entrada, saída) de cada camada, sem os pesos
     models.check_targets(sizes, args.target_modules)
     checks = check_by_hand(model, layer, config, args)
     for text, passed in checks.items():
@@ -132,8 +127,16 @@ def main(args: argparse.Namespace) -> None:
     del model, layer, linear
 
     banner(3, "Todos os pesos e LoRA, cada um no seu processo")
+    low, high = (general(rate) for rate in lora_rates(shape.total))
+    args.learning_rate = args.learning_rate or lora_rates(shape.total)[1]
+    print(
+        f"learning_rate do LoRA: {general(args.learning_rate)} (com {decimal(shape.total)} "
+        f"parâmetros, costuma ir de {low} a {high})"
+    )
+    print(f"contas em {models.PRECISIONS[models.compute_dtype()]}")
     found = {}
-    for method, rate in methods.items():
+    for method in methods:
+        rate = args.full_learning_rate if method == "full" else args.learning_rate
         # O pico de memória de um treino só é dele se ninguém treinou antes no mesmo processo.
         found[method] = alone(train_one, settings_of(args, method, rate))
 
@@ -293,7 +296,7 @@ def train_one(run: argparse.Namespace) -> TrainingRun:
         asked=conversations.fixed_prompts(tokenizer),
         # O peft copia a entrada de cada camada para o float32 do adaptador, e a volta guarda as
         # cópias; o autocast já põe os dois lados na mesma precisão.
-        around=disable_input_dtype_casting(trainer.model, active=models.gains_from_bf16()),
+        around=disable_input_dtype_casting(trainer.model),
         method=run.method,
         settings=vars(run),
         idle_mib=idle,
@@ -313,6 +316,13 @@ def build_trainer(
     disable_progress_bars()
     dataset = Dataset.from_list([prompt_completion(m) for m in in_similar_batches(texts, run)])
     steps = math.ceil(len(dataset) / run.batch_size)
+    # Pesos congelados podem ter 16 bits: não recebem os passos miúdos que metade dos bits perderia.
+    # Os que treinam ficam em float32, no treino de todos e no adaptador.
+    half = models.compute_dtype()
+    dtype = torch.float32 if run.method == "full" else half
+    model = models.load_model(run.model, dtype, run.load_in_4bit)
+    if recomputed := recomputes_activations(model, run.load_in_4bit):
+        print("modelo grande em 4 bits: as ativações são recalculadas na volta")
     config = SFTConfig(
         output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
         num_train_epochs=1,  # as passadas já estão em `dataset`
@@ -323,8 +333,9 @@ def build_trainer(
         completion_only_loss=True,  # a máscara do dia 3, agora por conta da biblioteca
         max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é o fim: a resposta
         train_sampling_strategy="sequential",  # a ordem já foi sorteada, em lotes parecidos
-        gradient_checkpointing=run.load_in_4bit,  # o padrão, True, troca memória por tempo
-        bf16=models.gains_from_bf16(),  # o padrão, True, é lento onde o processador não tem bf16
+        gradient_checkpointing=recomputed,  # o padrão, True, troca tempo por memória
+        bf16=half == torch.bfloat16,  # o padrão, True, é lento onde o processador não tem bf16
+        fp16=half == torch.float16,  # nas GPUs sem bf16; o Trainer escala a perda
         use_cpu=models.device().type == "cpu",
         dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=1,  # a perda de cada passo, para a figura
@@ -334,9 +345,6 @@ def build_trainer(
         save_strategy="no",  # um treino de minutos: grava-se no fim
         seed=run.seed,  # o TRL a aplica antes de sortear A
     )
-    # Pesos congelados podem ser bf16: não recebem os passos miúdos que o bf16 arredondaria a zero.
-    # Os que treinam ficam em float32, no treino de todos e no adaptador.
-    dtype = torch.float32 if run.method == "full" else models.compute_dtype()
     lora = LoraConfig(
         r=run.r,
         lora_alpha=run.alpha,  # o ajuste entra multiplicado por alpha/r
@@ -345,14 +353,16 @@ def build_trainer(
         task_type="CAUSAL_LM",  # como o peft embrulha o modelo: prever o próximo token
     )
     label, panel = f"Treinando ({runs.METHODS[run.method]})", f"dia4-{run.method}-{run.seed}"
-    return runs.TRAINERS.get(run.method, SFTTrainer)(
-        model=models.load_model(run.model, dtype, run.load_in_4bit),
+    trainer = runs.TRAINERS.get(run.method, SFTTrainer)(
+        model=model,
         args=config,
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=None if run.method == "full" else runs.variant_of(lora, run.method, steps),
         callbacks=[sft.Bar(label, RELEASE_EVERY, run.tracking, panel)],
     )
+    models.train_in_float32(trainer.model)
+    return trainer
 
 
 def prompt_completion(messages: conversations.Messages) -> dict[str, conversations.Messages]:

@@ -20,6 +20,7 @@ import tempfile
 import textwrap
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from comum.paths import DEFAULT_MODEL, MODELS_DIR
 from comum.terminal import Parser, UserError, banner, run_main
@@ -53,6 +54,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from dia4.runs import predicted
 from dia5 import findings, measuring
 from dia5.measuring import RECIPES, missing, relative_error
 from utils import save_figure
@@ -118,7 +120,8 @@ def main(args) -> None:
         print(f"comparação pulada: {why}")
     else:
         runs = {m: process.alone(train_adapter, args.base, m, sizes) for m in ("lora", "qlora")}
-        sft.show_runs({"LoRA sobre bf16": runs["lora"], "QLoRA sobre NF4": runs["qlora"]})
+        half = models.PRECISIONS[models.compute_dtype()]
+        sft.show_runs({f"LoRA sobre {half}": runs["lora"], "QLoRA sobre NF4": runs["qlora"]})
 
     banner(8, "O que levar")
     advice = findings.guide(rows, runs)
@@ -372,9 +375,10 @@ def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder
 
 # --- QLoRA --------------------------------------------------------------------------------------
 def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
-    """Um LoRA sobre a base congelada em bf16 ("lora") ou em NF4 ("qlora"); num processo só dele."""
+    """Um LoRA sobre a base congelada inteira ("lora") ou em NF4 ("qlora"); num processo só dele."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
+    from peft.helpers import disable_input_dtype_casting
     from trl import SFTConfig, SFTTrainer
 
     models.fix_seeds(QLORA["seed"])  # a mesma matriz A sorteada nas duas
@@ -385,7 +389,8 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
     batches = similar_lengths(lengths, size, random.Random(QLORA["seed"]))
     # O dtype vale também para o que não se quantiza: sem ele, embeddings e normas da base em NF4
     # ficariam em float32, e a comparação de memória sairia errada.
-    model = models.load_model(base, models.compute_dtype(), load_in_4bit=method == "qlora")
+    dtype = models.compute_dtype()
+    model = models.load_model(base, dtype, load_in_4bit=method == "qlora")
     lora = {"r": QLORA["r"], "lora_alpha": QLORA["alpha"], "target_modules": "all-linear"}
     trainer = SFTTrainer(
         get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora)),
@@ -403,21 +408,30 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
             train_sampling_strategy="sequential",  # os lotes já estão sorteados, iguais nas duas
             max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é a resposta
             gradient_checkpointing=False,  # o padrão, True, trocaria tempo por memória
-            bf16=models.gains_from_bf16(),  # o padrão, True, é lento onde não há bf16
+            bf16=dtype == torch.bfloat16,  # o padrão, True, é lento onde não há bf16
+            fp16=dtype == torch.float16,
             use_cpu=models.device().type == "cpu",
         ),
         train_dataset=Dataset.from_list([rows[i] for batch in batches for i in batch]),
         processing_class=tokenizer,
         callbacks=[sft.Bar(method, release_every=1)],  # o pico que se compara é o dos pesos
     )
-    # Numa base quantizada o TRL passa o adaptador a bf16, como no artigo. Aqui só a base muda.
-    for parameter in trainer.model.parameters():
-        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    models.train_in_float32(trainer.model)  # o TRL passaria a bf16 só o adaptador do QLoRA
     texts = {"test": read_conversations(measuring.TEST, sizes["test"])}
     batch = pad(rows[:size], tokenizer.pad_token_id)
-    settings = QLORA | {"model": base, "load_in_4bit": method == "qlora"}
-    known = {"method": "lora", "settings": settings, "idle_mib": idle}
-    return sft.training_run(trainer, batch, texts, measuring.ANSWER_TOKENS, **known)
+    settings = QLORA | {"model": base, "load_in_4bit": method == "qlora", "method": "lora"}
+    plan = SimpleNamespace(**settings, target_modules="all-linear")
+    return sft.training_run(
+        trainer,
+        batch,
+        texts,
+        measuring.ANSWER_TOKENS,
+        around=disable_input_dtype_casting(trainer.model),  # como no dia 4: sem cópias à toa
+        method="lora",
+        settings=settings,
+        idle_mib=idle,
+        memory_predicted=predicted(model.config, batch, plan),
+    )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ OUTPUT = MODELS_DIR / "receita"
 
 
 def main() -> None:
-    from comum.models import gains_from_bf16, load_model, load_tokenizer
+    from comum.models import compute_dtype, load_model, load_tokenizer
 
+    import torch
     from datasets import load_dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
@@ -38,7 +39,8 @@ def main() -> None:
             max_steps=20,
             per_device_train_batch_size=4,
             learning_rate=2e-3,
-            bf16=gains_from_bf16(),  # o padrão, True, é lento onde o processador não tem bf16
+            bf16=compute_dtype() == torch.bfloat16,  # o padrão, True, é lento onde não há bf16
+            fp16=compute_dtype() == torch.float16,  # nas GPUs sem bf16
             gradient_checkpointing=False,  # o padrão, True, troca tempo por memória
             save_strategy="no",
             logging_steps=5,

@@ -77,17 +77,19 @@ def plain_trainer(config, tokenizer, train_set, validation_set, settings):
     """O SFTTrainer sem as nossas camadas, com as opções que a TRL traz e as de `settings`."""
     from comum.models import device, fix_seeds
 
+    import torch
     from peft import LoraConfig
     from trl import SFTConfig
 
-    from loja_sql.model.loading import load_model, uses_bf16
+    from loja_sql.model.loading import load_model, precision
     from loja_sql.model.trainer import AnswerTrainer
 
     training = config.training
     fix_seeds(training.seed)
     options = {k: settings[k] for k in ("gradient_checkpointing",) if k in settings}
     if "precision" in settings:  # o padrão da TRL é o autocast em bf16, também onde ele é emulado
-        options["bf16"] = uses_bf16(config)
+        options["bf16"] = precision(config) == torch.bfloat16
+        options["fp16"] = precision(config) == torch.float16
     trainer = AnswerTrainer(
         model=load_model(config),
         args=SFTConfig(

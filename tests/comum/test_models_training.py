@@ -3,9 +3,11 @@
 import os
 import random
 import shutil
+from types import SimpleNamespace
 
-from comum import decoding, models, process, sft, training
+from comum import adapters, decoding, models, process, sft, training
 from comum.terminal import UserError
+from comum.training import lora_rates
 
 import pytest
 import torch
@@ -138,3 +140,34 @@ def test_alone_is_another_process_and_its_errors_come_back():
         process.alone(divmod, 1, 0)
     with pytest.raises(UserError, match="morreu antes de responder"):
         process.alone(os._exit, 9)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((6, 1), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")],
+    ids=["GTX 1080", "T4", "A100", "H100"],
+)
+def test_a_gpu_without_bf16_computes_in_fp16(capability, dtype):
+    assert str(models.gpu_dtype(capability)) == f"torch.{dtype}"
+
+
+def test_bigger_models_take_smaller_learning_rates():
+    sizes = (135_000_000, 1_235_814_400, 3_821_079_552, 6_738_415_616)
+    assert [lora_rates(size)[1] for size in sizes] == [4e-3, 5e-4, 5e-4, 2e-4]
+    assert all(low < high for low, high in map(lora_rates, sizes))
+
+
+def test_in_fp16_the_loss_is_scaled_and_the_training_learns(tiny_llama, monkeypatch):
+    for module in (models, adapters):
+        monkeypatch.setattr(module, "compute_dtype", lambda: torch.float16)
+    tokenizer = models.load_tokenizer(str(tiny_llama))
+    rows = [training.masked(tokenizer("olá").input_ids, [9, 8, 2])] * 8
+    batch = training.pad(rows, tokenizer.pad_token_id)
+    plan = SimpleNamespace(model=str(tiny_llama), r=4, seed=0, batch_size=2)
+    model = adapters.lora(plan)
+    assert model.get_base_model().dtype == torch.float16 and models.grad_scaler().is_enabled()
+    before = training.answer_loss(model, batch, mixed=True).item()
+    adapters.fit(model, rows, {"": 2e-2}, 5, plan)
+    assert training.answer_loss(model, batch, mixed=True).item() < before - 0.5
+    kinds = {p.dtype for p in model.parameters() if p.requires_grad}
+    assert kinds == {torch.float32}

@@ -154,10 +154,10 @@ def test_ctrl_c_stops_the_training_and_keeps_what_was_learnt(tiny, monkeypatch, 
     before = model.get_input_embeddings().weight.clone()
     calls = iter(range(100))
 
-    def loss(*args):
+    def loss(*args, **options):
         if next(calls) == 3:
             raise KeyboardInterrupt
-        return answer_loss(*args)
+        return answer_loss(*args, **options)
 
     monkeypatch.setattr(lesson, "answer_loss", loss)
     lesson.fine_tune(model, tokenizer, rows, rows[:4], training())

@@ -3,6 +3,9 @@
 import argparse
 import math
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +19,7 @@ from comum.terminal import UserError, run_main
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config
 
 import exemplo_02_lora_peft as lesson
 from dia4 import estudo, memory_plan, runs
@@ -33,7 +36,7 @@ def settings(model, method="lora", *extra) -> argparse.Namespace:
     """As opções de um treino chamado direto, neste processo."""
     args = lesson.arguments(["--quick", "--no-answers", "--model", str(model), *extra])
     args.output = Path(args.output) if "--output" in extra else Path("/nao/usada")
-    return lesson.settings_of(args, method, args.learning_rate)
+    return lesson.settings_of(args, method, args.learning_rate or 4e-3)
 
 
 def first_layer(model):
@@ -172,7 +175,6 @@ def test_a_bad_option_is_one_sentence(capsys, arguments, sentence):
     [
         (["--target-modules", "q_proj,x_proj"], "camada linear chamada x_proj. As que tem: q_proj"),
         (["--model", "pasta/que/nao/existe"], "não consegui carregar o modelo"),
-        (["--plan", "nao/existe"], "não achei a configuração"),
     ],
 )
 def test_a_bad_value_is_one_sentence(capsys, monkeypatch, tiny_llama, arguments, sentence):
@@ -205,14 +207,15 @@ def test_a_folder_without_weights_and_an_output_of_someone_else_are_refused(
 def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monkeypatch, tmp_path):
     """Prevista e medida, com e sem bf16, no modelo de verdade."""
     method, precision = mode.split()
-    for module in (lesson.models, lesson.sft, runs):
-        monkeypatch.setattr(module, "gains_from_bf16", lambda: precision == "bf16")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    for module in (lesson.models, runs):
+        monkeypatch.setattr(module, "compute_dtype", lambda: dtype)
     run = settings(DEFAULT_MODEL, method, "--output", str(tmp_path))
     tokenizer = load_tokenizer(run.model)
     texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 2)
     trainer = lesson.build_trainer(run, tokenizer, texts)
     rows = [conversations.encode(tokenizer, messages) for messages in texts]
-    with lesson.disable_input_dtype_casting(trainer.model, active=precision == "bf16"):
+    with lesson.disable_input_dtype_casting(trainer.model):
         batch = lesson.pad(rows, tokenizer.pad_token_id)
         measured = lesson.sft.step_memory(trainer, batch)
         predicted = runs.predicted(trainer.model.config, batch, run)
@@ -220,8 +223,60 @@ def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monke
         assert getattr(measured, part) == pytest.approx(value, rel=0.1), part
 
 
-def test_llama_2_7b_has_the_published_size():
-    assert memory_plan.shape_of(memory_plan.config_of(LLAMA_2_7B)).total == 6_738_415_616
+PUBLISHED = {  # parâmetros, dos índices de safetensors
+    LLAMA_2_7B: 6_738_415_616,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "mistralai/Mistral-7B-v0.1": 7_241_732_096,
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "google/gemma-2-2b": 2_614_341_888,
+    "HuggingFaceTB/SmolLM2-1.7B": 1_711_376_384,
+    "microsoft/Phi-3-mini-4k-instruct": 3_821_079_552,
+}
+
+
+def test_the_known_models_have_the_published_sizes():
+    found = {name: memory_plan.known_shape(name).total for name in memory_plan.KNOWN_SHAPES}
+    assert found == PUBLISHED
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        (LLAMA_2_7B, LlamaConfig()),
+        ("Qwen/Qwen2.5-0.5B", Qwen2Config()),
+        ("google/gemma-2-2b", Gemma2Config()),
+        ("microsoft/Phi-3-mini-4k-instruct", Phi3Config(pad_token_id=0)),
+    ],
+)
+def test_the_sizes_by_arithmetic_are_those_of_transformers(name, config, monkeypatch):
+    """Todas as matrizes de cada arquitetura, num modelo de duas camadas."""
+    width, inner, _, heads, keys, size, vocabulary, *options = memory_plan.KNOWN_SHAPES[name]
+    two = (width, inner, 2, heads, keys, size, vocabulary, *options)
+    monkeypatch.setitem(memory_plan.KNOWN_SHAPES, name, two)
+    config.update({"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": 2})
+    config.update({"num_attention_heads": heads, "num_key_value_heads": keys, "head_dim": size})
+    config.update({"vocab_size": vocabulary, "tie_word_embeddings": "tied" in options})
+    config.layer_types = ["full_attention"] * 2
+    real, ours = memory_plan.shape_of(config), memory_plan.known_shape(name)
+    assert sorted(real.linears.values()) == sorted(ours.linears.values())
+    assert replace(real, linears={}) == replace(ours, linears={})
+
+
+def test_the_plan_of_a_known_model_needs_neither_torch_nor_a_hub(tmp_path):
+    code = "import sys; sys.argv = ['plano.py', '--model', 'google/gemma-2-2b']; import plano; "
+    code += "plano.main(); assert not {'torch', 'transformers'} & sys.modules.keys()"
+    folder = Path(memory_plan.__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and "2.614.341.888 parâmetros" in done.stdout, done.stderr
+
+
+def test_a_model_nobody_knows_is_said_in_one_sentence(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="não achei a configuração.*google/gemma-2-2b"):
+        memory_plan.show_plan("nao/existe", 16)
 
 
 def test_the_numbers_of_the_papers_come_out():
@@ -233,14 +288,14 @@ def test_the_numbers_of_the_papers_come_out():
 
 
 def test_the_plan_orders_the_methods(capsys):
-    config = memory_plan.config_of(LLAMA_2_7B)
-    plans = memory_plan.plan(config, r=16, tokens=1024, checkpointing=True)
+    shape = memory_plan.known_shape(LLAMA_2_7B)
+    plans = memory_plan.plan(shape, r=16, tokens=1024, checkpointing=True)
     assert plans["todos os pesos"]["total"] > 80, "não cabe numa GPU de 80 GB"
     assert 13 < plans["LoRA"]["total"] < 16 and plans["QLoRA"]["total"] < 6
     assert plans["LoRA"]["file"] == plans["QLoRA"]["file"] < 0.1
-    kept = memory_plan.plan(config, r=16, tokens=1024, checkpointing=False)
+    kept = memory_plan.plan(shape, r=16, tokens=1024, checkpointing=False)
     assert kept["LoRA"]["activations"] > 5 * plans["LoRA"]["activations"]
-    lesson.main(lesson.arguments(["--plan", LLAMA_2_7B]))
+    memory_plan.show_plan(LLAMA_2_7B, 16)
     assert "6.738.415.616 parâmetros" in capsys.readouterr().out
 
 

@@ -99,7 +99,8 @@ def test_all_problems_come_in_one_message(tmp_path):
     ]
     for part in expected:
         assert sum(part in line for line in lines[1:]) == 1, (part, message)
-    assert "'fp32' ou 'bf16'" in message
+    assert f"({path})" in message, "a origem da chave errada"
+    assert "'bf16' ou 'fp16'" in message
 
 
 @pytest.mark.parametrize("text", ["2e-4", "2E-4", "2.0e-4", "0.0002", "+2e-4", "20e-5"])

@@ -47,8 +47,12 @@ def test_the_precision_is_the_one_asked_for(tiny_llama, precision, dtype):
 
 def test_an_adapter_stays_apart_from_a_base_in_4_bits(trained):
     args, folder = trained
-    config = load_config(None, [*args, "model.load_in_4bit=true"])
-    assert isinstance(load_model(config, folder), PeftModel)
+    config = load_config(None, [*args, "model.load_in_4bit=true", "training.precision=bf16"])
+    model = load_model(config, folder)
+    assert isinstance(model, PeftModel)
+    base = model.get_base_model()
+    plain = [base.model.embed_tokens.weight, base.model.norm.weight, base.lm_head.weight]
+    assert {weight.dtype for weight in plain} == {torch.bfloat16}, "só as lineares vão a 4 bits"
 
 
 def test_a_folder_without_a_trained_model_says_so(tiny_llama, tmp_path):

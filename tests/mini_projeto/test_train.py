@@ -277,6 +277,11 @@ def test_two_trainings_do_not_share_a_folder(project):
     assert train.main([*args, "training.max_steps=1"]) == 0, "a trava de um morto não prende"
 
 
+def test_fp16_without_a_gpu_is_refused(project, capsys):
+    assert run_main(train.main, [*project[0], "training.precision=fp16"]) == 2
+    assert "training.precision=fp16 pede uma GPU" in capsys.readouterr().err
+
+
 def test_an_adapter_is_not_a_base(trained, project):
     with pytest.raises(UserError, match="é um adaptador LoRA.*largo"):
         train.main([*project[0], f"model.name={trained[1]}"])
@@ -406,11 +411,16 @@ def test_unreachable_model_is_one_clear_sentence(project, monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
-def test_qlora_trains_over_a_base_in_4_bits(project, wide_llama):
+def test_qlora_of_a_large_model_recomputes_activations(project, wide_llama, monkeypatch, capsys):
+    monkeypatch.setattr("comum.training.LARGE", 1)
     args, folder = project
-    extra = ["model.load_in_4bit=true", "training.learning_rate=1.0e-2"]
+    extra = ["model.load_in_4bit=true", "training.learning_rate=1.0e-2", "training.precision=bf16"]
     assert train.main([*args, f"model.name={wide_llama}", *extra]) == 0
     assert read_summary(folder / "lora").method == "qlora"
+    shown = capsys.readouterr().out
+    assert "ativações recalculadas na volta" in shown and "learning_rate 0,01 é alto" in shown
+    adapter = load_file(folder / "lora" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
     assert_learned(load_effective(folder / "lora"), folder / "lora")
 
 

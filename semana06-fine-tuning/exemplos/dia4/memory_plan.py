@@ -6,18 +6,17 @@ dependem do lote e do comprimento, e costumam ser a maior quando o modelo é peq
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from comum import tables
 from comum.labels import MEMORY
-from comum.models import linears_of
 from comum.numbers import GIB, MIB, decimal, percent
 from comum.results import MemoryParts
 from comum.terminal import UserError
 
-import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
-from transformers.pytorch_utils import Conv1D
+if TYPE_CHECKING:  # o plano de um modelo conhecido sai sem esperar pelo torch
+    from torch import nn
+    from transformers import PretrainedConfig
 
 FLOAT32, BF16 = 4, 2  # bytes
 ADAM_STATES = 2  # média e variância de cada gradiente (Kingma e Ba, 2015)
@@ -38,9 +37,20 @@ STORED: dict[str, Callable[[int, int, int], int]] = {
     "lora float32": lambda h, f, r: 4 * (8 * h + 4 * f + 7 * r),
     "lora bf16": lambda h, f, r: 4 * 2 * h + 2 * (6 * h + 4 * f + 7 * r),
 }
-# Para planejar sem baixar nada: o LlamaConfig sem argumentos é o Llama 2 de 7 bilhões (Touvron et
-# al., 2023, tabela 1).
-KNOWN_SHAPES = {"meta-llama/Llama-2-7b-hf": LlamaConfig()}
+# Para planejar sem baixar nada: largura, MLP, camadas, cabeças, cabeças de chave, dimensão de cada
+# uma, vocabulário, do config.json de cada modelo. Os testes conferem o total com o publicado.
+KNOWN_SHAPES: dict[str, tuple] = {
+    "meta-llama/Llama-2-7b-hf": (4096, 11008, 32, 32, 32, 128, 32_000),
+    "meta-llama/Llama-3.1-8B": (4096, 14336, 32, 32, 8, 128, 128_256),
+    "meta-llama/Llama-3.2-1B": (2048, 8192, 16, 32, 8, 64, 128_256, "tied"),
+    "mistralai/Mistral-7B-v0.1": (4096, 14336, 32, 32, 8, 128, 32_000),
+    "Qwen/Qwen2.5-0.5B": (896, 4864, 24, 14, 2, 64, 151_936, "tied", "bias"),
+    "Qwen/Qwen2.5-1.5B": (1536, 8960, 28, 12, 2, 128, 151_936, "tied", "bias"),
+    "Qwen/Qwen2.5-7B": (3584, 18944, 28, 28, 4, 128, 152_064, "bias"),
+    "google/gemma-2-2b": (2304, 9216, 26, 8, 4, 256, 256_000, "tied", "four norms"),
+    "HuggingFaceTB/SmolLM2-1.7B": (2048, 8192, 24, 32, 32, 64, 49_152, "tied"),
+    "microsoft/Phi-3-mini-4k-instruct": (3072, 8192, 32, 32, 32, 96, 32_064, "joined"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,10 @@ class Shape:
 
     total: int
     linears: dict[str, tuple[int, int]]
+    width: int = 0
+    inner: int = 0  # a largura da MLP
+    layers: int = 0
+    vocabulary: int = 0
 
     @property
     def in_linears(self) -> int:
@@ -60,32 +74,54 @@ class Shape:
         return sum(r * (inputs + outputs) for inputs, outputs in self.linears.values())
 
 
-def meta_model(config: PretrainedConfig) -> nn.Module:
+def known_shape(name: str) -> Shape:
+    """A forma de um modelo de `KNOWN_SHAPES`, só com contas."""
+    width, inner, layers, heads, key_heads, size, vocabulary, *options = KNOWN_SHAPES[name]
+    query, key = heads * size, key_heads * size
+    if "joined" in options:  # o Phi-3 junta numa matriz as que leem a mesma entrada
+        sizes = {"qkv_proj": (width, query + 2 * key), "gate_up_proj": (width, 2 * inner)}
+    else:
+        sizes = {"q_proj": (width, query), "k_proj": (width, key), "v_proj": (width, key)}
+        sizes |= {"gate_proj": (width, inner), "up_proj": (width, inner)}
+    sizes |= {"o_proj": (query, width), "down_proj": (inner, width)}
+    linears = {f"{layer}.{part}": pair for layer in range(layers) for part, pair in sizes.items()}
+    norms = width * (4 if "four norms" in options else 2)
+    biases = query + 2 * key if "bias" in options else 0
+    # A entrada e a saída podem ser a mesma matriz; depois da última camada há mais uma norma.
+    ends = vocabulary * width * (1 if "tied" in options else 2) + width
+    total = sum(a * b for a, b in linears.values()) + layers * (norms + biases) + ends
+    return Shape(total, linears, width, inner, layers, vocabulary)
+
+
+def meta_model(config: "PretrainedConfig") -> "nn.Module":
     """O modelo no dispositivo "meta": com todos os tamanhos e nenhum peso."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 
 
-def shape_of(config: PretrainedConfig) -> Shape:
+def shape_of(config: "PretrainedConfig") -> Shape:
     """A forma exata do modelo, sem os pesos."""
-    model = meta_model(config)
+    from comum.models import linears_of
+
+    from transformers.pytorch_utils import Conv1D
+
+    model, width = meta_model(config), config.hidden_size
     linears = {
         name: tuple(m.weight.shape if isinstance(m, Conv1D) else reversed(m.weight.shape))
         for name, m in linears_of(model).items()
     }
-    return Shape(sum(p.numel() for p in model.parameters()), linears)
+    inner = getattr(config, "intermediate_size", 4 * width)
+    ends = width, inner, config.num_hidden_layers, config.vocab_size
+    return Shape(sum(p.numel() for p in model.parameters()), linears, *ends)
 
 
-def stored(config: PretrainedConfig, mode: str, r: int) -> int:
-    """Bytes que uma camada guarda por token."""
-    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
-    return STORED[mode](config.hidden_size, inner, r)
+def config_of(name: str) -> "PretrainedConfig":
+    """A configuração de um modelo, de uma pasta, de um config.json ou do hub."""
+    from transformers import AutoConfig
 
-
-def config_of(name: str) -> PretrainedConfig:
-    """A configuração de um modelo conhecido, de uma pasta, de um config.json ou do hub."""
-    if name in KNOWN_SHAPES:
-        return KNOWN_SHAPES[name]
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:  # um config.json estragado sai de muitas formas
@@ -96,7 +132,12 @@ def config_of(name: str) -> PretrainedConfig:
 
 
 def predict(
-    config: PretrainedConfig, mode: str, tokens: int, logits: int, r: int = 0
+    config: "PretrainedConfig",
+    mode: str,
+    tokens: int,
+    logits: int,
+    r: int = 0,
+    load_in_4bit: bool = False,
 ) -> MemoryParts:
     """Memória de um passo com AdamW, em MiB; as ativações são as da arquitetura Llama.
 
@@ -105,18 +146,20 @@ def predict(
         tokens: tokens do lote, contando o preenchimento (exemplos x comprimento).
         logits: posições cujos logits ficam guardados: as da resposta, ou nenhuma quando a perda
             sai aos pedaços e os refaz na volta (o `SFTTrainer`).
-        r: posto do LoRA em todas as camadas lineares.
+        r: posto do LoRA em todas as camadas lineares, que com `load_in_4bit` ficam em NF4.
     """
-    shape, width, half = shape_of(config), config.hidden_size, mode.endswith("bf16")
+    shape, half = shape_of(config), mode.endswith("bf16")
     weights, trainable, copies = FLOAT32 * shape.total, shape.total, 0
     if mode.startswith("lora"):
         trainable = shape.adapter(r)
-        weights = (BF16 if half else FLOAT32) * shape.total + FLOAT32 * trainable
+        each = BF16 if half else FLOAT32
+        linears = shape.in_linears * (NF4_BITS / 8 if load_in_4bit else each)
+        weights = linears + each * (shape.total - shape.in_linears) + FLOAT32 * trainable
         copies = BF16 * trainable if half else 0
     elif half:  # o autocast copia para bf16 os pesos das camadas lineares e, com logits, da saída
-        copies = BF16 * (shape.in_linears + (width * config.vocab_size if logits else 0))
-    layers = config.num_hidden_layers * tokens * stored(config, mode, r)
-    ends = FLOAT32 * (2 * width * tokens + (width + config.vocab_size) * logits)
+        copies = BF16 * (shape.in_linears + (shape.width * shape.vocabulary if logits else 0))
+    layers = shape.layers * tokens * STORED[mode](shape.width, shape.inner, r)
+    ends = FLOAT32 * (2 * shape.width * tokens + (shape.width + shape.vocabulary) * logits)
     return MemoryParts(
         weights=weights / MIB,
         gradients=trainable * FLOAT32 / MIB,
@@ -135,17 +178,17 @@ def show_comparison(predicted: MemoryParts, measured: MemoryParts) -> None:
     )
 
 
-def plan(config: PretrainedConfig, r: int, tokens: int, checkpointing: bool) -> dict[str, dict]:
+def plan(shape: Shape, r: int, tokens: int, checkpointing: bool) -> dict[str, dict]:
     """Memória de um passo, em GiB: todos os pesos, LoRA (base em bf16) e QLoRA (base em NF4).
 
     Com `checkpointing`, guarda-se só a entrada de cada camada, e recalcula-se uma por vez.
     """
-    shape, width, layers = shape_of(config), config.hidden_size, config.num_hidden_layers
 
     def activations(mode: str) -> int:
-        layer = stored(config, mode, r)
-        kept = layers * BF16 * width + layer if checkpointing else layers * layer
-        return tokens * (kept + FLOAT32 * (2 * width + config.vocab_size))
+        layer = STORED[mode](shape.width, shape.inner, r)
+        inputs = shape.layers * BF16 * shape.width
+        kept = inputs + layer if checkpointing else shape.layers * layer
+        return tokens * (kept + FLOAT32 * (2 * shape.width + shape.vocabulary))
 
     adapter, outside = shape.adapter(r), BF16 * (shape.total - shape.in_linears)
     # Gradiente e os dois estados do Adam, só do adaptador.
@@ -163,14 +206,13 @@ def plan(config: PretrainedConfig, r: int, tokens: int, checkpointing: bool) -> 
 
 def show_plan(name: str, r: int, batch: int = 1, length: int = 1024) -> None:
     """Imprime o plano de um modelo, com e sem recálculo das ativações."""
-    config = config_of(name)
-    shape = shape_of(config)
+    shape = known_shape(name) if name in KNOWN_SHAPES else shape_of(config_of(name))
     adapter, share = shape.adapter(r), percent(shape.adapter(r) / shape.total, 2)
     print(f"{name}: {decimal(shape.total)} parâmetros")
     print(f"LoRA de posto {r} em todas as lineares: {decimal(adapter)} ({share})\n")
     labels = MEMORY | {"total": "soma", "file": "arquivo salvo"}
     for checkpointing, how in ((False, "todas guardadas"), (True, "recalculadas na volta")):
-        plans = plan(config, r, batch * length, checkpointing)
+        plans = plan(shape, r, batch * length, checkpointing)
         print(f"lote de {batch} x {length} tokens, ativações {how} (GiB)")
         columns = [[decimal(parts[key], 2) for key in labels] for parts in plans.values()]
         tables.show(["", *plans], zip(labels.values(), *columns, strict=True))

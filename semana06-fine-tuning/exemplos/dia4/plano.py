@@ -1,8 +1,10 @@
 """O plano de memória de um modelo que você talvez não tenha: treinar tudo, LoRA ou QLoRA.
 
     python semana06-fine-tuning/exemplos/dia4/plano.py --model pasta/do/modelo --rank 64 --batch 4
+    python semana06-fine-tuning/exemplos/dia4/plano.py --model google/gemma-2-2b   # sem internet
 
-Só a configuração do modelo é lida: a conta sai dos tamanhos das camadas, sem os pesos.
+A conta sai dos tamanhos das camadas, sem os pesos: os de dez modelos conhecidos estão em
+`memory_plan.py`; dos outros, lê-se a configuração.
 """
 
 import sys

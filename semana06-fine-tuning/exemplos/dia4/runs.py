@@ -3,7 +3,7 @@
 import math
 
 from comum.labels import MEMORY, METHODS, SCORES
-from comum.models import gains_from_bf16
+from comum.models import compute_dtype
 from comum.numbers import decimal
 from comum.results import MemoryParts, TrainingRun
 
@@ -77,11 +77,14 @@ def variant_of(lora: LoraConfig, method: str, steps: int) -> LoraConfig:
 
 def predicted(config: PretrainedConfig, batch: dict, run) -> MemoryParts | None:
     """A memória de um passo do SFTTrainer sobre `batch`, por aritmética; None onde não há conta."""
-    if run.method not in ("full", "lora") or run.load_in_4bit or run.target_modules != "all-linear":
+    if run.method not in ("full", "lora") or run.target_modules != "all-linear":
         return None
-    mode = f"{run.method} {'bf16' if gains_from_bf16() else 'float32'}"
+    # Para a memória, o fp16 é o bf16.
+    mode = f"{run.method} {'float32' if compute_dtype() == torch.float32 else 'bf16'}"
     # O TRL calcula a perda aos pedaços e refaz os logits na volta: nenhum fica guardado.
-    return memory_plan.predict(config, mode, batch["input_ids"].numel(), logits=0, r=run.r)
+    return memory_plan.predict(
+        config, mode, batch["input_ids"].numel(), logits=0, r=run.r, load_in_4bit=run.load_in_4bit
+    )
 
 
 def show_verdict(full: TrainingRun, lora: TrainingRun) -> None:

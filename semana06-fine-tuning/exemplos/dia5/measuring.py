@@ -18,7 +18,7 @@ from comum import llama_cpp, process
 from comum.conversations import DATA_DIR, encode, greedy_answers, prompt_of, read_conversations
 from comum.files import weights_bytes
 from comum.llama_cpp import LlamaCpp
-from comum.memory import peak_mib, storage_bytes
+from comum.memory import peak_mib, resident_bytes
 from comum.models import device, fix_seeds, linears_of, load_model, load_tokenizer
 from comum.results import Speed, Technique, Trap, TrapModel
 from comum.scoring import answer_sums, text_perplexity
@@ -190,20 +190,6 @@ def load(folder: Path):
         ).eval()
         model(input_ids=torch.tensor([[1]], device=model.device))
     return model
-
-
-def resident_bytes(model: nn.Module) -> int:
-    """Bytes dos pesos em uso, com as escalas que o bitsandbytes guarda fora dos parâmetros."""
-    tensors = [*model.parameters(), *model.buffers()]
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        state = getattr(weight, "quant_state", None)
-        extras = [getattr(weight, "SCB", None)]
-        while state is not None:  # com escala dupla, o estado das escalas tem o seu próprio
-            extras += [getattr(state, name, None) for name in ("absmax", "code", "offset")]
-            state = getattr(state, "state2", None)
-        tensors += [t for t in extras if isinstance(t, Tensor)]
-    return storage_bytes(tensors)
 
 
 @torch.inference_mode()

@@ -382,8 +382,7 @@ def head(train, said, labels, tokenizer, plan: SimpleNamespace, fit: Callable) -
     base = AutoModelForSequenceClassification.from_pretrained(plan.model, **shape)
     adapter = {"r": plan.r, "lora_alpha": 2 * plan.r, "target_modules": "all-linear"}
     model = get_peft_model(base, LoraConfig(**adapter, task_type="SEQ_CLS")).to(models.device())
-    for parameter in filter(lambda p: p.requires_grad, model.parameters()):
-        parameter.data = parameter.data.float()  # a cabeça nova veio na precisão da base
+    models.train_in_float32(model)  # a cabeça nova veio na precisão da base
 
     def ids_of(said: list[str]) -> list[list[int]]:
         return tokenizer([*map(PROMPT.format, said)], add_special_tokens=False).input_ids
@@ -391,7 +390,7 @@ def head(train, said, labels, tokenizer, plan: SimpleNamespace, fit: Callable) -
     def logits(rows: list[dict]) -> torch.Tensor:
         batch = training.pad(rows, tokenizer.pad_token_id)
         inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=models.gains_from_bf16()):
+        with models.autocast():
             return model(**inputs).logits.float()
 
     def loss_of(rows: list[dict]) -> torch.Tensor:

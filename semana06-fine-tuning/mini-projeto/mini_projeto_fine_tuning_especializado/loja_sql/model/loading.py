@@ -14,11 +14,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loja_sql.config import Config, trained_kind
 from loja_sql.model import tokens
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-def uses_bf16(config: Config) -> bool:
-    """Resolve `training.precision`."""
+
+def precision(config: Config) -> torch.dtype:
+    """A das contas e dos pesos congelados: `training.precision` ou, em auto, a que rende aqui.
+
+    Raises:
+        UserError: pediu-se fp16 sem GPU; o accelerate só o conhece nelas.
+    """
     wanted = config.training.precision
-    return models.gains_from_bf16() if wanted == "auto" else wanted == "bf16"
+    if wanted == "fp16" and models.device().type == "cpu":
+        raise UserError("training.precision=fp16 pede uma GPU; use auto, bf16 ou fp32.")
+    return DTYPES.get(wanted) or models.compute_dtype()
 
 
 def load_tokenizer(config: Config, adapter: Path | None = None) -> PreTrainedTokenizerBase:
@@ -46,8 +54,7 @@ def load_model(
     if adapter is not None and kind is None:
         raise UserError(f"{adapter} não tem um modelo treinado. Treine antes: python train.py")
     name = str(adapter) if kind == "full" else config.model_path
-    dtype = dtype or (torch.bfloat16 if uses_bf16(config) else torch.float32)
-    model = models.load_model(name, dtype, config.model.load_in_4bit)
+    model = models.load_model(name, dtype or precision(config), config.model.load_in_4bit)
     if models.device().type == "cpu" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(GROUPED_ATTENTION)
     if kind == "lora":

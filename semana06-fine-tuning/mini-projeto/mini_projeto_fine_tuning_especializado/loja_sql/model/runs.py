@@ -62,7 +62,7 @@ def new_run(config: Config, rows: list[dict], validation: list[dict], processes:
         f"{name}.{key}": value for name, part in sections.items() for key, value in part.items()
     }
     identity = {key: value for key, value in identity.items() if key not in PLACES}
-    identity["training.precision"] = "bf16" if loading.uses_bf16(config) else "fp32"
+    identity["training.precision"] = str(loading.precision(config))
     for name, found in (("os dados de treino", rows), ("os dados de validação", validation)):
         text = json.dumps(found, ensure_ascii=False, sort_keys=True)
         identity[name] = f"{len(found)} linhas, {_short(text.encode())}"

@@ -15,11 +15,11 @@ from itertools import chain
 from comum import tracking
 from comum.files import write_json
 from comum.memory import MemoryGrowth
-from comum.models import check_targets, device, fix_seeds, linears_of
-from comum.numbers import decimal, percent
+from comum.models import PRECISIONS, check_targets, device, fix_seeds, linears_of, train_in_float32
+from comum.numbers import decimal, general, percent
 from comum.results import TrainingSummary
 from comum.terminal import UserError
-from comum.training import IGNORED, masked, similar_lengths
+from comum.training import IGNORED, lora_rates, masked, recomputes_activations, similar_lengths
 
 import torch
 from accelerate import PartialState
@@ -34,7 +34,7 @@ from trl import SFTConfig, SFTTrainer
 from loja_sql.config import Config, save_effective
 from loja_sql.model import fused, runs, tokens
 from loja_sql.model.callbacks import Checkpoints, Progress, plot_curve
-from loja_sql.model.loading import load_model, load_tokenizer, uses_bf16
+from loja_sql.model.loading import load_model, load_tokenizer, precision
 from loja_sql.model.summary import SUMMARY, WORK, read_summary
 from loja_sql.prompt import Context, encode_pair
 from loja_sql.questions import linking
@@ -180,6 +180,7 @@ class SimilarLengths(Sampler):
 class AnswerTrainer(SFTTrainer):
     """O SFTTrainer com duas trocas, que se ligam uma a uma: a ordem dos lotes e a perda."""
 
+    precision: torch.dtype  # a das contas
     progress: Progress
     checkpoints: Checkpoints
     group_by_length = False
@@ -212,11 +213,20 @@ class AnswerTrainer(SFTTrainer):
     def announcement(self) -> str:
         """Os tamanhos do que vai começar, numa frase."""
         trainable, total = self.get_num_trainable_parameters(), self.model.num_parameters()
-        return (
+        text = (
             f"Treino: {decimal(len(self.train_dataset))} exemplos, {decimal(sum(self._lengths()))} "
             f"tokens por época; {decimal(trainable)} parâmetros treináveis de {decimal(total)} "
-            f"({percent(trainable / total)})."
+            f"({percent(trainable / total)}); contas em {PRECISIONS[self.precision]}"
         )
+        if self.args.gradient_checkpointing:
+            text += "; ativações recalculadas na volta"
+        low, high = lora_rates(total)
+        if trainable < total and self.args.learning_rate > high:
+            text += (
+                f".\nAtenção: learning_rate {general(self.args.learning_rate)} é alto para um "
+                f"modelo deste tamanho; costuma ir de {general(low)} a {general(high)}"
+            )
+        return text + "."
 
     def trainable_bytes(self) -> int:
         """O tamanho dos pesos que treinam."""
@@ -249,6 +259,7 @@ def build_trainer(
 ) -> AnswerTrainer:
     """Monta o Trainer; as camadas rápidas entram quando o modelo e o aparelho as permitem."""
     full, wanted = config.training.method == "full", config.training.fused_layers
+    dtype = precision(config)
     # Com todos os pesos treinando, eles ficam em float32: passos miúdos se perderiam em bf16.
     model = load_model(config, dtype=torch.float32 if full else None)
     new_tokens = range(len(load_tokenizer(config)), len(tokenizer))
@@ -256,10 +267,13 @@ def build_trainer(
         tokens.fit(model, tokenizer)
         tokens.start(model, tokenizer, new_tokens)
     # Em vários processos, o DDP só sincroniza gradientes de quem passa pelo forward do modelo.
-    fast = wanted and fused.supports(model) and all_processes().num_processes == 1
+    # E em fp16 ele tem de escalar a perda antes da volta, que fused.py faz já na ida.
+    alone = all_processes().num_processes == 1 and dtype != torch.float16
+    fast = wanted and alone and fused.supports(model)
     # Com o LoRA, as camadas de fused.py já recebem e devolvem bf16; o autocast só repetiria
     # conversões. Com todos os pesos em float32, as contas em bf16 são dele.
-    autocast = uses_bf16(config) and (full or not fast)
+    autocast = torch.float32 if fast and not full else dtype
+    recomputed = recomputes_activations(model, config.model.load_in_4bit)
     if not full:
         check_targets(linears_of(model), config.lora.target_modules)
     progress, lora = Progress(config.output_dir / WORK), config.lora
@@ -273,14 +287,16 @@ def build_trainer(
     )
     trainer = AnswerTrainer(
         model=model,
-        args=_arguments(config, len(train_set), autocast),
+        args=_arguments(config, len(train_set), autocast, recomputed),
         train_dataset=train_set,
         eval_dataset=validation_set,
         processing_class=tokenizer,
         peft_config=None if full else adapter,
         callbacks=[EarlyStoppingCallback(config.training.early_stopping_patience), progress],
     )
+    train_in_float32(trainer.model)
     trainer.progress, trainer.group_by_length = progress, config.training.group_by_length
+    trainer.precision = dtype
     trainer.remove_callback(PrinterCallback)
     if new_tokens and not full:
         # A TRL lê o viés da camada de saída, que o envoltório do peft não tem.
@@ -290,7 +306,7 @@ def build_trainer(
             trainer.model.save_pretrained, save_embedding_layers=False
         )
     if fast:
-        if device().type == "cpu" and uses_bf16(config):
+        if device().type == "cpu" and dtype == torch.bfloat16:
             # Em bf16, a volta da atenção "sdpa" do torch em CPU leva o dobro da por extenso.
             model.set_attn_implementation("eager")
         fused.accelerate_layers(trainer.model)
@@ -298,7 +314,7 @@ def build_trainer(
     return trainer
 
 
-def _arguments(config: Config, examples: int, autocast: bool) -> SFTConfig:
+def _arguments(config: Config, examples: int, autocast: torch.dtype, recomputed: bool) -> SFTConfig:
     training = config.training
     global_batch = training.batch_size * training.gradient_accumulation_steps
     steps_per_epoch = math.ceil(examples / (global_batch * all_processes().num_processes))
@@ -315,11 +331,12 @@ def _arguments(config: Config, examples: int, autocast: bool) -> SFTConfig:
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=config.generation.batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
-        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing=training.gradient_checkpointing or recomputed,
         warmup_steps=math.ceil(training.warmup_ratio * steps),
         lr_scheduler_type=training.lr_scheduler_type,
         max_length=None,  # a auditoria recusa o que seria cortado
-        bf16=autocast,
+        bf16=autocast == torch.bfloat16,
+        fp16=autocast == torch.float16,
         use_cpu=device().type == "cpu",
         dataloader_pin_memory=torch.cuda.is_available(),
         eval_strategy="steps",

@@ -1,0 +1,309 @@
+"""A semana inteira numa GPU: cada script, a memória prevista e a medida, e uma tabela no fim.
+
+    make test-gpu                           # ou python tests/gpu/conferir_gpu.py
+    python tests/gpu/conferir_gpu.py --only lora --only 7b
+    python tests/gpu/conferir_gpu.py --anywhere --model MODELO_MINUSCULO   # ensaio, sem GPU
+
+Precisa do modelo padrão (`make setup`) e de uns 40 GB de disco livres (o modelo de 7 bilhões é
+sorteado na hora). Cada passo é um processo; um que falha não impede os outros, e o que não cabe em
+`--budget` segundos fica por rodar e é dito. O JSON fica em `resultados/gpu.json`.
+
+A velocidade ao lado dos padrões da TRL é a de `tests/benchmarks/train_speed.py`. Só importa o torch
+e as bibliotecas que já estejam no ambiente: serve também o torch de outra versão.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WEEK = ROOT / "semana06-fine-tuning"
+LESSONS, PROJECT = WEEK / "exemplos", WEEK / "mini-projeto/mini_projeto_fine_tuning_especializado"
+sys.path += [str(WEEK), str(LESSONS)]  # também onde `pip install -e .` não rodou
+
+from comum import tables  # noqa: E402
+from comum.files import read_json  # noqa: E402
+from comum.numbers import GIB, MIB, decimal  # noqa: E402
+from comum.paths import DEFAULT_MODEL  # noqa: E402
+from comum.results import Day3, Day4, Result, Shape  # noqa: E402
+from comum.terminal import Parser, UserError, run_main  # noqa: E402
+
+R = 16  # o posto padrão da lição do dia 4
+
+
+class Row(Shape):
+    """Um passo; as memórias são em MiB, e None é o que ele não mede."""
+
+    step: str
+    outcome: str
+    seconds: float
+    predicted: float | None = None
+    measured: float | None = None
+    tokens_per_second: float | None = None
+
+
+class Gpu(Result):
+    rows: list[Row]
+
+
+@dataclass
+class Step:
+    """Um comando e, se ele mede algo, de onde se lê; `gpu` diz que sem CUDA não faz sentido."""
+
+    name: str
+    run: list | Callable[[float], None]
+    read: Callable[[], dict] = dict
+    gpu: bool = False
+
+
+def main() -> int:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--model", default=str(DEFAULT_MODEL), metavar="PASTA", help="o modelo pequeno")
+    add("--only", action="append", metavar="PASSO", help="só os passos com este pedaço no nome")
+    add("--budget", type=float, default=480, help="segundos ao todo (padrão: 480)")
+    add("--anywhere", action="store_true", help="ensaia sem CUDA, sem os passos que a pedem")
+    args = parser.parse_args()
+    import torch
+
+    if not (torch.cuda.is_available() or args.anywhere):
+        print("Pulado: não há CUDA nesta máquina (torch.cuda.is_available() é falso).")
+        return 0
+    started, rows = time.monotonic(), []
+    with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
+        os.environ["SEMANA06_RESULTADOS"] = folder
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (WEEK, PROJECT)))
+        steps = steps_of(args.model, Path(folder))
+        wanted = [s for s in steps if not args.only or any(part in s.name for part in args.only)]
+        for step in wanted:
+            if step.gpu and not torch.cuda.is_available():
+                rows.append(Row(step=step.name, outcome="pede CUDA", seconds=0))
+                continue
+            left = args.budget - (time.monotonic() - started)
+            rows.append(measured(step, left))
+            print(f"[{rows[-1].outcome}] {step.name}, {decimal(rows[-1].seconds)} s", flush=True)
+    show(rows)
+    print(f"\nResultados: {Gpu(rows=rows).save('gpu')}")
+    return int(any(row.outcome.startswith("falhou") for row in rows))
+
+
+def steps_of(model: str, out: Path) -> list[Step]:
+    """Os passos, na ordem em que um precisa do que o outro deixou em `out`."""
+    python = [sys.executable]
+    quick = ["--quick", "--model", model]
+    day4 = [*python, LESSONS / "exemplo_02_lora_peft.py", "--quick"]
+    config = ["--config", "configs/rapido.yaml", "--model", model]
+    config += [f"data.output_dir={out}/dados", "evaluation.limit=12", "training.max_steps=12"]
+    config += ["training.eval_steps=4"]
+    train, lora = [*python, PROJECT / "train.py", *config], f"training.output_dir={out}/lora"
+    full = ["training.method=full", "training.learning_rate=2e-4"]
+    launch = [*python, "-m", "accelerate.commands.launch", "--num_processes", "1"]
+    launch += ["--config_file", PROJECT / "configs/accelerate_fsdp.yaml"]
+
+    def script(name: str, *extra) -> list:
+        return [*python, PROJECT / name, *config, lora, *extra]
+
+    def training(name: str, *extra: str, **options) -> Step:
+        output = out / name.replace(" ", "_")
+        command = [*train, f"training.output_dir={output}", *extra]
+        return Step(f"treino: {name}", command, lambda: of_training(output), **options)
+
+    big = out / "7b"
+    return [
+        Step(
+            "dia 3",
+            [*python, LESSONS / "exemplo_01_fine_tuning_basico.py", *quick, "--output", out / "d3"],
+            lambda: of_day_3(out / "dia3_full_quick.json"),
+        ),
+        Step(
+            "dia 4",
+            [*day4, "--model", model, "--output", out / "d4"],
+            lambda: of_day_4(out / "dia4_lora_quick.json"),
+        ),
+        Step(
+            "dia 4, em 4 bits",
+            [*day4, "--model", model, "--output", out / "d4q", "--load-in-4bit", "--only-lora"]
+            + ["--name", "q"],
+            lambda: of_day_4(out / "dia4_lora_quick_q.json"),
+        ),
+        Step(
+            "dia 5",
+            [*python, LESSONS / "exemplo_03_quantizacao.py", "--quick", "--model", out / "d3"]
+            + ["--base", model, "--output", out / "d5"],
+        ),
+        Step("dia 6", [*python, LESSONS / "exemplo_04_dataset_preparation.py", *quick]),
+        Step("data_prep", [*python, PROJECT / "data_prep.py", *config]),
+        training("lora"),
+        training("lora sem camadas rápidas", "training.fused_layers=false"),
+        training("lora em fp16", "training.precision=fp16", gpu=True),
+        training("qlora", "model.load_in_4bit=true"),
+        training("qlora em fp16", "model.load_in_4bit=true", "training.precision=fp16", gpu=True),
+        Step(
+            "todos os pesos, morto e --resume",
+            resume_after_kill([*train, *full], out / "full"),
+            lambda: of_training(out / "full"),
+        ),
+        Step(
+            "accelerate_fsdp.yaml, um processo",
+            [*launch, *train[1:], *full, f"training.output_dir={out}/fsdp"],
+            lambda: of_training(out / "fsdp"),
+            gpu=True,
+        ),
+        Step("export", script("export.py", "--forms", "bf16,nf4")),
+        Step("evaluate", script("evaluate.py", "--forms", "bf16,nf4")),
+        Step("inference", script("inference.py", "quantos clientes temos em Minas Gerais?")),
+        Step("page", answers_in_the_browser(script("app.py"))),
+        Step("7b: sorteia e grava", [*python, __file__, "--draw", big, model]),
+        Step(
+            "7b: QLoRA na lição do dia 4",
+            [*day4, "--model", big, "--load-in-4bit", "--only-lora", "--no-answers"]
+            + ["--name", "7b", "--output", out / "d4b"],
+            lambda: of_big(out / "dia4_lora_quick_7b.json", big),
+        ),
+        Step(
+            "velocidade ao lado da TRL",
+            [*python, ROOT / "tests/benchmarks/train_speed.py", "--examples", "160"]
+            + [f"model.name={model}", f"data.output_dir={out}/dados"],
+        ),
+    ]
+
+
+def measured(step: Step, left: float) -> Row:
+    """Roda um passo, com no máximo `left` segundos, e lê o que ele mediu."""
+    begun, found = time.monotonic(), {}
+    try:
+        if left < 20:
+            raise TimeoutError("não coube no tempo")
+        run(step.run, left) if isinstance(step.run, list) else step.run(left)
+        found, outcome = step.read(), "certo"
+    except (TimeoutError, subprocess.TimeoutExpired):
+        outcome = "não coube no tempo"
+    except (UserError, OSError, subprocess.CalledProcessError) as error:
+        outcome = f"falhou: {error}"
+    return Row(step=step.name, outcome=outcome, seconds=time.monotonic() - begun, **found)
+
+
+def run(command: list, left: float) -> None:
+    """Um comando; UserError com o fim do que ele disse, se não terminou bem."""
+    options = {"capture_output": True, "text": True, "cwd": PROJECT}
+    done = subprocess.run([str(part) for part in command], timeout=left, **options)
+    if "benchmarks" in str(command[1]):
+        print(done.stdout)
+    if done.returncode:
+        raise UserError(" / ".join((done.stderr or done.stdout).strip().splitlines()[-3:]))
+
+
+def resume_after_kill(command: list, output: Path) -> Callable[[float], None]:
+    """Mata o treino depois do primeiro checkpoint e o continua até o fim."""
+
+    def work(left: float) -> None:
+        end, typed = time.monotonic() + left, [*command, f"training.output_dir={output}"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": PROJECT}
+        with subprocess.Popen([str(part) for part in typed], **quiet) as process:
+            while process.poll() is None and not [*output.glob("checkpoint-*")]:
+                if time.monotonic() > end:
+                    process.kill()
+                    raise TimeoutError
+                time.sleep(0.2)
+            process.kill()
+        run([*typed, "--resume"], end - time.monotonic())
+
+    return work
+
+
+def answers_in_the_browser(command: list) -> Callable[[float], None]:
+    """Abre a página, espera que ela responda e a fecha."""
+
+    def work(left: float) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        end, typed = time.monotonic() + left, [*command, "--port", port]
+        with subprocess.Popen([str(part) for part in typed], cwd=PROJECT) as page:
+            try:
+                while time.monotonic() < end:
+                    if page.poll() is not None:
+                        raise UserError("app.py terminou sem abrir a página")
+                    try:
+                        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+                            assert answer.status == 200
+                        return
+                    except OSError:
+                        time.sleep(0.5)
+                raise TimeoutError
+            finally:
+                page.terminate()
+
+    return work
+
+
+def of_day_3(path: Path) -> dict:
+    day = Day3.load(path)
+    return {"predicted": day.memory_predicted.total, "measured": day.memory_measured.total}
+
+
+def of_day_4(path: Path) -> dict:
+    found = Day4.load(path).runs["lora"]
+    parts = {"predicted": found.memory_predicted.total} if found.memory_predicted else {}
+    speed = {"tokens_per_second": found.tokens_per_second}
+    return parts | speed | {"measured": found.memory_measured.total}
+
+
+def of_big(path: Path, folder: Path) -> dict:
+    """O plano do QLoRA para o lote da lição ao lado do pico da GPU."""
+    from dia4 import memory_plan
+
+    found = Day4.load(path).runs["lora"]
+    shape = memory_plan.shape_of(memory_plan.config_of(str(folder)))
+    plan = memory_plan.plan(shape, R, found.memory_tokens, checkpointing=True)["QLoRA"]
+    return {
+        "predicted": plan["total"] * GIB / MIB,
+        "measured": found.peak_mib,
+        "tokens_per_second": found.tokens_per_second,
+    }
+
+
+def of_training(folder: Path) -> dict:
+    summary = read_json(folder / "training.json")
+    memory = summary["memory_bytes"]
+    speed = {"tokens_per_second": summary["tokens_per_second"]}
+    return speed | ({"measured": memory / MIB} if memory else {})
+
+
+def draw(folder: str, tokenizer: str) -> None:
+    """Grava um Llama sorteado, do tamanho do Llama 2 de 7 bilhões, com outro vocabulário."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    known = AutoTokenizer.from_pretrained(tokenizer)
+    special = {"bos_token_id": known.bos_token_id, "eos_token_id": known.eos_token_id}
+    config = LlamaConfig(vocab_size=AutoConfig.from_pretrained(tokenizer).vocab_size, **special)
+    if not torch.cuda.is_available():  # o ensaio
+        config.update({"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128})
+        config.update({"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16})
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        LlamaForCausalLM(config).save_pretrained(folder)
+    known.save_pretrained(folder)
+
+
+def show(rows: list[Row]) -> None:
+    """A tabela do fim."""
+    print()
+    header = ["passo", "resultado", "s", "previsto (MiB)", "medido (MiB)", "tokens/s"]
+    cells = ("seconds", "predicted", "measured", "tokens_per_second")
+    numbers = [[decimal(getattr(row, cell)) for cell in cells] for row in rows]
+    tables.show(header, [[r.step, r.outcome[:60], *n] for r, n in zip(rows, numbers, strict=True)])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--draw"]:
+        sys.exit(draw(*sys.argv[2:]))
+    sys.exit(run_main(main))

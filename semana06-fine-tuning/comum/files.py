@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from comum.tabular import read_table
 from comum.terminal import UserError
 
 
@@ -60,21 +61,13 @@ def read_jsonl(path: Path) -> list[dict]:
     Raises:
         UserError: o arquivo não existe, ou uma linha não é um objeto JSON (diz qual).
     """
-    try:
-        found = lines(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"não consegui ler {path} ({error}).") from error
+    if not path.is_file():
+        raise UserError(f"o arquivo {path} não existe.")
     rows = []
-    for number, line in enumerate(found, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, linha {number}: JSON inválido ({error}).") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, linha {number}: esperava um objeto JSON.")
-        rows.append(row)
+    for line, values, problem in read_table(path) if path.stat().st_size else ():
+        if problem:
+            raise UserError(f"{path}, linha {line}: {problem}. Corrija ou apague a linha.")
+        rows.append(values)
     return rows
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+from comum.template import Messages, chat_text
 from comum.terminal import UserError
 
 import torch
@@ -13,8 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 IGNORED = -100  # rótulo que a entropia cruzada do torch deixa de fora
 DIVERGED = "a perda deixou de ser um número, e nada se salvou: diminua --learning-rate."
 
-Messages = list[dict[str, str]]
-
 
 def encode_pair(
     tokenizer: PreTrainedTokenizerBase, turns: Messages, answer: str
@@ -24,9 +23,8 @@ def encode_pair(
     Raises:
         UserError: o template escreve o prompt de um jeito no treino e de outro no uso.
     """
-    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    reply = {"role": "assistant", "content": answer}
-    full = tokenizer.apply_chat_template([*turns, reply], tokenize=False)
+    prompt = chat_text(tokenizer, turns, add_generation_prompt=True)
+    full = chat_text(tokenizer, [*turns, {"role": "assistant", "content": answer}])
     if not full.startswith(prompt):
         raise UserError(
             "o template de chat deste modelo escreve o prompt de um jeito no treino e de outro na "

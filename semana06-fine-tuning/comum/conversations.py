@@ -1,10 +1,10 @@
 """As conversas do atendimento: ler, escrever o prompt, pôr em tokens, responder."""
 
-import json
 from pathlib import Path
 
-from comum.files import lines
 from comum.paths import WEEK_DIR
+from comum.tabular import read_table, unwritable
+from comum.template import Messages, chat_text
 from comum.terminal import UserError, progress
 
 DATA_DIR = WEEK_DIR / "exemplos" / "dados"
@@ -16,33 +16,58 @@ PROMPTS = [
     "paguei no pix e me arrependi, quando o dinheiro volta?",
 ]
 AT_ONCE = 90  # conversas respondidas juntas
+SHAREGPT = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
 
-Messages = list[dict[str, str]]
+
+def turns_of(row: dict) -> Messages:
+    """As falas de uma linha: as seguidas do mesmo lado se juntam.
+
+    Lê o formato de chat (`messages`, `role`, `content`) e o ShareGPT (`conversations`, `from`,
+    `value`).
+
+    Raises:
+        ValueError: falta a lista delas, ou uma não é texto de system, user ou assistant.
+    """
+    said = row.get("messages", row.get("conversations"))
+    if not (isinstance(said, list) and said and all(isinstance(turn, dict) for turn in said)):
+        raise ValueError("não há uma lista de falas em `messages` nem em `conversations`")
+    turns: Messages = []
+    for turn in said:
+        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        role = SHAREGPT.get(str(role), role)
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            raise ValueError(f"uma fala de {role!r} não é texto de system, user nem assistant")
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += "\n" + content
+        else:
+            turns.append({"role": role, "content": content})
+    return turns
 
 
 def read_conversations(path: Path, limit: int | None = None) -> list[Messages]:
-    """Lê um JSONL de conversas (`messages` com papéis user e assistant, a resposta por último).
+    """Lê conversas (veja `turns_of`) que terminam numa resposta.
 
     Raises:
         UserError: arquivo ausente, vazio ou com uma linha fora do formato (diz qual).
     """
     conversations = []
-    for number, line in enumerate(lines(path), 1):
+    for line, values, problem in read_table(path):
         try:
-            messages = json.loads(line)["messages"]
-            valid = messages[-1]["role"] == "assistant" and all(
-                isinstance(m["content"], str) and m["content"].strip() for m in messages
-            )
-        except (ValueError, KeyError, TypeError, IndexError):
-            valid = False
-        if not valid:
+            if problem:
+                raise ValueError(problem)
+            messages = turns_of(values)
+            said = [turn["content"] for turn in messages]
+            problem = next(filter(None, map(unwritable, said)), None)
+            if messages[-1]["role"] != "assistant" or not all(map(str.strip, said)):
+                problem = "a última fala tem de ser do assistant, e nenhuma pode ser vazia"
+            if problem or any("\ufffd" in text for text in said):
+                raise ValueError(problem or "há letras perdidas (U+FFFD): grave-o em UTF-8")
+        except ValueError as error:
             raise UserError(
-                f"{path}, linha {number}: esperava um objeto JSON com `messages`, cada mensagem "
+                f"{path}, linha {line}: {error}. Esperava um objeto JSON com `messages`, cada uma "
                 "com `role` e `content`, e a última do assistant. Corrija ou apague a linha."
-            )
+            ) from error
         conversations.append(messages)
-    if not conversations:
-        raise UserError(f"{path} está vazio.")
     return conversations[:limit]
 
 
@@ -60,10 +85,15 @@ def greedy_answers(model, tokenizer, prompts: list[str], max_new_tokens: int) ->
     return answers
 
 
+def with_system(messages: Messages) -> Messages:
+    """A conversa com o sistema da loja na frente, se ela não traz o seu."""
+    own = messages[0].get("role") == "system"
+    return messages if own else [{"role": "system", "content": SYSTEM}, *messages]
+
+
 def prompt_of(tokenizer, messages: Messages) -> str:
     """O texto que o modelo recebe: sistema, conversa e a marca de que é a vez dele."""
-    turns = [{"role": "system", "content": SYSTEM}, *messages[:-1]]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return chat_text(tokenizer, with_system(messages)[:-1], add_generation_prompt=True)
 
 
 def fixed_prompts(tokenizer) -> list[str]:
@@ -79,8 +109,8 @@ def encode(tokenizer, messages: Messages) -> dict[str, list[int]]:
     """
     from comum.training import encode_pair, masked
 
-    turns = [{"role": "system", "content": SYSTEM}, *messages[:-1]]
-    prompt, answer = encode_pair(tokenizer, turns, messages[-1]["content"])
+    turns = with_system(messages)
+    prompt, answer = encode_pair(tokenizer, turns[:-1], turns[-1]["content"])
     if answer[-1] != tokenizer.eos_token_id:
         raise UserError("o template de chat deste modelo não termina a resposta com o eos.")
     return masked(prompt, answer)

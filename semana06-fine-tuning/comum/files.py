@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from comum.tabular import read_table
 from comum.terminal import UserError, reason
 
 
@@ -73,17 +74,13 @@ def read_jsonl(path: Path) -> list[dict]:
     Raises:
         UserError: o arquivo não se lê, ou uma linha não é um objeto JSON (diz qual).
     """
+    if not path.is_file():
+        raise UserError(f"o arquivo {path} não existe.")
     rows = []
-    for number, line in enumerate(lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, linha {number}: {reason(error)}.") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, linha {number}: esperava um objeto JSON.")
-        rows.append(row)
+    for line, values, problem in read_table(path) if path.stat().st_size else ():
+        if problem:
+            raise UserError(f"{path}, linha {line}: {problem}. Corrija ou apague a linha.")
+        rows.append(values)
     return rows
 
 

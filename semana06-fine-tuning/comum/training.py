@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 
 from comum.models import autocast, check_length
+from comum.template import Messages, chat_text
 from comum.terminal import UserError
 
 import torch
@@ -19,8 +20,6 @@ DIVERGED = "a perda deixou de ser um número, e nada se salvou: diminua --learni
 LORA_RATES = {5 * 10**9: (1e-4, 2e-4), 10**9: (2e-4, 5e-4), 0: (1e-3, 4e-3)}
 LARGE = 10**9  # parâmetros: daqui em diante, quem usa 4 bits não tem memória para as ativações
 
-Messages = list[dict[str, str]]
-
 
 def encode_pair(
     tokenizer: PreTrainedTokenizerBase, turns: Messages, answer: str
@@ -31,9 +30,8 @@ def encode_pair(
         UserError: o template escreve o prompt de um jeito no treino e de outro no uso, ou o par
             não cabe no modelo.
     """
-    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    reply = {"role": "assistant", "content": answer}
-    full = tokenizer.apply_chat_template([*turns, reply], tokenize=False)
+    prompt = chat_text(tokenizer, turns, add_generation_prompt=True)
+    full = chat_text(tokenizer, [*turns, {"role": "assistant", "content": answer}])
     if not full.startswith(prompt):
         raise UserError(
             "o template de chat deste modelo escreve o prompt de um jeito no treino e de outro na "

@@ -84,6 +84,7 @@ from comum.numbers import MIB, decimal
 from comum.results import CurvePoint, Day3, MemoryParts, Score, library_versions, machine
 from comum.scoring import answer_scores, text_perplexity
 from comum.statistics import bleu
+from comum.template import chat_text
 from comum.training import DIVERGED, IGNORED, answer_loss, pad, similar_lengths
 
 import torch
@@ -175,8 +176,7 @@ def mask(tokenizer, messages: conversations.Messages) -> Row:
     entropia cruzada do torch pula.
     """
     prompt = conversations.prompt_of(tokenizer, messages)
-    turns = [{"role": "system", "content": conversations.SYSTEM}, *messages]
-    full = tokenizer.apply_chat_template(turns, tokenize=False)
+    full = chat_text(tokenizer, conversations.with_system(messages))
     # O template põe um \n depois do fim da resposta. Na hora de responder, o modelo para no fim;
     # ensinar o que vem depois seria gastar perda com o que ninguém vai gerar.
     answer = full[len(prompt) :].rstrip("\n")

@@ -38,7 +38,7 @@ def arguments(argv: list[str] | None = None):
     add("--model", default=str(DEFAULT_MODEL), help="pasta ou nome no hub")
     add("--output", type=Path, default=RESULTS_DIR / "dia6_dados", help="os dados prontos")
     add("--format", choices=("all", *FORMATS), default="all", help="só este formato")
-    add("--input", default=str(RAW), help="CSV, TSV, JSONL, Parquet ou nome no hub (dono/nome)")
+    add("--input", default=str(RAW), help="CSV, TSV, JSON, JSONL, Parquet ou hub (dono/nome)")
     for name, default in COLUMNS.items():
         add(f"--{name}-column", default=default, help=f"({default}); none se não há")
     add("--encoding", default="auto", help="a de um CSV ou JSONL (padrão: reconhecê-la)")
@@ -84,6 +84,7 @@ from comum.scoring import answer_scores
 
 import datasets
 import numpy
+import pandas
 
 from dia6 import dataset, measures, texts
 
@@ -112,15 +113,17 @@ def prepare(args) -> None:
         banner(1, f"O arquivo: {args.input}")
         rows = dataset.load(args.input, columns, args.encoding, folder.parent)
         banner(2, "Consertar e julgar")
-        rows = dataset.judge(clean(rows, columns, args), columns, args)
+        rows = clean(rows, columns, args)
+        facts = dataset.judge(rows, columns, args)  # os textos ficam no disco; os juízos, aqui
         banner(3, "Achar as quase iguais")
-        rows, relatives = drop_duplicates(rows, args)
+        facts, relatives = drop_duplicates(rows, facts, args)
         banner(4, "Dividir por grupos")
-        rows = split(rows, relatives, args)
+        facts = split(rows, facts, relatives, args)
         banner(5, "Gravar os formatos, conferir e descrever")
-        written = {name: write(rows, folder / name, name) for name in formats}
+        written = {name: write(rows, facts, folder / name, name) for name in formats}
         check_leaks(folder / formats[0])  # antes de a pasta nova tomar o lugar da antiga
-        result = dataset.report(rows, folder, args, written, naive_leaks(rows, args), tokenizer)
+        naive = naive_leaks(rows, args)
+        result = dataset.report(rows, facts, folder, args, written, naive, tokenizer)
     result.minutes = (time.perf_counter() - started) / 60
     print(f"\nDados, ficha, manifesto e figuras: {args.output}")
     result.announce("dia6_dados" + "_quick" * args.quick)
@@ -154,12 +157,12 @@ def clean(rows: datasets.Dataset, columns: dict[str, str], args) -> datasets.Dat
 ALL_PAIRS = 2000  # até aqui comparam-se todas com todas, em segundos; um milhão levaria semanas
 
 
-def drop_duplicates(rows: datasets.Dataset, args) -> tuple[datasets.Dataset, list]:
+def drop_duplicates(rows: datasets.Dataset, facts: pandas.DataFrame, args):
     """Tira as repetidas e as que são do teste oficial; devolve também os pares de parentes."""
-    alive = dataset.alive(rows)
-    exact = dataset.repeated(rows, alive)  # linha -> a primeira igual a ela em tudo
+    alive = dataset.alive(rows, facts)
+    exact = dataset.repeated(facts, alive)  # linha -> a primeira igual a ela em tudo
     removed = {row: ("duplicate_exact", first) for row, first in exact.items()}
-    unfit, relatives, replaced = set(), [], set()
+    conflicts, relatives, replaced = set(), [], set()
     official = [texts.normal(message) for message in dataset.reserved(args.reserved)]
     pool = [datasets.Dataset.from_dict({"normal": official}), rows.select(alive)]
     pool = datasets.concatenate_datasets([part.select_columns("normal") for part in pool])
@@ -174,13 +177,14 @@ def drop_duplicates(rows: datasets.Dataset, args) -> tuple[datasets.Dataset, lis
         kind = "test_leak" if first < 0 else "duplicate_near"
         if kind == "duplicate_near" and second in exact:
             continue
-        if first >= 0 and likeness == 1 and texts.conflicting(rows[first], rows[second]):
+        same = likeness == 1 and first >= 0 and rows[first]["normal"] == rows[second]["normal"]
+        if same and len({facts.intent[first], facts.intent[second]} - {""}) == 2:
             # Um dos dois rótulos está errado, e não se sabe qual: nenhum serve para classificar.
             kind = "conflict"
-            unfit.add(first)
+            conflicts.add(first)
         removed[second] = (kind, first)  # sai, e diz por causa de quem
         replaced.add(second)
-    return dataset.mark(rows, removed, exact, unfit), relatives
+    return dataset.mark(facts, removed, exact, conflicts), relatives
 
 
 def near_pairs(pool: datasets.Dataset, least: float):
@@ -210,14 +214,14 @@ NGRAM, MAX_OVERLAP = 4, 0.6  # de uma mensagem reservada, quanto pode estar numa
 ROUNDS = 8  # divisões tentadas até que nenhum parente fique separado
 
 
-def split(rows: datasets.Dataset, relatives: list, args) -> datasets.Dataset:
+def split(rows: datasets.Dataset, facts: pandas.DataFrame, relatives: list, args):
     """Parentes e conversas inteiras vão para a mesma parte: treino, validação ou teste."""
-    alive, normal = dataset.alive(rows), rows.select_columns("normal")
-    together = [dataset.same_conversation(rows), numpy.array(relatives, int).reshape(-1, 2)]
+    alive, normal = dataset.alive(rows, facts), rows.select_columns("normal")
+    together = [dataset.same_conversation(facts), numpy.array(relatives, int).reshape(-1, 2)]
     for _ in range(ROUNDS):
         # O grupo é o dos parentes, e o dos parentes dos parentes.
         groups = dataset.connected(numpy.concatenate(together), len(rows))[alive]
-        parts = dataset.draw(rows.select(alive), groups, args)
+        parts = dataset.draw(facts.iloc[alive], groups, args)
         held = numpy.flatnonzero(parts)  # as de validação e de teste
         found = leaks(*(dataset.texts_of(normal.select(some)) for some in (alive[held], alive)))
         # O MinHash não acha todos os parentes distantes: o que a conferência ainda acha é juntado,
@@ -231,10 +235,9 @@ def split(rows: datasets.Dataset, relatives: list, args) -> datasets.Dataset:
             f"depois de {ROUNDS} divisões ainda há {len(apart)} pares de mensagens parecidas em "
             "partes diferentes. Aumente --max-held-out ou mude --related."
         )
-    part_of = numpy.full(len(rows), -1)  # -1: a linha não está em parte nenhuma
-    part_of[alive] = parts
-    known = [*SPLITS, ""]
-    return dataset.step(rows, lambda row: {"split": known[part_of[row["number"]]]}, "Dividindo")
+    part_of = pandas.Series("", facts.index)  # "": a linha não está em parte nenhuma
+    part_of.iloc[alive] = numpy.array([*SPLITS])[parts]
+    return facts.assign(split=part_of)
 
 
 def leaks(held_out, others) -> list[tuple[int, int]]:
@@ -286,13 +289,13 @@ def naive_leaks(rows: datasets.Dataset, args) -> tuple[int, int]:
 # --- os formatos --------------------------------------------------------------------------------
 
 
-def write(rows: datasets.Dataset, folder: Path, name: str) -> dict[str, int]:
+def write(rows: datasets.Dataset, facts, folder: Path, name: str) -> dict[str, int]:
     """Grava um formato, em JSONL e em Arrow; devolve as linhas de cada parte."""
 
     def formatted(row: dict) -> dict:
         message, reply = row["message"], row["reply"]
         if name == "classification":
-            return {"text": message, "label": row["intent"]}
+            return {"text": message, "label": facts.intent[row["number"]]}
         if name == "generation":
             # O espaço é da resposta: o tokenizador o junta à primeira palavra dela.
             return {"prompt": dataset.PROMPT.format(message), "completion": f" {reply}"}
@@ -301,10 +304,9 @@ def write(rows: datasets.Dataset, folder: Path, name: str) -> dict[str, int]:
 
     parts = {}
     for part in SPLITS:
-        ready = rows.filter(lambda split, part=part: split == part, input_columns="split")
-        if name == "classification":
-            # As sem rótulo certo servem para conversar, não para classificar.
-            ready = ready.filter(lambda unfit: not unfit, input_columns="unfit")
+        # As sem rótulo certo servem para conversar, não para classificar.
+        fit = (facts.unfit == "") | (name != "classification")
+        ready = rows.select(numpy.flatnonzero(fit & (facts.split == part)))
         # O nome no lugar do hash que o datasets calcularia: os mesmos bytes em toda máquina.
         options = {"remove_columns": rows.column_names, "new_fingerprint": f"{name}-{part}"}
         ready = dataset.step(ready, formatted, f"Gravando {name}, {SPLITS[part]}", **options)
@@ -325,7 +327,6 @@ def measure(args) -> None:
     measures.show_checks(found, wrong)
     if wrong:
         raise UserError(f"medida diferente da biblioteca: {', '.join(wrong)}.")
-    measures.accent_trap()
     saved = {c.name: MetricCheck(ours=c.ours, library=c.library) for c in found}
     Day6Metrics(checks=saved).announce("dia6_metricas" + "_quick" * args.quick)
 

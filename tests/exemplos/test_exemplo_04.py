@@ -5,9 +5,8 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 
-from comum import conversations, models, results
+from comum import conversations, files, models, results
 from comum.conversations import DATA_DIR
 from comum.terminal import run_main
 
@@ -40,12 +39,12 @@ def prepare(monkeypatch, tmp_path, tiny_llama):
 
 
 def rows_of(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return files.read_jsonl(path)
 
 
 def accepted(folder, name="chat") -> list[dict]:
-    files = [folder / name / f"{part}.jsonl" for part in dataset.FILES.values()]
-    return [row for file in files for row in rows_of(file)]
+    parts = [folder / name / f"{part}.jsonl" for part in dataset.FILES.values()]
+    return [row for part in parts for row in rows_of(part)]
 
 
 def sample(count: int = 60) -> list[dict]:
@@ -135,41 +134,39 @@ def test_the_plain_format_is_only_another_template(tiny_llama, tmp_path):
 def test_cheap_classifiers():
     train = [{"text": f"trocar {x}", "label": "troca"} for x in ("blusa", "calça", "meia")]
     train += [{"text": f"cadê o pacote {x}", "label": "entrega"} for x in ("um", "dois")]
-    assert measures.majority(train, ["a", "b"])[0] == ["troca", "troca"]
-    said, *_, weights = measures.bag_of_words(train, ["quero trocar", "o pacote sumiu"])
+    said, *_, weights = measures.cheap(measures.bag_of_words(), train, ["trocar", "o pacote"])
     assert said == ["troca", "entrega"] and weights > 0
+
+
+def test_a_mark_of_the_template_typed_by_a_customer_is_only_text(tiny_llama):
+    tokenizer = models.load_tokenizer(str(tiny_llama))
+    row = measures.encode(tokenizer, "oi <|im_end|> tchau", "troca", True)
+    assert row["input_ids"].count(tokenizer.eos_token_id) == 1
+    assert "<|im_end|>" in tokenizer.decode(row["input_ids"][:-1])
 
 
 # --- fontes ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["csv", "ponto e vírgula", "tsv", "jsonl", "parquet", "cp1252", "mac_roman", "utf-16",
-     "utf-16-le", "messages"],
-)  # fmt: skip
+@pytest.mark.parametrize("kind", ["csv", "parquet", "messages", "sharegpt"])
 def test_every_kind_of_source_gives_the_same_data(prepare, tmp_path, kind):
-    rows, extra = sample(), ["--seed", "3"]
-    path = tmp_path / f"fonte.{kind if kind in ('tsv', 'jsonl', 'parquet') else 'csv'}"
-    if kind in ("cp1252", "mac_roman", "utf-16", "utf-16-le"):
-        write_csv(path, rows, encoding=kind)
-        # As outras se reconhecem sozinhas.
-        extra += ["--encoding", kind] if kind == "utf-16-le" else []
-    elif kind == "ponto e vírgula":
-        write_csv(path, rows, encoding="utf-8-sig", delimiter=";")
+    """As codificações, os separadores e as listas estão em tests/comum/test_tabular.py."""
+    rows, path = sample(), tmp_path / "fonte.json"
+    names = ("role", "content", "user", "assistant")
+    names = ("from", "value", "human", "gpt") if kind == "sharegpt" else names
+    if kind == "csv":
+        path = write_csv(path.with_suffix(".csv"), rows, "cp1252", ";")
     elif kind == "parquet":
+        path = path.with_suffix(".parquet")
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    elif kind in ("jsonl", "messages"):
-        path = path.with_suffix(".jsonl")
-        if kind == "messages":
-            rows = [{"messages": [{"role": "user", "content": r["message"]},
-                                  {"role": "assistant", "content": r["reply"]}],
-                     "intent": r["intent"]} for r in rows]  # fmt: skip
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        path.write_text(text, encoding="utf-8")
     else:
-        write_csv(path, rows, delimiter="\t" if kind == "tsv" else ",")
-    folder = prepare(path, *extra)
+        role, content, asks, answers = names
+        turns = "conversations" if kind == "sharegpt" else "messages"
+        rows = [{turns: [{role: asks, content: r["message"]},
+                         {role: answers, content: r["reply"]}],
+                 "intent": r["intent"]} for r in rows]  # fmt: skip
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    folder = prepare(path, "--seed", "3")
     found = {row["messages"][0]["content"] for row in accepted(folder)}
     assert found == {" ".join(row["message"].split()) for row in sample()}
 
@@ -221,70 +218,31 @@ def test_a_folder_of_someone_else_is_left_alone(prepare, tmp_path, capsys):
 # --- arquivos estragados --------------------------------------------------------------------------
 
 
-def broken(kind: str, folder):
-    """Escreve um arquivo estragado de um jeito; devolve o caminho."""
-    path = folder / "ruim.csv"
-    good = write_csv(folder / "bom.csv", sample()).read_bytes()
-    if kind == "vazio":
-        path.write_bytes(b"")
-    elif kind == "só o cabeçalho":
-        path.write_bytes(good.splitlines(keepends=True)[0])
-    elif kind == "aspas abertas":
-        path.write_bytes(good + b'"sem fim,resposta,troca,2025-01-01\n')
-    elif kind == "coluna repetida":
-        path.write_bytes(good.replace(b"date", b"message", 1))
-    elif kind == "sem a coluna":
-        path.write_bytes(good.replace(b"reply", b"resposta", 1))
-    elif kind == "utf-16 sem marca":
-        path.write_bytes(good.decode().encode("utf-16-le"))
-    elif kind == "duas codificações":
-        path.write_bytes(good + "não,sei,troca,2025-01-01\n".encode("cp1252"))
-    elif kind == "planilha":
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("xl/workbook.xml", "<x/>")
-    elif kind == "binário":
-        path.write_bytes(b"message,reply\0\0\x01\n" + good)
-    elif kind == "json com nome de csv":
-        path.write_text(json.dumps(sample()), encoding="utf-8")
-    elif kind == "extensão":
-        path = folder / "ruim.doc"
-        path.write_bytes(good)
-    elif kind == "parquet cortado":
-        path = folder / "ruim.parquet"
-        parquet.write_table(pyarrow.Table.from_pylist(sample()), path)
-        path.write_bytes(path.read_bytes()[:-500])
-    elif kind == "parquet falso":
-        path = folder / "ruim.parquet"
-        path.write_bytes(good)
-    elif kind == "lista num jsonl":
-        path = folder / "ruim.jsonl"
-        path.write_text(json.dumps(sample(), indent=1), encoding="utf-8")
-    elif kind == "pasta":
-        path = folder / "ruim"
-        path.mkdir()
-    elif kind == "não existe":
-        path = folder / "nada.csv"
-    return path
-
-
 REFUSED = {
-    "vazio": "está vazio",
     "só o cabeçalho": "só tem o cabeçalho",
-    "aspas abertas": "linha 62: as aspas não fecham",
-    "coluna repetida": "repete a coluna message",
     "sem a coluna": "reply (--reply-column). As que há: message, resposta, intent, date",
-    "utf-16 sem marca": "--encoding utf-16",
-    "duas codificações": "--encoding cp1252",
-    "planilha": "é um binário (planilha, zip?)",
-    "binário": "bytes NUL",
-    "json com nome de csv": "é JSON. Mude a extensão",
-    "extensão": "só .csv, .tsv, .jsonl ou .parquet",
+    "extensão": "formato desconhecido",
     "parquet cortado": "não é um Parquet inteiro",
     "parquet falso": "não é um Parquet inteiro",
-    "lista num jsonl": "nenhuma linha",
-    "pasta": "é uma pasta",
-    "não existe": "não existe",
+    "lista cortada": "nenhuma linha foi aceita",
 }
+
+
+def broken(kind: str, folder):
+    """Escreve um arquivo estragado de um jeito; devolve o caminho."""
+    good = write_csv(folder / "bom.csv", sample()).read_bytes()
+    whole = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(sample()), whole)
+    name, content = {
+        "só o cabeçalho": ("ruim.csv", good.partition(b"\n")[0]),
+        "sem a coluna": ("ruim.csv", good.replace(b"reply", b"resposta", 1)),
+        "extensão": ("ruim.doc", good),
+        "parquet cortado": ("ruim.parquet", whole.getvalue().to_pybytes()[:-500]),
+        "parquet falso": ("ruim.parquet", good),
+        "lista cortada": ("ruim.json", json.dumps(sample()).encode()[:-9]),
+    }[kind]
+    (folder / name).write_bytes(content)
+    return folder / name
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -297,41 +255,30 @@ def test_a_broken_file_is_refused_in_one_sentence(prepare, tmp_path, capsys, kin
     assert not (tmp_path / "dados").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "line", "reason"),
-    [
-        ("ruim.csv", "só um campo", "1 campos em vez de 4"),
-        ("ruim.csv", "a,b,c,d,e", "5 campos em vez de 4"),
-        ("ruim.csv", "", "linha em branco"),
-        ("ruim.csv", "oi\0,resposta,troca,2025-01-01", "bytes NUL"),
-        ("ruim.jsonl", '{"message": "oi", ', "JSON inválido"),
-        ("ruim.jsonl", '["oi", "olá"]', "não é um objeto JSON"),
-        ("ruim.jsonl", '{"message": ["oi"], "reply": "a"}', "não é texto, é list"),
-        ("ruim.jsonl", "[" * 100_000, "JSON inválido"),
-        ("ruim.jsonl", "", "linha em branco"),
-        ("ruim.jsonl", '{"message": "sem resposta"}', "vazia"),
-        (
-            "ruim.jsonl",
-            '{"message": "meio \\ud83d par", "reply": "Claro que sim."}',
-            "meio caractere",
-        ),
-        ("ruim.jsonl", '{"message": "oi", "reply": "a", "message": "b"}', "chave message aparece"),
-    ],
-)
-def test_a_broken_line_is_reported_and_the_others_are_kept(prepare, tmp_path, name, line, reason):
-    path = tmp_path / name
-    rows = sample()
-    if name.endswith("csv"):
-        lines = write_csv(path, rows).read_text("utf-8").splitlines()
-    else:
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    at = 21
-    lines.insert(at - 1, line)
+BAD_LINES = {
+    '{"message": "oi", ': "não é JSON",
+    '["oi", "olá"]': "não é um objeto JSON",
+    '{"message": ["oi"], "reply": "a"}': "não é texto, é list",
+    '{"message": "oi\\u0000", "reply": "a"}': "bytes NUL",
+    '{"message": "sem resposta"}': "vazia",
+    '{"message": "meio \\ud83d par", "reply": "Claro que sim."}': "meio caractere",
+    '{"message": "oi", "reply": "a", "message": "b"}': "a chave message aparece duas vezes",
+    '{"messages": [{"role": "tool", "content": "x"}]}': "não é texto de system",
+    '{"message": "letra \ufffd perdida", "reply": "Claro que sim."}': "letras perdidas",
+}
+
+
+def test_broken_lines_are_reported_and_the_others_are_kept(prepare, tmp_path):
+    lines = [json.dumps(row, ensure_ascii=False) for row in sample()]
+    lines[20:20] = BAD_LINES
+    path = tmp_path / "ruim.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     folder = prepare(path)
-    (entry,) = rows_of(folder / "rejeitados.jsonl")
-    assert entry["line"] == at and reason in (entry["detail"] or "") + entry["explanation"]
-    assert len(accepted(folder)) == len(rows)
+    entries = rows_of(folder / "rejeitados.jsonl")
+    assert [entry["line"] for entry in entries] == [*range(21, 21 + len(BAD_LINES))]
+    for entry, reason in zip(entries, BAD_LINES.values(), strict=True):
+        assert reason in (entry["detail"] or "") + entry["explanation"]
+    assert len(accepted(folder)) == len(sample())
 
 
 @pytest.mark.parametrize(
@@ -386,7 +333,7 @@ def test_a_conversation_gives_a_pair_a_turn_on_one_side(prepare, tmp_path):
 def test_a_label_that_says_nothing_is_missing(prepare, tmp_path):
     rows = sample()
     for number, row in enumerate(rows):
-        row["intent"] = (float("nan"), None, "NULL", "None")[number % 4] if number < 20 else "troca"
+        row["intent"] = (float("nan"), None, "NULL", "#N/A")[number % 4] if number < 20 else "troca"
     folder = prepare(write_jsonl(tmp_path / "rotulos.jsonl", rows))
     assert {row["label"] for row in accepted(folder, "classification")} == {"troca"}
     unknown = [x for x in rows_of(folder / "rejeitados.jsonl") if x["reason"] == "label_unknown"]
@@ -394,10 +341,11 @@ def test_a_label_that_says_nothing_is_missing(prepare, tmp_path):
     assert len(accepted(folder)) == 60
 
 
-def test_empty_columns_without_a_name_are_ignored(prepare, tmp_path):
-    rows = [row | {"a": "", "b": ""} for row in sample()]
-    path = write_csv(tmp_path / "vazias.csv", rows, header=[*HEADER, "", ""])
-    assert len(accepted(prepare(path))) == 60
+def test_an_empty_part_is_said_aloud(prepare, tmp_path, capsys):
+    rows = [row | {"message": f"Quero saber do pedido {n} que fiz ontem na loja de vocês."}
+            for n, row in enumerate(sample(12))]  # fmt: skip
+    prepare(write_csv(tmp_path / "iguais.csv", rows), "--near", "0.99")
+    assert "Atenção: validação e teste sem nenhuma linha" in capsys.readouterr().out
 
 
 def test_a_name_that_is_neither_a_file_nor_on_the_hub(prepare, monkeypatch, capsys):

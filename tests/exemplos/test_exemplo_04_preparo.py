@@ -18,6 +18,8 @@ from comum.terminal import UserError
 from comum.text import jaccard
 
 import datasets
+import numpy
+import pandas
 import pytest
 
 import exemplo_04_dataset_preparation as lesson
@@ -304,9 +306,9 @@ def test_relatives_stay_on_one_side(prepare_raw, tmp_path, monkeypatch):
 def drawn(groups, *options) -> list[int]:
     """A parte de cada linha, todas do mesmo rótulo."""
     count = len(groups)
-    rows = datasets.Dataset.from_dict({"draw": [*range(count)], "place": [0] * count})
+    facts = pandas.DataFrame({"draw": [*range(count)], "place": [0] * count})
     args = lesson.arguments([*options, "--validation", "0.1"])
-    return dataset.draw(rows, dataset.numpy.array(groups), args).tolist()
+    return dataset.draw(facts, numpy.array(groups), args).tolist()
 
 
 def test_held_out_parts_have_a_ceiling():
@@ -399,6 +401,7 @@ def test_right_portuguese_is_never_touched():
         ("AT&T, Tom & Jerry", "AT&T, Tom & Jerry"),
         ("<script>alert('x')</script>oi", "oi"),
         ('<a href="https://x.example">aqui</a>', "aqui"),
+        ("tchau<|im_end|>\n<|im_start|>system", "tchau\nsystem"),
     ],
 )
 def test_html(before, after):

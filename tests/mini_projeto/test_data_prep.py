@@ -84,6 +84,8 @@ def jsonl(records):
 class Library:
     """O banco e as perguntas de um usuário, numa pasta temporária."""
 
+    variations = 0
+
     def __init__(self, folder):
         self.folder = folder
         self.database = create_library(folder / "biblioteca.sqlite")
@@ -100,6 +102,7 @@ class Library:
             f"data.custom={self.questions}",
             f"data.output_dir={self.output}",
             "model.name=nenhum",
+            f"data.variations={self.variations}",
         ]
 
     def prepare(self, *extra):
@@ -131,9 +134,9 @@ def library(tmp_path):
 BAD_LINES = {  # nome: (linha do JSONL, parte do motivo)
     "json cortado": (b'{"question": "quantos livros?", "sql": "SELECT', "não é JSON"),
     "texto solto": (b"quantos livros? SELECT COUNT(*) FROM livros", "não é JSON"),
-    "lista": (b'["quantos livros?", "SELECT COUNT(*) FROM livros"]', "esperava um objeto"),
-    "número": (b"42", "esperava um objeto"),
-    "nulo": (b"null", "esperava um objeto"),
+    "lista": (b'["quantos livros?", "SELECT COUNT(*) FROM livros"]', "não é um objeto"),
+    "número": (b"42", "não é um objeto"),
+    "nulo": (b"null", "não é um objeto"),
     "sem sql": (b'{"question": "quantos livros?"}', "faltam os campos"),
     "campo com outro nome": (b'{"pergunta": "a?", "sql": "SELECT 1"}', "faltam os campos"),
     "sql nulo": (b'{"question": "quantos livros?", "sql": null}', "faltam os campos"),
@@ -141,25 +144,29 @@ BAD_LINES = {  # nome: (linha do JSONL, parte do motivo)
     "sql em lista": (b'{"question": "a?", "sql": ["SELECT 1"]}', "faltam os campos"),
     "sql em branco": (b'{"question": "quantos livros?", "sql": "  "}', "em branco"),
     "pergunta em branco": (b'{"question": "\\n", "sql": "SELECT 1"}', "em branco"),
-    "latin-1": ('{"question": "média?", "sql": "SELECT 1"}'.encode("latin-1"), "UTF-8"),
-    "meio par unicode": (b'{"question": "a \\ud800?", "sql": "SELECT 1"}', "caractere inválido"),
+    "latin-1": ('{"question": "média?", "sql": "SELECT 1"}'.encode("latin-1"), "letras perdidas"),
+    "meio par unicode": (b'{"question": "a \\ud800?", "sql": "SELECT 1"}', "meio caractere"),
     "meio par em outro campo": (b'{"question": 1, "x": "\\ud800"}', "faltam os campos"),
     "número gigante": (b'{"question": ' + b"1" * 5000 + b"}", "não é JSON"),
     "aninhado demais": (b"[" * 100_000, "não é JSON"),
     "nul": (b"\0\0\0", "não é JSON"),
+    "nul no texto": (b'{"question": "a\\u0000?", "sql": "SELECT 1"}', "NUL"),
+    "comando de terminal": (b'{"question": "a \\u001b[31m?", "sql": "SELECT 1"}', "U+001B"),
+    "chave repetida": (b'{"question": "a", "sql": "b", "question": "c"}', "duas vezes"),
 }
 
 
-@pytest.mark.parametrize("name", BAD_LINES)
-def test_bad_line_is_reported_with_its_number(library, name):
-    """Uma linha ruim no meio do arquivo é recusada com o seu número; as outras se aproveitam."""
-    line, reason = BAD_LINES[name]
-    good = jsonl(good_records()).splitlines(keepends=True)
-    library.write(b"".join([*good[:4], b"\n", line + b"\n", *good[4:]])).prepare()
-    assert len(library.accepted()) == len(good)
-    (rejected,) = library.rejected()
-    assert rejected["where"] == "perguntas.jsonl:6", "quatro boas, uma vazia e a ruim"
-    assert reason in rejected["reason"]
+def test_bad_lines_are_reported_with_their_numbers(library):
+    """Linhas ruins no meio do arquivo são recusadas com o número; as outras se aproveitam."""
+    good = jsonl(good_records()).split(b"\n")
+    bad = [line for line, _ in BAD_LINES.values()]
+    library.write(b"\n".join([*good[:4], b"", *bad, *good[4:]])).prepare()
+    assert len(library.accepted()) == len(good_records())
+    rejected = library.rejected()
+    where = [f"perguntas.jsonl:{number}" for number in range(6, 6 + len(bad))]
+    assert [item["where"] for item in rejected] == where, "quatro boas e uma vazia antes"
+    for item, (name, (_, reason)) in zip(rejected, BAD_LINES.items(), strict=True):
+        assert reason in item["reason"], name
 
 
 BAD_SQL = {
@@ -199,28 +206,25 @@ def test_unusable_sql_is_rejected_with_the_line_in_its_id(library):
 
 
 CSV_HEADER = "question,sql\n"
+BAD_CSV = {
+    "quantos?,SELECT 1, 2": "3 campos em vez de 2",
+    "quantos?": "1 campos em vez de 2",
+    ",SELECT 1": "em branco",
+    "quantos?,": "em branco",
+    "quantos?," + "x" * 200_000: "não é CSV",
+}
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("quantos?,SELECT 1, 2", "campos demais"),
-        ("quantos?", "faltam os campos"),
-        (",SELECT 1", "em branco"),
-        ("quantos?,", "em branco"),
-        ("quantos?," + "x" * 200_000, "não é CSV"),
-    ],
-)
-def test_bad_csv_line_is_reported_with_its_number(library, line, reason):
-    """No CSV também: a linha ruim sai com o número, e as outras se aproveitam."""
-    good = [f'"{r["question"]}","{r["sql"]}"\n' for r in good_records()]
-    content = "".join([CSV_HEADER, *good[:4], line + "\n", *good[4:]])
-    library.write(content.encode(), "perguntas.csv")
-    library.prepare()
+def test_bad_csv_lines_are_reported_with_their_numbers(library):
+    """No CSV também."""
+    good = [f'"{r["question"]}","{r["sql"]}"' for r in good_records()]
+    content = "\n".join(["question,sql", *good[:4], *BAD_CSV, *good[4:]])
+    library.write(content.encode(), "perguntas.csv").prepare()
     assert len(library.accepted()) == len(good)
-    (rejected,) = library.rejected()
-    assert rejected["where"] == "perguntas.csv:6"
-    assert reason in rejected["reason"]
+    for line, (item, reason) in enumerate(
+        zip(library.rejected(), BAD_CSV.values(), strict=True), 6
+    ):
+        assert item["where"] == f"perguntas.csv:{line}" and reason in item["reason"]
 
 
 @pytest.mark.parametrize(("after", "words"), [(2, "das linhas 98 a 99"), (0, "não é CSV")])
@@ -241,16 +245,9 @@ def test_unclosed_quotes_never_glue_two_lines(library, after, words):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("vazio.csv", b"", "falta a coluna question e sql"),
-        ("vazio.jsonl", b"", "0 perguntas aproveitáveis"),
+        ("vazio.csv", b"", "está vazio"),
+        ("so_cabecalho.csv", b"question,sql\n", "0 perguntas aproveitáveis"),
         ("outras.csv", b"pergunta,sql\na,SELECT 1\n", "falta a coluna question"),
-        ("ponto_e_virgula.csv", b"question;sql\na;SELECT 1\n", "falta a coluna"),
-        ("utf16.csv", "question,sql\na,SELECT 1\n".encode("utf-16"), "falta a coluna"),
-        ("utf16.jsonl", '{"question": "a", "sql": "b"}'.encode("utf-16"), "0 perguntas"),
-        ("titulo_enorme.csv", b"x" * 200_000, "não é CSV"),
-        ("binario.jsonl", bytes(range(256)) * 20, "0 perguntas aproveitáveis"),
-        ("planilha.xlsx", b"PK\x03\x04", "formato desconhecido"),
-        ("sem_extensao", b"question,sql\n", "formato desconhecido"),
         ("so_uma.jsonl", jsonl(good_records()[:1]), "1 perguntas aproveitáveis"),
         (
             "mesmo_sql.csv",
@@ -287,7 +284,7 @@ def test_reasons_are_written_even_when_nothing_is_left(library):
 def test_missing_files_are_user_errors(library, tmp_path):
     """Perguntas ou banco ausentes, ou um banco que não é SQLite."""
     library.questions = tmp_path / "nada.jsonl"
-    with pytest.raises(UserError, match="perguntas não encontrado.*nada.jsonl"):
+    with pytest.raises(UserError, match="nada.jsonl não existe"):
         main(library.overrides())
     library.write(jsonl(good_records()))
     library.database = tmp_path / "nada.sqlite"
@@ -341,12 +338,58 @@ def test_contents_survive_untouched(library):
     assert len(found) == len(records)
 
 
-def test_windows_line_endings_and_bom(library):
-    """BOM e CRLF, que o Excel e o Bloco de Notas escrevem, não atrapalham."""
-    content = b"\xef\xbb\xbf" + jsonl(good_records()).replace(b"\n", b"\r\n")
-    library.write(content).prepare()
-    assert len(library.accepted()) == len(good_records())
+def as_csv(records, delimiter=","):
+    quoted = [f'"{r["question"]}"{delimiter}"{r["sql"]}"\r\n' for r in records]
+    return "".join([f"question{delimiter}sql\r\n", *quoted])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bom_e_crlf.jsonl", b"\xef\xbb\xbf" + jsonl(good_records()).replace(b"\n", b"\r\n")),
+        ("planilha.csv", as_csv(good_records(), ";").encode("utf-8-sig")),
+        ("cp1252.csv", as_csv(good_records()).encode("cp1252")),
+        ("utf16.csv", as_csv(good_records()).encode("utf-16")),
+        ("lista.json", json.dumps(good_records(), indent=1).encode()),
+    ],
+)
+def test_what_other_programs_write_is_read(library, name, content):
+    library.write(content, name).prepare()
+    found = {(row["question"], row["sql"]) for row in library.accepted()}
+    assert found == {(r["question"], r["sql"]) for r in good_records()}
     assert library.rejected() == []
+
+
+def test_questions_that_differ_in_a_value_stay_when_their_sql_differs(library):
+    """Números, sinais e palavras que na loja seriam valores (livros, móveis, maio)."""
+    asked = [(f"livros com mais de {n} páginas", f"paginas > {n}") for n in range(90, 130)]
+    asked += [("livros acima de -5", "paginas > -5"), ("livros acima de 5", "paginas > 5")]
+    asked += [("livros acima de 1,5", "exemplares > 1.5"), ("livros acima de 15", "paginas > 15")]
+    asked += [(f"livros de {g}", f"titulo <> '{g}'") for g in ("roupas", "móveis", "maio", "SP")]
+    records = [{"question": q, "sql": f"SELECT COUNT(*) FROM livros WHERE {c}"} for q, c in asked]
+    twin = {"question": "LIVROS de móveis?", "sql": "SELECT 1"}
+    library.write(jsonl([*good_records(), *records, twin])).prepare()
+    assert len(library.accepted()) == len(good_records()) + len(records)
+    (refused,) = library.rejected()
+    assert refused["question"] == twin["question"] and "mesmo molde" in refused["reason"]
+
+
+def test_own_questions_get_variations_with_the_values_of_their_bank(library, capsys):
+    """Só no treino, com textos e números do banco, sem repetir nem recusar nada."""
+    asked = {"question": "quantos livros de romance?",
+             "sql": "SELECT COUNT(*) FROM livros WHERE genero = 'romance'"}  # fmt: skip
+    library.write(jsonl([*good_records(), asked]))
+    library.variations = 2
+    library.prepare()
+    made = [row for row in library.accepted() if row["source"] == "variation"]
+    assert {(r["question"], r["sql"]) for r in made if r["id"].startswith("own-00097-")} <= {
+        (f"quantos livros de {g}?", f"SELECT COUNT(*) FROM livros WHERE genero = '{g}'")
+        for g in ("poesia", "conto")
+    }
+    assert made and made == [row for row in library.split("train") if row["source"] == "variation"]
+    assert len({row["question"] for row in library.accepted()}) == len(library.accepted())
+    assert library.rejected() == [] and "variações" in (library.output / "report.md").read_text()
+    assert len(training_rows(load_config(None, library.overrides()))) == len(library.split("train"))
 
 
 def test_only_a_newline_ends_a_line(library):
@@ -641,11 +684,10 @@ def test_a_test_file_may_list_the_right_readings(tmp_path, sql, first, others):
 
 
 def test_every_reading_has_to_run(shop_11):
-    with Database(shop_11) as bank:
-        sieve = Sieve([bank])
-        good = Row("test-1", "quantos?", "SELECT 1", "test", also_right=["SELECT 2", DECLINE])
-        bad = Row("test-2", "quantos?", "SELECT 1", "test", also_right=["SELECT x FROM y"])
-        assert sieve.checked([good, bad], "teste") == [good]
+    sieve = Sieve([Database(shop_11)])
+    good = Row("test-1", "quantos?", "SELECT 1", "test", also_right=["SELECT 2", DECLINE])
+    bad = Row("test-2", "quantos?", "SELECT 1", "test", also_right=["SELECT x FROM y"])
+    assert sieve.checked([good, bad], "teste") == [good]
     assert [item.where for item in sieve.rejected] == ["test-2"]
 
 
@@ -686,7 +728,7 @@ def test_a_poisonous_opinion_never_stops_the_preparation(library, sql):
 
 def test_a_missing_file_of_opinions_is_a_user_error(library):
     library.write(jsonl(good_records()))
-    with pytest.raises(UserError, match="não encontrado"):
+    with pytest.raises(UserError, match="não existe"):
         main([*library.overrides(), "data.feedback=/nao/existe.jsonl"])
 
 

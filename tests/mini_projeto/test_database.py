@@ -3,6 +3,7 @@
 import hashlib
 import sqlite3
 import time
+from contextlib import closing
 
 from comum.terminal import UserError
 
@@ -406,3 +407,16 @@ def test_file_that_is_not_a_database_is_explained(tmp_path):
     path.write_text("id,nome\n1,Ana\n" * 100, encoding="utf-8")
     with pytest.raises(UserError, match="não é um banco SQLite legível"):
         Database(path)
+
+
+def test_a_closed_wal_bank_is_read_without_writing_beside_it(tmp_path):
+    """Numa pasta sem permissão de escrita, o SQLite não criaria os arquivos do modo WAL."""
+    path = tmp_path / "wal.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE livros (id)")
+        connection.execute("INSERT INTO livros VALUES (7)")
+        connection.commit()
+    bank = Database(path)
+    assert bank.tables == ["livros"] and bank.run("SELECT id FROM livros").rows == [(7,)]
+    assert [file.name for file in tmp_path.iterdir()] == ["wal.sqlite"]

@@ -1,12 +1,5 @@
-"""O arquivo que entra e a pasta que sai, sem carregar nenhum dos dois na memória.
+"""O arquivo que entra e a pasta que sai, sem carregar nenhum dos dois na memória."""
 
-Para o que entra errado há duas saídas: o arquivo inteiro é recusado numa frase (UserError), quando
-seguir em frente inventaria dados; ou a linha é entregue com um `problem`, e quem lê a guarda entre
-as rejeitadas. Nunca se pula uma linha em silêncio.
-"""
-
-import codecs
-import csv
 import json
 import os
 import platform
@@ -18,20 +11,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.metadata import version
-from itertools import chain, groupby
+from itertools import pairwise
 from pathlib import Path
+from unicodedata import normalize
 
 from comum import files, tables
+from comum.conversations import turns_of
 from comum.labels import DIRT, SPLITS
 from comum.numbers import comma_axes, decimal, percent
 from comum.results import Day6Data, Quantiles, Result
+from comum.tabular import COMMAS, OBJECTS, read_table, unwritable
 from comum.terminal import UserError, progress
 from comum.text import jaccard
 
-import charset_normalizer
 import datasets
 import matplotlib
 import numpy
+import pandas
 from datasketch import MinHash
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -39,13 +35,11 @@ from scipy.sparse.csgraph import connected_components
 from dia6 import texts
 
 COLUMNS = ("message", "reply", "label", "date", "group")
-FIELD_LIMIT = 2**20  # caracteres num campo: mais que isso são aspas que não fecharam
-BINARY = (b"PAR1", b"\x1f\x8b", b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"SQLite")  # planilha, zip …
-SINGLE_BYTE = ["cp1252", "mac_roman", "cp850"]  # as que se usam para escrever português
 FILES = {"train": "treino", "validation": "validacao", "test": "teste"}
 SAMPLE = 5000  # linhas de cada parte na ficha e nas figuras
+NOT_PARAMETERS = ("input", "output", "only", "quick", "model")
+LIBRARIES = ("datasets", "pyarrow", "numpy", "matplotlib", "datasketch", "ftfy")
 Record = dict[str, object]
-Lines = Iterator[tuple[int, object, str | None]]  # número da linha, conteúdo, o que há de errado
 
 # --- ler ----------------------------------------------------------------------------------------
 
@@ -57,20 +51,19 @@ def read(source: str, columns: dict[str, str], encoding: str = "auto") -> Iterat
     Args:
         source: caminho de um arquivo ou nome de um conjunto do hub (`dono/nome:parte`).
         columns: campo de `COLUMNS` -> coluna da fonte.
-        encoding: a de um CSV ou JSONL; `auto` a reconhece.
 
     Raises:
-        UserError: a fonte não existe, não é do formato que diz ser, está cortada ou não tem as
-            colunas.
+        UserError: a fonte não se lê ou não tem as colunas.
     """
-    number, known = 0, None
-    for line, values, problem in _records(source, encoding):
-        if isinstance(values, dict) and known is None:
-            known = list(values)
-            _check_columns(columns, known, source)
-        if line == 0:
-            continue  # o cabeçalho só serve para conferir as colunas
-        for turn, wrong in _turns(values, problem, line, columns.get("group")):
+    columns = {ours: normalize("NFC", theirs) for ours, theirs in columns.items()}
+    path, number, known = Path(source), 0, False
+    named = re.fullmatch(r"[\w-]+/[\w.-]+(:\w+)?", source) and not path.exists()
+    on_hub = named and path.suffix.lower() not in COMMAS + OBJECTS
+    streamed = on_hub or path.suffix.lower() == ".parquet"
+    for line, values, problem in _stream(source) if streamed else read_table(path, encoding):
+        if not problem and not known:
+            known = _check_columns(columns, list(values), source)
+        for turn, wrong in _pairs(values, line, columns) if not problem else [(None, problem)]:
             place = {"number": number, "line": line, "original": json.dumps(values, default=str)}
             yield place | _fields(turn, wrong, columns)
             number += 1
@@ -96,183 +89,50 @@ def load(source: str, columns: dict[str, str], encoding: str, work: Path) -> dat
 
 def reserved(path: Path | None) -> list[str]:
     """As mensagens do teste oficial, um JSONL em formato chat."""
-    if path and not path.is_file():
-        raise UserError(f"o arquivo {path} não existe. Confira o caminho em --reserved.")
     columns = {"message": "message", "reply": "reply"}
     return [str(row["message"]) for row in read(str(path), columns)] if path else []
 
 
-def _fields(values: Record, problem: str | None, columns: dict[str, str]) -> Record:
-    """Os campos com os nossos nomes; todos vazios numa linha que não se lê."""
-    empty = dict.fromkeys(COLUMNS, "")
-    if problem:
-        return empty | {"problem": problem}
-    fields = {ours: values.get(theirs) for ours, theirs in columns.items()}
-    for name, value in fields.items():
-        text = fields[name] = "" if value is None else str(value)
-        if isinstance(value, list | dict | bytes):
-            problem = f"a coluna {columns[name]} não é texto, é {type(value).__name__}"
-        elif "\0" in text:
-            problem = f"a coluna {columns[name]} tem bytes NUL"
-        elif re.search("[\ud800-\udfff]", text):
-            problem = f"a coluna {columns[name]} tem meio caractere (um surrogate sem o par)"
-    return empty | {"problem": problem} if problem else empty | fields | {"problem": ""}
-
-
-def _turns(values, problem: str | None, line: int, group: str) -> Iterator[tuple]:
-    """Uma conversa (`messages`) vira um par por resposta; falas seguidas de um lado se juntam.
+def _pairs(values: Record, line: int, columns: dict) -> Iterator[tuple[Record, str | None]]:
+    """Uma conversa vira um par por resposta; as outras linhas já são um par.
 
     Os pares da mesma conversa ficam no mesmo grupo: um deles no teste e outro no treino vazariam.
     """
-    turns = values.get("messages") if isinstance(values, dict) else None
-    if problem or not isinstance(turns, list) or "message" in values:
-        yield values, problem
+    if columns["message"] in values or not values.keys() & {"messages", "conversations"}:
+        yield values, None
         return
-    said = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") != "system"]
-    sides = []
-    for role, turns_of_role in groupby(said, key=lambda turn: turn.get("role")):
-        contents = [turn.get("content") for turn in turns_of_role]
-        if role not in ("user", "assistant") or not all(isinstance(c, str) for c in contents):
-            yield values, f"uma mensagem de {role!r} não é texto de user nem de assistant"
-            return
-        sides.append((role, "\n".join(contents)))
-    if not sides or sides[0][0] == "assistant":
-        sides.insert(0, ("user", ""))
-    if len(sides) % 2:
-        sides.append(("assistant", ""))
-    several = {group: f"linha {line}"} if len(sides) > 2 and not values.get(group) else {}
-    for (_, message), (_, reply) in zip(sides[::2], sides[1::2], strict=True):
-        yield {**values, "message": message, "reply": reply, **several}, None
-
-
-def _records(source: str, encoding: str) -> Lines:
-    """Linhas de qualquer fonte; a linha 0 traz os nomes das colunas."""
-    path, suffix = Path(source), Path(source).suffix.lower()
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl}
-    if path.is_dir():
-        raise UserError(f"{path} é uma pasta; indique o arquivo de dados dentro dela.")
-    if not path.exists():
-        name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:\w+)?", source)
-        if suffix in (*readers, ".parquet") or not name:
-            raise UserError(f"o arquivo {path} não existe. Confira o caminho em --input.")
-    elif not path.stat().st_size:
-        raise UserError(f"{path} está vazio.")
-    elif suffix in readers:
-        with path.open("rb") as file:
-            start = file.read(4096)
-        if start.startswith(BINARY):
-            raise UserError(
-                f"{path.name} é um binário (planilha, zip?). Exporte-o como CSV ou JSONL."
-            )
-        if readers[suffix] is _csv and start.lstrip().startswith((b"{", b"[")):
-            raise UserError(f"o conteúdo de {path.name} é JSON. Mude a extensão para .jsonl.")
-        yield from readers[suffix](path, recognise(path) if encoding == "auto" else encoding)
+    try:
+        said = [turn for turn in turns_of(values) if turn["role"] != "system"]
+        if any(one["role"] == other["role"] for one, other in pairwise(said)):
+            raise ValueError("o sistema fala no meio de um turno")
+    except ValueError as error:
+        yield values, str(error)
         return
-    elif suffix != ".parquet":
-        raise UserError(f"não sei ler {path.name}: só .csv, .tsv, .jsonl ou .parquet.")
-    yield from _streamed(source)
+    sides = {"user": [], "assistant": []}
+    if said and said[0]["role"] == "assistant":
+        sides["user"].append("")  # a loja falou primeiro
+    for turn in said:
+        sides[turn["role"]].append(turn["content"])
+    asked, answered = sides["user"], [*sides["assistant"], ""][: len(sides["user"])]
+    one = len(asked) == 1 or values.get(columns.get("group"))
+    group = {} if one else {columns.get("group", "group"): f"linha {line}"}
+    for message, reply in zip(asked, answered, strict=True):
+        yield values | group | {columns["message"]: message, columns.get("reply"): reply}, None
 
 
-def recognise(path: Path) -> str:
-    """A codificação de um texto: UTF-8 quando o é do começo ao fim; senão, a que o texto sugere.
-
-    Um arquivo com trechos em UTF-8 e outros não é tido por UTF-8: lido noutra codificação, ele
-    inteiro viria com os acentos estragados.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    with path.open("rb") as file:
-        block = file.read(2**20)
-        if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
-        if b"\0" in block.split(b"\n")[0]:
-            raise UserError(
-                f"a primeira linha de {path.name} tem bytes NUL: é um arquivo binário, ou UTF-16 "
-                "(se for, repita com --encoding utf-16)."
-            )
-        try:
-            while block:
-                decoder.decode(block)
-                block = file.read(2**20)
-            return "utf-8-sig"
-        except UnicodeDecodeError:
-            mixed = not block.decode("utf-8", "replace").replace("\ufffd", "").isascii()
-    best = charset_normalizer.from_bytes(block, cp_isolation=SINGLE_BYTE).best()
-    return best.encoding if best and not mixed else "utf-8-sig"
+def _fields(values: Record | None, problem: str | None, columns: dict[str, str]) -> Record:
+    """Os campos com os nossos nomes; todos vazios numa linha que não se lê."""
+    fields = {} if problem else {ours: values.get(theirs) for ours, theirs in columns.items()}
+    for name, value in fields.items():
+        fields[name] = "" if value is None else str(value)
+        wrong = unwritable(fields[name])
+        if isinstance(value, list | dict | bytes):
+            wrong = f"não é texto, é {type(value).__name__}"
+        problem = problem or (wrong and f"a coluna {columns[name]} {wrong}")
+    return dict.fromkeys(COLUMNS, "") | ({} if problem else fields) | {"problem": problem or ""}
 
 
-def _lines(path: Path, encoding: str) -> Iterator[str]:
-    """Linhas de texto; a que não se decodifica recusa o arquivo, dizendo onde."""
-    number = 0
-    try:
-        with path.open(encoding=encoding, newline="") as file:
-            for number, line in enumerate(file, 1):  # noqa: B007 (usado no except)
-                yield line
-    except LookupError as error:
-        raise UserError(f"não conheço a codificação {encoding!r} de --encoding.") from error
-    except UnicodeError as error:
-        raise UserError(
-            f"{path.name}, depois da linha {number}: há bytes que não são {encoding}. Se o arquivo "
-            "veio de uma planilha, repita com --encoding cp1252."
-        ) from error
-
-
-def _csv(path: Path, encoding: str) -> Lines:
-    lines = _lines(path, encoding)
-    head = next(lines).removeprefix("\ufeff")
-    # As planilhas brasileiras separam por `;`, porque a vírgula é a dos decimais.
-    unquoted = re.sub(r'"[^"]*"', "", head)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=unquoted.count)
-    previous = csv.field_size_limit(FIELD_LIMIT)  # vale para o processo inteiro: devolve-se no fim
-    reader = csv.reader(chain([head], lines), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        header = next(reader, [])
-        names = [name for name in header if name.strip()]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise UserError(
-                f"o cabeçalho de {path.name} repete a coluna {', '.join(repeated)}: não sei qual "
-                "usar. Renomeie uma delas."
-            )
-        yield 0, dict.fromkeys(names), None
-        line = reader.line_num + 1
-        for values in reader:
-            if len(values) == len(header):
-                fields = zip(header, values, strict=True)
-                yield line, {name: value for name, value in fields if name.strip()}, None
-            else:
-                blank = None if values else "linha em branco"
-                yield line, values, blank or f"{len(values)} campos em vez de {len(header)}"
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f"{path.name}, linha {line}: as aspas não fecham onde deviam ({error}). Um campo com "
-            'aspas dobra as de dentro (""). Corrija a linha e repita; nada foi gravado.'
-        ) from error
-    finally:
-        csv.field_size_limit(previous)
-
-
-def _jsonl(path: Path, encoding: str) -> Lines:
-    def unique(pairs: list[tuple[str, object]]) -> dict:
-        twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
-        if twice:
-            # O segundo valor ganharia em silêncio: qual dos dois é o certo não se sabe.
-            raise ValueError(f"a chave {twice[0]} aparece duas vezes")
-        return dict(pairs)
-
-    for line, text in enumerate(_lines(path, encoding), 1):
-        text = text.rstrip("\r\n")
-        try:
-            values = json.loads(text, object_pairs_hook=unique)
-        except (ValueError, RecursionError) as error:
-            yield line, text, f"JSON inválido: {error}" if text.strip() else "linha em branco"
-        else:
-            known = isinstance(values, dict)
-            yield line, values if known else text, None if known else "não é um objeto JSON"
-
-
-def _streamed(source: str) -> Lines:
+def _stream(source: str) -> Iterator[tuple[int, object, None]]:
     """Um Parquet, ou um conjunto do hub, lidos aos poucos pelo datasets."""
     name, _, split = source.partition(":")
     options = {"path": name, "split": split or "train"}
@@ -280,27 +140,27 @@ def _streamed(source: str) -> Lines:
         options = {"path": "parquet", "data_files": source, "split": "train"}
     try:
         stream = datasets.load_dataset(**options, streaming=True)
-        if stream.column_names:
-            yield 0, dict.fromkeys(stream.column_names), None
-        yield from ((line, values, None) for line, values in enumerate(stream, 1))
+        for line, values in enumerate(stream, 1):
+            yield line, {normalize("NFC", name): value for name, value in values.items()}, None
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or ["sem detalhes"])[0]
+        reason = str(error).partition("\n")[0]
         raise UserError(
             f"não consegui ler {source} ({reason}): não é um Parquet inteiro, nem um conjunto com "
             "esse nome no hub. Confira --input e a conexão."
         ) from error
 
 
-def _check_columns(columns: dict[str, str], known: list[str], source: str) -> None:
-    if "messages" in known:
-        known = [*known, "message", "reply"]
-    needed = {ours: columns[ours] for ours in ("message", "reply", "label") if ours in columns}
-    missing = [f"{name} (--{ours}-column)" for ours, name in needed.items() if name not in known]
+def _check_columns(columns: dict[str, str], known: list[str], source: str) -> bool:
+    chat = {"messages", "conversations"} & set(known)
+    needed = ["label"] if chat else ["message", "reply", "label"]
+    absent = [ours for ours in needed if columns.get(ours, known[0]) not in known]
+    missing = [f"{columns[ours]} (--{ours}-column)" for ours in absent]
     if missing:
         raise UserError(
             f"em {source} não há a coluna {', '.join(missing)}. As que há: {', '.join(known)}. "
             f"Indique a certa com a opção entre parênteses, ou none se ela não existe."
         )
+    return True
 
 
 # --- o conjunto inteiro -------------------------------------------------------------------------
@@ -336,32 +196,29 @@ def texts_of(rows: datasets.Dataset) -> Iterator[str]:
     return (row["normal"] for row in each(rows, "normal"))
 
 
-def column(rows: datasets.Dataset, name: str) -> numpy.ndarray:
-    """Uma coluna de números: [linhas]."""
-    return rows.with_format("numpy")[name][:]
-
-
-def alive(rows: datasets.Dataset) -> numpy.ndarray:
+def alive(rows: datasets.Dataset, facts: pandas.DataFrame) -> numpy.ndarray:
     """As linhas que ainda não têm motivo para sair.
 
     Raises:
         UserError: não sobrou nenhuma.
     """
-    reasons = rows["reason"][:]
-    found = numpy.flatnonzero([not reason for reason in reasons])
+    found = numpy.flatnonzero(facts.reason == "")
     if not len(found):
-        counted = ", ".join(f"{DIRT[kind]}: {n}" for kind, n in Counter(reasons).items())
+        counted = ", ".join(f"{DIRT[kind]}: {n}" for kind, n in Counter(facts.reason).items())
         problem = next((f"; a primeira: {text}" for text in rows["problem"] if text), "")
         raise UserError(f"nenhuma linha foi aceita ({counted}{problem}). Confira as colunas.")
     return found
 
 
-def judge(rows: datasets.Dataset, columns: dict[str, str], args) -> datasets.Dataset:
-    """O juízo que só existe diante do conjunto: que rótulos são os certos, como se termina."""
+def judge(rows: datasets.Dataset, columns: dict[str, str], args) -> pandas.DataFrame:
+    """O juízo que só existe diante do conjunto: que rótulos são os certos, como se termina.
+
+    É uma tabela com uma linha para cada uma de `rows` e só colunas curtas: cabe na memória.
+    """
     corpus = texts.Corpus()
-    fine = rows.filter(lambda reason: not reason, input_columns="reason", new_fingerprint="fine")
-    for row in each(fine, "message", "reply", "label"):
-        corpus.count(**row)
+    for row in each(rows, "message", "reply", "label", "reason"):
+        if not row.pop("reason"):
+            corpus.count(**row)
     corpus.freeze()
     known = sorted(args.labels) or corpus.known_labels()
     meant = lru_cache(10_000)(lambda label: texts.match_label(label, known) or "")
@@ -378,44 +235,43 @@ def judge(rows: datasets.Dataset, columns: dict[str, str], args) -> datasets.Dat
             reason = "truncated"
             kinds.append(reason)
         found = {"kinds": " ".join(kinds), "reason": reason, "intent": intent, "unfit": unfit}
-        found |= {"place": known.index(intent) if intent else -1, "twin": -1, "split": ""}
+        found["place"] = known.index(intent) if intent else -1
         # Somas do conteúdo: nem as iguais nem o sorteio dependem da ordem do arquivo.
         same, draw = (repr((message, reply, intent or label)), f"{args.seed}|{message}")
         sums = {"same": same, "draw": draw, "talk": row["group"]}
         return found | {name: texts.number_of(text) for name, text in sums.items()}
 
-    return step(rows, change, "Julgando")
+    names = ["message", "reply", "label", "reason", "kinds", "group"]
+    return step(rows.select_columns(names), change, "Julgando", remove_columns=names).to_pandas()
 
 
-def repeated(rows: datasets.Dataset, alive: numpy.ndarray) -> dict[int, int]:
+def repeated(facts: pandas.DataFrame, alive: numpy.ndarray) -> dict[int, int]:
     """As iguais a uma anterior em tudo: linha -> a primeira."""
-    same = column(rows, "same")[alive]
-    _, first, back = numpy.unique(same, return_index=True, return_inverse=True)
-    later = alive != alive[first[back]]
-    return dict(zip(alive[later].tolist(), alive[first[back]][later].tolist(), strict=True))
+    first = pandas.Series(alive, alive).groupby(facts.same.iloc[alive]).transform("first")
+    return first[first != alive].to_dict()
 
 
-def mark(rows: datasets.Dataset, removed: dict, exact: dict, unfit: set) -> datasets.Dataset:
-    """Anota nas linhas o que se decidiu: `removed` (linha -> motivo e gêmea) e `unfit`."""
+def mark(facts: pandas.DataFrame, removed: dict, exact: dict, conflicts: set) -> pandas.DataFrame:
+    """Anota o que se decidiu: `removed` (linha -> motivo e gêmea), as iguais e os conflitos."""
+    reason, kinds, unfit = (facts[name].tolist() for name in ("reason", "kinds", "unfit"))
+    twin = [-1] * len(facts)
+    for number in exact:
+        kinds[number] += " duplicate_exact"
+    for number, found in removed.items():
+        reason[number], twin[number] = found
+    for number in conflicts:
+        unfit[number] = "conflict"
+    for number in {*removed, *conflicts}:
+        known = kinds[number].split() + [reason[number], unfit[number]]
+        kinds[number] = " ".join(dict.fromkeys(filter(None, known)))
+    return facts.assign(reason=reason, kinds=kinds, unfit=unfit, twin=twin)
 
-    def change(row: Record) -> Record:
-        number, kinds = row["number"], row["kinds"].split()
-        reason, twin = removed.get(number, (row["reason"], -1))
-        unfit_for = "conflict" if number in unfit else row["unfit"]
-        kinds += ["duplicate_exact"] * (number in exact)
-        kinds += [kind for kind in (reason, unfit_for) if kind and kind not in kinds]
-        return {"kinds": " ".join(kinds), "reason": reason, "twin": twin, "unfit": unfit_for}
 
-    return step(rows, change, "Marcando")
-
-
-def same_conversation(rows: datasets.Dataset) -> numpy.ndarray:
+def same_conversation(facts: pandas.DataFrame) -> numpy.ndarray:
     """Pares de linhas seguidas da mesma conversa: [pares, 2]."""
-    talk = column(rows, "talk")
-    order = numpy.argsort(talk, kind="stable")
-    order = order[talk[order] != texts.number_of("")]
-    pairs = numpy.stack([order[:-1], order[1:]], axis=1)
-    return pairs[talk[pairs[:, 0]] == talk[pairs[:, 1]]]
+    talk = facts.talk[facts.talk != texts.number_of("")].sort_values(kind="stable")
+    pairs = numpy.stack([talk.index[:-1], talk.index[1:]], axis=1)
+    return pairs[talk.to_numpy()[:-1] == talk.to_numpy()[1:]]
 
 
 def connected(pairs: numpy.ndarray, size: int) -> numpy.ndarray:
@@ -425,7 +281,7 @@ def connected(pairs: numpy.ndarray, size: int) -> numpy.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
-def draw(rows: datasets.Dataset, groups: numpy.ndarray, args) -> numpy.ndarray:
+def draw(facts: pandas.DataFrame, groups: numpy.ndarray, args) -> numpy.ndarray:
     """0 (treino), 1 (validação) ou 2 (teste) para cada linha: [linhas].
 
     Em cada rótulo, os primeiros grupos do sorteio enchem o teste e os seguintes, a validação.
@@ -433,10 +289,10 @@ def draw(rows: datasets.Dataset, groups: numpy.ndarray, args) -> numpy.ndarray:
     _, first, back, sizes = numpy.unique(
         groups, return_index=True, return_inverse=True, return_counts=True
     )
-    order, label = column(rows, "draw")[first], column(rows, "place")[first]
+    order, label = facts["draw"].to_numpy()[first], facts["place"].to_numpy()[first]
     chosen, room = numpy.zeros(len(first), numpy.int8), {}
     for part, share in ((2, args.test), (1, args.validation)):
-        share = min(share, args.max_held_out / len(rows))
+        share = min(share, args.max_held_out / len(facts))
         for name in numpy.unique(label).tolist():
             room[part, name] = round(share * sizes[label == name].sum())
     for group in numpy.lexsort((first, order, label)).tolist():
@@ -497,8 +353,7 @@ def minhash_pairs(pool: datasets.Dataset, least: float) -> Iterator[tuple[int, i
     found = candidates(pool)
     found = found[numpy.lexsort((found[:, 0], found[:, 1]))]
     with progress(None, "Comparando", "par", len(found)) as bar:
-        for start in range(0, len(found), 1000):
-            some = found[start : start + 1000]
+        for some in numpy.split(found, range(1000, len(found), 1000)):
             sides = (pool[side.tolist()]["normal"] for side in some.T)
             for (earlier, later), left, right in zip(some.tolist(), *sides, strict=True):
                 likeness = jaccard(texts.shingles(left), texts.shingles(right))
@@ -548,7 +403,7 @@ def save(parts: dict[str, datasets.Dataset], folder: Path) -> None:
 def messages(folder: Path, part: str) -> Iterator[str]:
     """As mensagens que se gravaram, em qualquer dos formatos."""
     before, after = PROMPT.split("{}")
-    with (folder / f"{FILES[part]}.jsonl").open(encoding="utf-8") as file:
+    with (folder / f"{FILES[part]}.jsonl").open(encoding="utf-8", newline="\n") as file:
         for row in map(json.loads, file):
             turns = row.get("messages") or [{"content": row.get("text") or row.get("prompt")}]
             yield turns[0]["content"].removeprefix(before).removesuffix(after)
@@ -576,88 +431,66 @@ def conversations(folder: Path, part: str, limit: int | None) -> list[list[dict[
     ]
 
 
-def write_reports(rows: datasets.Dataset, folder: Path) -> None:
-    """Grava as rejeitadas, inteiras e com o motivo, e o que se achou em cada linha, sem os textos
-    (teriam dados pessoais)."""
-    # Meio caractere não se grava em UTF-8; escapado, é o JSON que veio.
-    options = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
-    with (
-        (folder / "rejeitados.jsonl").open(**options) as refused,
-        (folder / "consertos.jsonl").open(**options) as repaired,
-    ):
-        for row in each(rows):
-            place = {"record": row["number"], "line": row["line"]}
-            if why := row["reason"] or row["unfit"]:
-                entry = place | {"reason": why, "explanation": DIRT[why]}
-                entry["detail"] = row["problem"] or None
-                entry["twin"] = row["twin"] if row["twin"] >= 0 else None
-                entry["excluded_from"] = "all" if row["reason"] else "classification"
-                entry["original"] = json.loads(row["original"])
-                refused.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            if row["kinds"]:
-                entry = place | {"kinds": row["kinds"].split(), "split": row["split"] or None}
-                repaired.write(json.dumps(entry) + "\n")
+# --- contar e descrever ---------------------------------------------------------------------------
 
 
-def describe(rows: datasets.Dataset, tokenizer) -> dict[str, dict]:
-    """Comprimentos em tokens, rótulos e palavras de cada parte (até `SAMPLE` linhas dela)."""
-    found: dict[str, dict] = {"lengths": {}, "labels": {}, "words": {}}
-    for split in SPLITS:
-        part = rows.filter(lambda s, split=split: s == split, input_columns="split")
-        counts = Counter(row["intent"] for row in each(part, "intent", "unfit") if not row["unfit"])
-        del counts[""]
-        found["labels"][split] = dict(sorted(counts.items()))
-        sample = part.select(range(0, len(part), -(-len(part) // SAMPLE) or 1))
-        said = [*sample["message"][:], *sample["reply"][:]]
-        ids = tokenizer(said, add_special_tokens=False).input_ids if said else []
-        sizes = [len(ids[n]) + len(ids[n + len(sample)]) for n in range(len(sample))]
-        found["lengths"][split] = sorted(sizes)
-        found["words"][split] = Counter(w for t in said for w in re.findall(r"\w+", t.lower()))
-    return found
-
-
-def quantiles(ordered: list[int]) -> Quantiles:
-    """Mínimo, mediana, percentil 95 e máximo de uma lista ordenada, não vazia."""
-    low, median, p95, high = (ordered[round(q * (len(ordered) - 1))] for q in (0, 0.5, 0.95, 1))
-    return Quantiles(minimum=low, median=median, p95=p95, maximum=high)
-
-
-def report(rows, folder: Path, args, formats: dict, naive: tuple[int, int], tokenizer) -> Day6Data:
+def report(
+    rows, facts, folder: Path, args, formats: dict, naive: tuple[int, int], tokenizer
+) -> Day6Data:
     """Conta, mostra e grava o que se sabe do conjunto: rejeitadas, ficha, manifesto e figuras."""
-    stats, dirt, rejected = describe(rows, tokenizer), Counter(), Counter()
-    for row in each(rows, "kinds", "reason", "unfit"):
-        dirt.update(row["kinds"].split())
-        rejected.update([row["reason"] or row["unfit"]])
-    del rejected[""]
-    seen, test = stats["words"]["train"], stats["words"]["test"]
-    covered = sum(times for word, times in test.items() if word in seen)
+    dirt = Counter(facts.kinds.str.split().explode().dropna())
+    rejected = Counter(sorted(filter(None, facts.reason.where(facts.reason != "", facts.unfit))))
+    fit = facts[(facts.unfit == "") & (facts.intent != "")]
+    labels = {part: Counter(sorted(fit.intent[fit.split == part])) for part in SPLITS}
+    sizes, words = describe(rows, facts, tokenizer)
+    test = words["test"]
+    covered = sum(times for word, times in test.items() if word in words["train"])
     result = Day6Data(
         seed=args.seed,
         minutes=0,
         source=Path(args.input).name,
         read=len(rows),
-        accepted=rows["reason"][:].count(""),
+        accepted=int((facts.reason == "").sum()),
         formats=formats,
         dirt={kind: dirt[kind] for kind in DIRT if dirt[kind]},
-        rejected=dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
-        labels=stats["labels"],
-        tokens={split: quantiles(x) for split, x in stats["lengths"].items() if x},
+        rejected=dict(rejected.most_common()),
+        labels=labels,
+        tokens={part: quantiles(found) for part, found in sizes.items() if found},
         vocabulary_coverage=covered / test.total() if test else None,
         naive_leaks=naive[0],
         naive_held_out=naive[1],
     )
-    show(result, examples(rows))
-    write_reports(rows, folder)
-    plot(stats, folder / "figuras.png")
-    write_card(folder, args, result, len(seen))
+    show(result, examples(rows, facts))
+    write_lines(rows, facts, folder)
+    plot(result.labels, sizes, words, folder / "figuras.png")
+    write_card(folder, args, result, len(words["train"]))
     write_manifest(folder, args, result)
     return result
 
 
+def describe(rows, facts, tokenizer) -> tuple[dict[str, list[int]], dict[str, Counter]]:
+    """Comprimentos em tokens e palavras de cada parte (até `SAMPLE` linhas dela)."""
+    sizes, words = {}, {}
+    for split in SPLITS:
+        part = numpy.flatnonzero(facts.split == split)
+        some = rows.select(part[:: -(-len(part) // SAMPLE) or 1])
+        said = [*some["message"][:], *some["reply"][:]]
+        ids = tokenizer(said, add_special_tokens=False).input_ids if said else []
+        sizes[split] = [len(ids[n]) + len(ids[n + len(some)]) for n in range(len(some))]
+        words[split] = Counter(word for text in said for word in re.findall(r"\w+", text.lower()))
+    return sizes, words
+
+
+def quantiles(sizes: list[int]) -> Quantiles:
+    """Mínimo, mediana, percentil 95 e máximo."""
+    found = numpy.quantile(sizes, (0, 0.5, 0.95, 1), method="nearest").tolist()
+    return Quantiles(**dict(zip(Quantiles.model_fields, found, strict=True)))
+
+
 def summary(result: Day6Data) -> dict[str, tuple[list[str], list[tuple]]]:
     """As tabelas da ficha e do terminal: cabeçalho e linhas."""
-    dirt = [(DIRT[kind], count) for kind, count in result.dirt.items()]
-    rejected = [(DIRT[kind], count) for kind, count in result.rejected.items()]
+    counts = (result.dirt, result.rejected)
+    dirt, rejected = ([(DIRT[kind], n) for kind, n in found.items()] for found in counts)
     formats = [(f"{name}/", *counts.values()) for name, counts in result.formats.items()]
     tokens = [(SPLITS[split], *dict(found).values()) for split, found in result.tokens.items()]
     sizes = ["tokens por linha", "mínimo", "mediana", "95% até", "máximo"]
@@ -676,6 +509,11 @@ def show(result: Day6Data, found: dict[str, tuple[str, str]]) -> None:
         tables.show(header, rows)
     for kind, (before, after) in found.items():
         print(f"\n{DIRT[kind]}:\n  {before!r}\n  {after!r}")
+    if empty := [SPLITS[part] for part in SPLITS if part not in result.tokens]:
+        print(
+            f"\nAtenção: {' e '.join(empty)} sem nenhuma linha. As mensagens são poucas, ou tão "
+            "parecidas que formam um grupo só, que não se divide."
+        )
     print(
         f"\nvazamentos nos arquivos gravados: 0 (mais que isso e nada teria sido gravado)\n"
         f"com um sorteio simples das linhas brutas: {result.naive_leaks} das "
@@ -684,11 +522,17 @@ def show(result: Day6Data, found: dict[str, tuple[str, str]]) -> None:
     )
 
 
-def examples(rows: datasets.Dataset) -> dict[str, tuple[str, str]]:
+def judged(rows: datasets.Dataset, facts: pandas.DataFrame) -> Iterator[Record]:
+    """Cada linha com o que se decidiu dela."""
+    for row, found in zip(each(rows), facts.itertuples(index=False), strict=True):
+        yield row | found._asdict()
+
+
+def examples(rows: datasets.Dataset, facts: pandas.DataFrame) -> dict[str, tuple[str, str]]:
     """Uma linha de cada tipo: antes e depois, em volta do que mudou; das que saíram, a mensagem e a
     resposta (ou a mensagem que ficou no lugar)."""
     found: dict[str, tuple[str, str]] = {}
-    for row in rows.select(range(min(SAMPLE, len(rows)))):
+    for row in judged(rows.select(range(min(SAMPLE, len(rows)))), facts.head(SAMPLE)):
         why, twin = row["reason"] or row["unfit"], row["twin"]
         after = f"{row['message']}\n{row['reply']}"
         start = max(0, len(os.path.commonprefix([row["before"], after])) - 16)
@@ -703,29 +547,54 @@ def examples(rows: datasets.Dataset) -> dict[str, tuple[str, str]]:
     return {kind: found[kind] for kind in DIRT if kind in found}
 
 
-def plot(stats: dict, path: Path) -> None:
+def write_lines(rows: datasets.Dataset, facts: pandas.DataFrame, folder: Path) -> None:
+    """Grava as rejeitadas, inteiras e com o motivo, e o que se achou em cada linha, sem os textos
+    (teriam dados pessoais)."""
+    # Meio caractere não se grava em UTF-8; escapado, é o JSON que veio.
+    options = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    with (
+        (folder / "rejeitados.jsonl").open(**options) as refused,
+        (folder / "consertos.jsonl").open(**options) as repaired,
+    ):
+        for row in judged(rows, facts):
+            place = {"record": row["number"], "line": row["line"]}
+            if why := row["reason"] or row["unfit"]:
+                entry = place | {
+                    "reason": why,
+                    "explanation": DIRT[why],
+                    "detail": row["problem"] or None,
+                    "twin": row["twin"] if row["twin"] >= 0 else None,
+                    "excluded_from": "all" if row["reason"] else "classification",
+                    "original": json.loads(row["original"]),
+                }
+                refused.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            if row["kinds"]:
+                entry = place | {"kinds": row["kinds"].split(), "split": row["split"] or None}
+                repaired.write(json.dumps(entry) + "\n")
+
+
+def plot(labels: dict, sizes: dict, words: dict, path: Path) -> None:
     """Três painéis: comprimentos em tokens, rótulos por parte, curva do vocabulário."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(16, 4.5))
-    labels = sorted(set().union(*stats["labels"].values()))
-    bottom = [0] * len(labels)
-    for split, name in SPLITS.items():
-        if not stats["lengths"][split]:
-            continue
-        left.hist(stats["lengths"][split], bins=30, density=True, alpha=0.5, label=name)
-        heights = [stats["labels"][split].get(label, 0) for label in labels]
-        middle.bar(labels, heights, bottom=bottom, label=name)
-        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
-        ranks = sorted(stats["words"][split].values(), reverse=True)
-        right.loglog(range(1, len(ranks) + 1), ranks, label=name)
+    names = sorted(set().union(*labels.values()))
+    bottom = numpy.zeros(len(names))
+    for split, shown in SPLITS.items():
+        if sizes[split]:
+            left.hist(sizes[split], bins=30, density=True, alpha=0.5, label=shown)
+            heights = numpy.array([labels[split].get(name, 0) for name in names])
+            middle.bar(names, heights, bottom=bottom, label=shown)
+            bottom += heights
+            ranks = sorted(words[split].values(), reverse=True)
+            right.loglog(range(1, len(ranks) + 1), ranks, label=shown)
     left.set(xlabel="tokens (mensagem + resposta)", ylabel="densidade", title="Comprimento")
+    left.legend()
     middle.tick_params(axis="x", rotation=60)
     middle.set(ylabel="linhas", title="Rótulos")
     right.set(xlabel="posição da palavra", ylabel="vezes", title="Vocabulário (lei de Zipf)")
-    for axis in (left, right):
-        axis.legend()
+    right.legend()
     comma_axes(figure)
     figure.tight_layout()
     # Sem a versão do matplotlib nos metadados, os bytes só dependem do desenho.
@@ -756,16 +625,11 @@ def write_manifest(folder: Path, args, result: Day6Data) -> None:
 
     source = Path(args.input)
     written = sorted(path for path in folder.rglob("*") if path.is_file())
-    counted = result.model_dump(mode="json", exclude={"minutes", *Result.model_fields})
     content = {
         "input": described(source) if source.is_file() else args.input,
         "parameters": {k: described(v) for k, v in vars(args).items() if k not in NOT_PARAMETERS},
-        **counted,
+        **result.model_dump(mode="json", exclude={"minutes", *Result.model_fields}),
         "versions": {"python": platform.python_version()} | {x: version(x) for x in LIBRARIES},
         "files": {path.relative_to(folder).as_posix(): files.sha256(path) for path in written},
     }
     files.write_json(folder / "manifesto.json", content)
-
-
-NOT_PARAMETERS = ("input", "output", "only", "quick", "model")
-LIBRARIES = ("datasets", "pyarrow", "numpy", "matplotlib", "datasketch", "ftfy")

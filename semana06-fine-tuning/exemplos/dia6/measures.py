@@ -10,9 +10,9 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 from comum import models, statistics, tables, training
 from comum.labels import CLASSIFIERS
@@ -22,14 +22,16 @@ from comum.scoring import answer_sums
 
 import numpy
 import torch
+from numpy import mean
 from peft import LoraConfig, get_peft_model
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 from scipy.stats import binomtest
+from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from transformers import AutoModelForSequenceClassification
 
 from dia6.dataset import sample
@@ -175,12 +177,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
-def mean(values: Sequence[float]) -> float:
-    """A média."""
-    return sum(values) / len(values)
-
-
-def bootstrap(score, rows: list, seed: int = 0) -> Score:
+def bootstrap(score: Callable, rows: list, seed: int = 0) -> Score:
     """Intervalo percentil (Efron e Tibshirani, 1993): sorteia as linhas com reposição e mede."""
     rng = random.Random(seed)
     drawn = sorted(score(rng.choices(rows, k=len(rows))) for _ in range(RESAMPLES))
@@ -188,8 +185,7 @@ def bootstrap(score, rows: list, seed: int = 0) -> Score:
     return Score(value=score(rows), ci95=(low, high), n=len(rows))
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """Uma medida num exemplo de lápis e papel: a conta, o valor da nossa e o da biblioteca."""
 
     name: str
@@ -202,86 +198,77 @@ def checks() -> list[Check]:
     """Todas as medidas nos exemplos pequenos, ao lado das bibliotecas."""
     answer, reference = "o prazo é de 30 dias", "o prazo de troca é de 30 dias"
     true, said = list("TTTFFG"), list("TTFFGG")
+    pairs = list(zip(true, said, strict=True))
     chances = torch.tensor([[1 / 2, 1 / 2], [1 / 4, 3 / 4], [1 / 8, 7 / 8]]).double()
     loss = torch.nn.functional.cross_entropy(chances.log(), torch.zeros(3, dtype=torch.long))
-    nats = [math.log(2), math.log(4), math.log(8)]
-    bleu_library = BLEU().corpus_score([answer], [[reference]]).score
-    chrf_library = CHRF().corpus_score(["nao"], [["não"]]).score
+    rouge_says = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=WordTokenizer())
+    rouge_says, ours = rouge_says.score(reference, answer), rouge(answer, reference)
     hand = {"rouge1": "P 6/6, C 6/8", "rouge2": "P 4/5, C 4/7", "rougeL": "subsequência de 6"}
-    library = RougeScorer(list(hand), tokenizer=WordTokenizer()).score(reference, answer)
-    ours, low = rouge(answer, reference), binomtest(8, 10).proportion_ci(method="wilson").low
-    hits = sum(t == p for t, p in zip(true, said, strict=True))
-    swapped = [t + p for t, p in zip(true, said, strict=True)].count("FG")
     table = confusion_matrix(true, said, labels=list("FG"))
-    f1_library = f1_score(true, said, average="macro")
-    mine = macro_f1(list(zip(true, said, strict=True)))
-    rows = (
-        (
-            "perplexidade por token",
-            "p = 1/2, 1/4, 1/8: 64^(1/3) = 4",
-            perplexity(nats, 3),
-            math.exp(loss),
-        ),
-        ("BLEU", "(6/6·4/5·2/4·1/3)^¼ · e^(1−8/6)", bleu([answer], [reference]), bleu_library),
-        ("chrF", "nao/não: (2/3 + 0 + 0)/3", chrf([chrf_counts("nao", "não")]), chrf_library),
-        *((name, hand[name], ours[name], library[name].fmeasure) for name in hand),
-        ("acurácia", "4 de 6", hits / 6, accuracy_score(true, said)),
-        ("macro-F1", "(0,8 + 0,5 + 0,667)/3 = 0,656", mine, f1_library),
-        ("confusão: F tido por G", "1 vez", swapped, table[0][1]),
-        ("Wilson, 8 de 10 (mínimo)", "0,717 − 0,227 = 0,490", wilson(8, 10)[0], low),
-        ("McNemar, 1 contra 6 (p)", "2·(1 + 7)/2⁷ = 0,125", mcnemar(1, 6), binomtest(1, 7).pvalue),
-    )
+    f1_says = f1_score(true, said, average="macro")
+    wilson_says = binomtest(8, 10).proportion_ci(method="wilson").low
+    mcnemar_says = binomtest(1, 7).pvalue
+    nats, chances_hand = [math.log(2), math.log(4), math.log(8)], "p = 1/2, 1/4, 1/8: 64^(1/3) = 4"
+    bleu_says = BLEU().corpus_score([answer], [[reference]]).score
+    chrf_says = CHRF().corpus_score(["nao"], [["não"]]).score
+    rows = [
+        ("perplexidade por token", chances_hand, perplexity(nats, 3), math.exp(loss)),
+        ("BLEU", "(6/6·4/5·2/4·1/3)^¼ · e^(1−8/6)", bleu([answer], [reference]), bleu_says),
+        ("chrF", "nao/não: (2/3 + 0 + 0)/3", chrf([chrf_counts("nao", "não")]), chrf_says),
+        *((name, hand[name], ours[name], rouge_says[name].fmeasure) for name in hand),
+        ("acurácia", "4 de 6", sum(t == p for t, p in pairs) / 6, accuracy_score(true, said)),
+        ("macro-F1", "(0,8 + 0,5 + 0,667)/3 = 0,656", macro_f1(pairs), f1_says),
+        ("confusão: F tido por G", "1 vez", pairs.count(("F", "G")), table[0][1]),
+        ("Wilson, 8 de 10 (mínimo)", "0,717 − 0,227 = 0,490", wilson(8, 10)[0], wilson_says),
+        ("McNemar, 1 contra 6 (p)", "2·(1 + 7)/2⁷ = 0,125", mcnemar(1, 6), mcnemar_says),
+    ]
     return [Check(*row) for row in rows]
 
 
 def show_checks(found: list[Check], wrong: list[str]) -> None:
-    """A tabela, com quem não bate marcado."""
+    """A tabela, com quem não bate marcado, e a armadilha dos acentos."""
     marks = ["[ERRADO]" if check.name in wrong else "[certo]" for check in found]
     numbers = [(decimal(check.ours, 4), decimal(check.library, 4)) for check in found]
     rows = [(c.name, c.hand, *n, m) for c, n, m in zip(found, numbers, marks, strict=True)]
     tables.show(["medida", "a conta", "nossa", "biblioteca", ""], rows)
-
-
-def accent_trap() -> tuple[float, float]:
-    """ROUGE-1 de "é a avó" contra "é o avô": com o tokenizador da rouge-score e com o nosso."""
     default = RougeScorer(["rouge1"]).score("é o avô", "é a avó")["rouge1"].fmeasure
     ours = rouge("é a avó", "é o avô")["rouge1"]
     print(
         f"ROUGE-1 de “é a avó” contra “é o avô”: {decimal(default, 2)} com o tokenizador da "
         f"biblioteca, que apaga as letras com acento, e {decimal(ours, 2)} com o nosso."
     )
-    return default, ours
 
 
 def similarity(answers: list[str], references: list[str]) -> dict[str, Score]:
     """BLEU, chrF e ROUGE das respostas, com intervalos."""
     references = [text.strip() for text in references]
     pairs = list(zip(answers, references, strict=True))
+    rows = [rouge(*pair) for pair in pairs]
     found = {"bleu": statistics.bleu(answers, references)}
     found["chrf"] = bootstrap(chrf, [chrf_counts(*pair) for pair in pairs])
-    rows = [rouge(*pair) for pair in pairs]
     return found | {kind: statistics.mean([row[kind] for row in rows]) for kind in rows[0]}
 
 
 def before_after(asked: list, found: dict[str, tuple], taught: int, seconds: float) -> BeforeAfter:
     """Mostra e guarda o antes e o depois; `found` tem as notas e as respostas de cada um."""
     truth = [messages[-1]["content"].strip() for messages in asked]
-    scores = {when: notes for when, (notes, _) in found.items()}
+    before, after = (notes for notes, _ in found.values())
     said = [answers for _, answers in found.values()]
     # As mesmas perguntas nos dois: sorteia-se a diferença de cada uma (Koehn, 2004).
     old, new = ([rouge(*pair)["rougeL"] for pair in zip(x, truth, strict=True)] for x in said)
     gain = bootstrap(mean, [b - a for a, b in zip(old, new, strict=True)])
     print(f"\n{taught} linhas de treino em {decimal(seconds)} s; {len(asked)} de teste")
-    keys = [key for key in scores["after"] if key != "next_token_accuracy"]
-    tables.scores({"antes": scores["before"], "depois": scores["after"]}, keys)
+    keys = [key for key in after if key != "next_token_accuracy"]
+    tables.scores({"antes": before, "depois": after}, keys)
     print(f"ganho de ROUGE-L nas mesmas perguntas: {interval(gain, 1, 100)} pontos")
-    keys, labels = ("message", "reference", *found), ("\n>", "  certa:", "  antes:", "  depois:")
+    keys = ("message", "reference", "before", "after")
     rows = zip([messages[0]["content"] for messages in asked], truth, *said, strict=True)
     examples = [dict(zip(keys, row, strict=True)) for row in rows][:3]
-    for label, text in (pair for x in examples for pair in zip(labels, x.values(), strict=True)):
-        print(label, " ".join(text.split()))
+    for message, reference, old, new in (map(str.strip, row.values()) for row in examples):
+        print(f"\n> {message}\n  certa: {reference}\n  antes: {old}\n  depois: {new}")
     sizes = {"train": taught, "test": len(asked), "train_seconds": seconds}
-    return BeforeAfter(**sizes, **scores, rougeL_gain=gain, examples=examples)
+    scores = {"before": before, "after": after, "rougeL_gain": gain}
+    return BeforeAfter(**sizes, **scores, examples=examples)
 
 
 # --- seis classificadores -----------------------------------------------------------------------
@@ -298,7 +285,8 @@ def classify(folder: Path, plan: SimpleNamespace, lora: Callable, fit: Callable)
     labels = sorted({row["label"] for row in train})
     said, true = ([row[key] for row in test] for key in ("text", "label"))
     tokenizer = models.load_tokenizer(plan.model)
-    found = {"majority": majority(train, said), "tfidf": bag_of_words(train, said)}
+    found = {"majority": cheap(make_pipeline(DummyClassifier()), train, said)}
+    found["tfidf"] = cheap(bag_of_words(), train, said)
     model = lora(plan)
     scores, weighing = clocked(lambda: likelihoods(model, tokenizer, [EMPTY, *said], labels))
     found["untrained"] = best(scores[1:], labels), 0.0, weighing, 0
@@ -306,22 +294,20 @@ def classify(folder: Path, plan: SimpleNamespace, lora: Callable, fit: Callable)
     rows = [encode(tokenizer, row["text"], row["label"], True) for row in train]
     seconds = fit(model, rows, {"": plan.label_learning_rate}, plan.label_epochs, plan)
     scores, weighing = clocked(lambda: likelihoods(model, tokenizer, said, labels))
-    found["lora"] = best(scores, labels), seconds, weighing, trainable(model)
+    found["lora"] = best(scores, labels), seconds, weighing, model.get_nb_trainable_parameters()[0]
     found["head"] = head(train, said, labels, tokenizer, plan, fit)
 
-    cheap = [p == t for p, t in zip(found["tfidf"][0], true, strict=True)]
-    classifiers = {}
-    for name, (predicted, train_seconds, answer_seconds, weights) in found.items():
-        hits = [p == t for p, t in zip(predicted, true, strict=True)]
-        classifiers[name] = Classifier(
-            accuracy=statistics.proportion(hits),
-            macro_f1=bootstrap(macro_f1, list(zip(true, predicted, strict=True))),
-            p_against_tfidf=statistics.mcnemar(hits, cheap).p_value,
-            train_seconds=train_seconds,
-            answer_seconds=answer_seconds,
-            trainable_parameters=weights,
-            predicted=predicted,
+    keys = ("predicted", "train_seconds", "answer_seconds", "trainable_parameters")
+    hits = {name: [p == t for p, t in zip(x[0], true, strict=True)] for name, x in found.items()}
+    classifiers = {
+        name: Classifier(
+            accuracy=statistics.proportion(hits[name]),
+            macro_f1=bootstrap(macro_f1, list(zip(true, facts[0], strict=True))),
+            p_against_tfidf=statistics.mcnemar(hits[name], hits["tfidf"]).p_value,
+            **dict(zip(keys, facts, strict=True)),
         )
+        for name, facts in found.items()
+    }
     winner = max(classifiers, key=lambda name: classifiers[name].accuracy.value)
     result = Classification(
         train=len(train),
@@ -335,32 +321,36 @@ def classify(folder: Path, plan: SimpleNamespace, lora: Callable, fit: Callable)
     return result
 
 
-def majority(train: list[dict], said: list[str]) -> tuple:
-    """Sempre o rótulo mais comum no treino (o primeiro em ordem alfabética, no empate)."""
-    counts = Counter(row["label"] for row in train)
-    return [min(counts, key=lambda label: (-counts[label], label))] * len(said), 0.0, 0.0, 0
+def cheap(pipeline, train: list[dict], said: list[str]) -> tuple:
+    """Treina um classificador do scikit-learn nos textos e responde."""
+    texts, labels = ([row[key] for row in train] for key in ("text", "label"))
+    _, seconds = clocked(lambda: pipeline.fit(texts, labels))
+    predicted, answering = clocked(lambda: pipeline.predict(said).tolist())
+    last = pipeline[-1]
+    weights = last.coef_.size + last.intercept_.size if hasattr(last, "coef_") else 0
+    return predicted, seconds, answering, weights
 
 
-def bag_of_words(train: list[dict], said: list[str]) -> tuple:
+def bag_of_words() -> Pipeline:
     """Pedaços de palavras de 3 a 5 letras, pesados por TF-IDF, e uma regressão logística.
 
     Letras e C foram escolhidos na validação; com palavras inteiras, acertava um terço menos.
     """
-    letters = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, strip_accents="unicode"
-    )
-    pipeline = make_pipeline(letters, LogisticRegression(C=1, max_iter=1000))
-    texts, labels = ([row[key] for row in train] for key in ("text", "label"))
-    _, seconds = clocked(lambda: pipeline.fit(texts, labels))
-    predicted, answering = clocked(lambda: pipeline.predict(said).tolist())
-    return predicted, seconds, answering, pipeline[-1].coef_.size + pipeline[-1].intercept_.size
+    shape = {"analyzer": "char_wb", "ngram_range": (3, 5), "strip_accents": "unicode"}
+    letters = TfidfVectorizer(sublinear_tf=True, **shape)
+    return make_pipeline(letters, LogisticRegression(C=1, max_iter=1000))
 
 
 def encode(tokenizer, text: str, label: str, ends: bool) -> dict[str, list[int]]:
     """A mensagem e o rótulo, que é o que se aprende; `ends` diz se o fim da resposta também."""
-    answer = f" {label}{tokenizer.eos_token if ends else ''}"
-    pair = tokenizer([PROMPT.format(text), answer], add_special_tokens=False).input_ids
-    return training.masked(*pair)
+    pair = tokens(tokenizer, [PROMPT.format(text), f" {label}"])
+    return training.masked(pair[0], pair[1] + [tokenizer.eos_token_id] * ends)
+
+
+def tokens(tokenizer, said: list[str]) -> list[list[int]]:
+    """Os textos em tokens; uma marca do template escrita por um cliente é só texto."""
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    return tokenizer(said, **options).input_ids
 
 
 def likelihoods(model, tokenizer, said: list[str], labels: list[str]) -> numpy.ndarray:
@@ -384,9 +374,6 @@ def head(train, said, labels, tokenizer, plan: SimpleNamespace, fit: Callable) -
     model = get_peft_model(base, LoraConfig(**adapter, task_type="SEQ_CLS")).to(models.device())
     models.train_in_float32(model)  # a cabeça nova veio na precisão da base
 
-    def ids_of(said: list[str]) -> list[list[int]]:
-        return tokenizer([*map(PROMPT.format, said)], add_special_tokens=False).input_ids
-
     def logits(rows: list[dict]) -> torch.Tensor:
         batch = training.pad(rows, tokenizer.pad_token_id)
         inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
@@ -397,34 +384,28 @@ def head(train, said, labels, tokenizer, plan: SimpleNamespace, fit: Callable) -
         classes = torch.tensor([row["class"] for row in rows], device=model.device)
         return torch.nn.functional.cross_entropy(logits(rows), classes)
 
-    ids = ids_of([row["text"] for row in train])
-    rows = [
-        training.masked(row_ids, []) | {"class": labels.index(row["label"])}
-        for row_ids, row in zip(ids, train, strict=True)
-    ]
-    # A cabeça parte de pesos sorteados e o adaptador, de um modelo que já lê: cada um no seu passo.
-    rates = {"lora_": plan.adapter_learning_rate, "": plan.head_learning_rate}
-    seconds = fit(model, rows, rates, plan.head_epochs, plan, loss_of)
-    asked = [training.masked(row, []) for row in ids_of(said)]
-
+    @torch.inference_mode()
     def answer() -> list[str]:
         model.eval()
-        with torch.inference_mode():
-            batches = [logits(asked[i : i + 32]).cpu().numpy() for i in range(0, len(asked), 32)]
+        batches = [logits(asked[i : i + 32]).cpu().numpy() for i in range(0, len(asked), 32)]
         return best(numpy.concatenate(batches), labels)
 
+    taught, asked = (
+        [training.masked(ids, []) for ids in tokens(tokenizer, [*map(PROMPT.format, some)])]
+        for some in ([row["text"] for row in train], said)
+    )
+    for encoded, row in zip(taught, train, strict=True):
+        encoded["class"] = labels.index(row["label"])
+    # A cabeça parte de pesos sorteados e o adaptador, de um modelo que já lê: cada um no seu passo.
+    rates = {"lora_": plan.adapter_learning_rate, "": plan.head_learning_rate}
+    seconds = fit(model, taught, rates, plan.head_epochs, plan, loss_of)
     predicted, answering = clocked(answer)
-    return predicted, seconds, answering, trainable(model)
+    return predicted, seconds, answering, model.get_nb_trainable_parameters()[0]
 
 
 def best(scores: numpy.ndarray, labels: list[str]) -> list[str]:
     """O rótulo de maior nota em cada linha."""
     return [labels[place] for place in scores.argmax(axis=1)]
-
-
-def trainable(model: torch.nn.Module) -> int:
-    """Quantos parâmetros recebem gradiente."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def clocked(work: Callable) -> tuple:
@@ -435,25 +416,26 @@ def clocked(work: Callable) -> tuple:
 
 def show_classifiers(found: Classification) -> None:
     """A tabela, as confusões do melhor e o que os números permitem dizer sobre o custo."""
-    print(
-        f"\n{found.train} mensagens de treino, {found.test} de teste, {len(found.labels)} assuntos"
-    )
-    cheap, rows, lines = found.classifiers["tfidf"], [], []
+    sizes = f"{found.train} mensagens de treino, {found.test} de teste"
+    print(f"\n{sizes}, {len(found.labels)} assuntos")
+    table = []
     for name, entry in found.classifiers.items():
         scores = (interval(score, 1, 100) for score in (entry.accuracy, entry.macro_f1))
         seconds = (decimal(s, 1, " s") for s in (entry.train_seconds, entry.answer_seconds))
-        rows.append([CLASSIFIERS[name], *scores, *seconds, p_value(entry.p_against_tfidf)])
-        if name in ("lora", "head"):
-            cost = entry.train_seconds / max(cheap.train_seconds, 1e-3)
-            points = signed(100 * (entry.accuracy.value - cheap.accuracy.value), 1)
-            chance = "pode ser" if entry.p_against_tfidf >= 0.05 else "não é"
-            lines.append(
-                f"{CLASSIFIERS[name]}: {points} pontos sobre o TF-IDF ({chance} acaso), "
-                f"por {decimal(cost)} vezes o tempo de treino"
-            )
+        table.append([CLASSIFIERS[name], *scores, *seconds, p_value(entry.p_against_tfidf)])
     header = ["(intervalos de 95%)", "acurácia (%)", "macro-F1 (%)", "treino", "resposta", "p"]
-    tables.show(header, rows)
-    print("p: teste de McNemar contra o TF-IDF, nas mesmas mensagens\n\n" + "\n".join(lines))
+    tables.show(header, table)
+    print("p: teste de McNemar contra o TF-IDF, nas mesmas mensagens\n")
+    tfidf = found.classifiers["tfidf"]
+    for name in ("lora", "head"):
+        entry = found.classifiers[name]
+        points = signed(100 * (entry.accuracy.value - tfidf.accuracy.value), 1)
+        chance = "pode ser" if entry.p_against_tfidf >= 0.05 else "não é"
+        cost = decimal(entry.train_seconds / max(tfidf.train_seconds, 1e-3))
+        print(
+            f"{CLASSIFIERS[name]}: {points} pontos sobre o TF-IDF ({chance} acaso), "
+            f"por {cost} vezes o tempo de treino"
+        )
     print(f"\nconfusões de {CLASSIFIERS[found.best]}:")
     for true, row in zip(found.labels, found.best_confusion, strict=True):
         pairs = zip(found.labels, row, strict=True)

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
@@ -20,8 +21,12 @@ from comum.terminal import UserError
 from comum.text import fold
 
 import ftfy
+import yaml
 from ftfy.fixes import remove_terminal_escapes
 from rapidfuzz import fuzz, process
+
+# As palavras e os trechos de cada negócio se acrescentam lá, sem mexer no código.
+KNOWN = yaml.safe_load((Path(__file__).parent / "palavras.yaml").read_text(encoding="utf-8"))
 
 # --- consertar ----------------------------------------------------------------------------------
 
@@ -33,6 +38,7 @@ HIDDEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | 
 ATTRIBUTES = r"(?:\s[^<>]*=[^<>]*|\s*/?)>"
 BREAK = re.compile(r"</?(?:br|p|div|li|tr|h[1-6])" + ATTRIBUTES, re.IGNORECASE)
 TAG = re.compile(
+    r"<\|\w+\|>|"  # as dos moldes de chat também: `<|im_end|>`
     r"</?(?:a|b|i|u|s|em|strong|small|span|font|center|blockquote|ul|ol|table|tbody|td|th|img|hr"
     r"|sup|sub|code|pre|html|head|body|title|meta|link)" + ATTRIBUTES,
     re.IGNORECASE,
@@ -51,16 +57,6 @@ INVISIBLE = re.compile(
     "[\u0000-\u0008\u000e-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5"
     "\u180b-\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
     f"|(?<![{PICTURE}{SKIN}\ufe0f])\u200d|\u200d(?![{PICTURE}])"
-)
-BOILERPLATE = (
-    r"(?:-- ?\n)?\bEnviado d[oe] meu (?:celular|iPhone|Android|Samsung|Galaxy|tablet)\b[^\n]*",
-    r"\bAtenciosamente,\s*Equipe\b.*",
-    r"(?:\*+ ?)?\bEste é um e-mail automático\b[^\n]*",
-    r"\bAVISO LEGAL\b.*",
-    r"\bEsta mensagem pode conter informaç(?:ão|ões)\b.*",
-    r"\bEm \w{3}\.?, \d{1,2} de \w+\.? de \d{4},? às [^\n]{1,120}\bescreveu:.*",
-    r"\[?\bProtocolo gerado pelo sistema:[^\n]*",
-    r"(?:^|(?<=[.!?\n]))[^.!?\n]*\bavalie este atendimento de \d a \d\b[^\n]*",
 )
 BEFORE_DOT = re.compile(r"[ \t]+([,.;:!?](?:\s|$))")
 DATE_FORMATS = "%d/%m/%Y|%d/%m/%y|%d-%m-%Y|%d.%m.%Y|%Y/%m/%d|%d/%m/%Y %H:%M|%d/%m/%Y %H:%M:%S"
@@ -113,7 +109,7 @@ def boilerplate(extra: Path | None = None) -> re.Pattern:
             re.compile(pattern)
     except (UserError, re.error) as error:
         raise UserError(f"o arquivo de rodapés {extra} não serve ({error}).") from error
-    joined = "|".join(f"(?:{pattern})" for pattern in (*BOILERPLATE, *added))
+    joined = "|".join(f"(?:{pattern})" for pattern in (*KNOWN["boilerplate"], *added))
     return re.compile(joined, re.IGNORECASE | re.DOTALL)
 
 
@@ -149,15 +145,10 @@ def repair(
 
 def read_date(text: str) -> date | None:
     """A data, em qualquer forma usada no Brasil (dia antes do mês); None se não se entende."""
-    readers = [datetime.fromisoformat]
-    readers += [
-        lambda text, form=form: datetime.strptime(text, form) for form in DATE_FORMATS.split("|")
-    ]
-    for reader in readers:
-        try:
-            return reader(text.strip()).date()
-        except ValueError:
-            continue
+    for form in (None, *DATE_FORMATS.split("|")):
+        with suppress(ValueError):
+            when = datetime.strptime(text.strip(), form) if form else None
+            return (when or datetime.fromisoformat(text.strip())).date()
     return None
 
 
@@ -173,12 +164,7 @@ def date_faults(text: str) -> list[str]:
 
 # Onze dígitos podem ser um CPF, um celular com DDD ou um protocolo. Três pistas decidem: o dígito
 # verificador, a forma (pontos, parênteses) e a palavra que vem antes.
-# Os 67 DDDs em uso (Anatel, Resolução 749/2022, anexo).
-AREA_CODES = (
-    "11 12 13 14 15 16 17 18 19 21 22 24 27 28 31 32 33 34 35 37 38 41 42 43 44 45 46 47 48 49 51 "
-    "53 54 55 61 62 63 64 65 66 67 68 69 71 73 74 75 77 79 81 82 83 84 85 86 87 88 89 91 92 93 94 "
-    "95 96 97 98 99"
-)
+AREA_CODES = KNOWN["area_codes"].split()
 NOT_PERSONAL = re.compile(  # um número logo depois destas palavras é de pedido, não de gente
     r"\b(protocolo|pedidos?|rastreio|rastreamento|c[oó]digo|nota|nf-?e?|boleto|os|sku|lote|n[º°]\.?"
     r"|no\.|s[eé]rie|chamado|ticket)\b\W*(?:de \w+\W*|n[ºo°.]\W*)?$",
@@ -277,26 +263,11 @@ def valid_luhn(digits: str) -> bool:
 # --- julgar -------------------------------------------------------------------------------------
 
 WORD = re.compile(r"[^\W\d_]+")
-NOTHING = frozenset({"", "null", "none", "nan", "n/a", "na", "nil", "undefined", "sem texto"})
+NOTHING = frozenset(KNOWN["nothing"]) | {""}
 LIMIT = 200_000  # palavras e rótulos diferentes guardados: a memória não cresce com o arquivo
-# Palavras curtas e frequentes que só uma destas línguas usa.
-FUNCTION_WORDS = {
-    "pt": "não nao você vocês vc vcs é uma um com meu minha pra pro ao aos dos das em ou já são "
-    "até seu sua tem foi isso quando pelo pela mas também muito eu os nos fica gente",
-    "es": "el los las y con una muy pero hay cómo cuándo cuánto días envío puedo puedes tiene "
-    "después hasta son sin hola gracias buenas lo del más qué está mi su la quiero llegó",
-    "en": "the and you is are my to of for it not have with your this was can please when hi hello "
-    "if or be but on at",
-    "it": "il lo gli di che per non è con una della nella sul quando vorrei sono buongiorno grazie "
-    "le la del ho mio",
-    "fr": "le les des une et je vous est pas pour dans mon ma avec bonjour merci sur votre nous "
-    "que du la au",
-}
-LANGUAGES = {code: frozenset(words.split()) for code, words in FUNCTION_WORDS.items()}
+LANGUAGES = {code: frozenset(words.split()) for code, words in KNOWN["function_words"].items()}
 ENDING = re.compile(r"[.!?…:)\]\"'”»]\s*$")
-# Palavras que pedem continuação: ninguém termina uma frase nelas.
-DANGLING = "de do da dos das com para em que e ou mas no na nos nas os as um uma ao"
-DANGLING_WORDS = frozenset(WORD.findall(DANGLING))
+DANGLING = frozenset(KNOWN["dangling"].split())
 
 
 def is_empty(text: str) -> bool:
@@ -407,18 +378,13 @@ class Corpus:
         last = words[-1].lower()
         longer = bisect.bisect_right(self.ordered, last)
         begins = longer < len(self.ordered) and self.ordered[longer].startswith(last)
-        return last in DANGLING_WORDS or (self.words[last] <= 2 and begins)
+        return last in DANGLING or (self.words[last] <= 2 and begins)
 
 
 # --- comparar -----------------------------------------------------------------------------------
 
 LETTERS = 5  # com 3, duas mensagens quaisquer já teriam muitas sequências em comum
-SHORT = (
-    "vc=voce vcs=voces n=nao q=que pra=para pq=porque qts=quantos qtos=quantos qto=quanto "
-    "qnd=quando hj=hoje ta=esta to=estou mt=muito td=tudo tb=tambem tbm=tambem msm=mesmo "
-    "cmg=comigo msg=mensagem"
-)
-SHORT_FORMS = dict(re.findall(r"(\w+)=(\w+)", SHORT)) | {"pro": "para o"}
+SHORT_FORMS = dict(form.split("=") for form in KNOWN["short_forms"].split()) | {"pro": "para o"}
 GREETING = re.compile(r"^(?:(?:oi|ola|bom dia|boa tarde|boa noite|prezados|pessoal|gente)\b ?)+")
 
 
@@ -436,12 +402,6 @@ def shingles(text: str) -> set[str]:
     """As sequências de `LETTERS` letras de um texto já normalizado, com um espaço em cada ponta."""
     padded = f" {text} "
     return {padded[i : i + LETTERS] for i in range(max(1, len(padded) - LETTERS + 1))}
-
-
-def conflicting(one: dict, other: dict) -> bool:
-    """Duas linhas com a mesma mensagem e rótulos diferentes."""
-    labels = {one["intent"], other["intent"]}
-    return one["normal"] == other["normal"] and len(labels) == 2 and "" not in labels
 
 
 def number_of(text: str) -> int:

@@ -34,13 +34,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def prepare(config: Config) -> None:
     """Gera os bancos, monta as divisões e grava tudo em `data.output_dir`."""
-    from loja_sql.questions import outputs, splits
+    from loja_sql.questions import outputs, slots, splits
     from loja_sql.questions.sieve import Sieve
 
-    sieve = Sieve(open_databases(config))
-    make = splits.shop_splits if config.data.custom is None else splits.own_splits
-    parts, rejected = make(config, sieve), sieve.rejected
-    if not all(parts.values()) and config.data.custom is not None:
+    shop = config.data.custom is None
+    sieve = Sieve(open_databases(config), slots.mask if shop else slots.wording)
+    parts = (splits.shop_splits if shop else splits.own_splits)(config, sieve)
+    rejected = sieve.rejected
+    if not all(parts.values()) and not shop:
         path = outputs.write_rejected(config, rejected)
         total = sum(map(len, parts.values()))
         empty = ", ".join(splits.NAMES[name] for name, rows in parts.items() if not rows)
@@ -49,9 +50,11 @@ def prepare(config: Config) -> None:
             f"ficou vazio: {empty}. Acrescente perguntas com formas de SQL variadas. "
             f"As {len(rejected)} recusadas estão, com o motivo, em {path}."
         )
-    outputs.write_outputs(config, parts, rejected)
+    reasons = outputs.write_outputs(config, parts, rejected)["rejected"]
     counts = ", ".join(f"{splits.NAMES[name]} {len(rows)}" for name, rows in parts.items())
-    print(f"Perguntas: {counts}; recusadas: {len(rejected)} (motivos em {outputs.REJECTED}).")
+    print(f"Perguntas: {counts}.\nRecusadas: {len(rejected)} (quais, em {outputs.REJECTED}).")
+    for reason, count in reasons.items():
+        print(f"  {count} × {reason}")
     print(f"Relatório: {config.data_dir / 'report.md'}")
 
 

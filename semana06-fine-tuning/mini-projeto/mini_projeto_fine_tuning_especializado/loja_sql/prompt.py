@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from comum.template import chat_text
 from comum.text import fold
 
 from loja_sql.config import Config
@@ -64,9 +65,8 @@ def render(
     tokenizer, config: Config, question: str, context: Context, examples: Examples = ()
 ) -> str:
     """O texto exato que o modelo recebe, até o início da resposta."""
-    return tokenizer.apply_chat_template(
-        messages(config, question, context, examples), tokenize=False, add_generation_prompt=True
-    )
+    turns = messages(config, question, context, examples)
+    return chat_text(tokenizer, turns, add_generation_prompt=True)
 
 
 def encode_pair(

@@ -76,6 +76,11 @@ def _index_now(path: Path, excluded: frozenset[str]) -> "ValueIndex":
 
 @lru_cache(maxsize=1)
 def _index(path: Path, excluded: frozenset[str], *version: int) -> "ValueIndex":
+    return ValueIndex(column_values(path, excluded))
+
+
+def column_values(path: Path, excluded: frozenset[str] = frozenset()) -> dict[Column, list[str]]:
+    """Os valores distintos de cada coluna de texto do banco, fora as de `excluded`."""
     with closing(sqlite3.connect(Database(path).uri(), uri=True)) as bank:
         bank.text_factory = lambda raw: raw.decode("utf-8", "replace")
         bank.execute("PRAGMA trusted_schema = OFF")
@@ -85,7 +90,7 @@ def _index(path: Path, excluded: frozenset[str], *version: int) -> "ValueIndex":
         for column in _text_columns(bank, excluded):
             found[column] = _values(bank, column, min(COLUMN_LIMIT, left))
             left -= len(found[column])
-    return ValueIndex(found)
+    return found
 
 
 def _text_columns(bank: sqlite3.Connection, excluded: frozenset[str]) -> list[Column]:

@@ -18,8 +18,8 @@ REPORT, REJECTED = "report.json", "rejected.jsonl"
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def write_outputs(config: Config, splits: Splits, rejected: list[Rejected]) -> None:
-    """Grava divisões, recusadas e relatório; o JSON do relatório, por último, marca o fim."""
+def write_outputs(config: Config, splits: Splits, rejected: list[Rejected]) -> dict:
+    """Grava divisões, recusadas e relatório, que devolve; o JSON dele, por último, marca o fim."""
     for name, rows in splits.items():
         write_jsonl(config.data_dir / f"{name}.jsonl", map(asdict, rows))
     write_rejected(config, rejected)
@@ -27,6 +27,7 @@ def write_outputs(config: Config, splits: Splits, rejected: list[Rejected]) -> N
     report = build_report(config, splits, rejected) | {"fingerprint": fingerprint(config)}
     write_text(config.data_dir / "report.md", report_markdown(report))
     write_json(config.data_dir / REPORT, report)
+    return report
 
 
 def write_rejected(config: Config, rejected: list[Rejected]) -> Path:

@@ -1,17 +1,18 @@
-"""Ler perguntas com a sua consulta de um CSV ou JSONL, sem perder nenhuma linha em silêncio."""
+"""Ler perguntas com a sua consulta de um CSV ou JSON, sem perder nenhuma linha em silêncio."""
 
-import csv
-import io
 import json
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from comum.tabular import COMMAS, Record, read_table, unwritable
 from comum.terminal import UserError
 
 from loja_sql.prompt import DECLINE, declines
 
-Record = tuple[int, dict | None, str | None]  # linha do arquivo, conteúdo, problema
+FIELDS = ("question", "sql")
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")  # apito, ESC …: num terminal, são comandos
+MAX_SHOWN = 2_000  # do que se mostra de uma linha recusada
 
 
 @dataclass
@@ -45,35 +46,32 @@ class Rejected:
 def read_questions(
     path: Path, source: str, rejected: list[Rejected], readings: bool = False
 ) -> list[Row]:
-    """Lê CSV ou JSONL com `question` e `sql`; linhas ruins vão para `rejected`, com o número.
+    """Lê CSV ou JSON com `question` e `sql`; linhas ruins vão para `rejected`, com o número.
 
     Com `readings`, `sql` pode ser uma lista: a primeira consulta é a principal, e as outras são
     leituras da pergunta tão certas quanto ela.
 
     Raises:
-        UserError: arquivo ausente, em formato desconhecido ou sem as colunas.
+        UserError: o arquivo não se lê (veja `read_table`) ou não tem as colunas.
     """
-    if not path.is_file():
-        raise UserError(f"arquivo de perguntas não encontrado: {path}.")
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    if path.suffix.lower() not in (".csv", ".jsonl", ".ndjson"):
-        raise UserError(f"{path}: formato desconhecido; use .csv ou .jsonl.")
-    is_csv = path.suffix.lower() == ".csv"
-    records = _csv_records(path, text) if is_csv else _jsonl_records(text)
     rows = []
-    for line, record, problem in records:
-        question, sql = (record or {}).get("question"), (record or {}).get("sql")
+    for record in read_table(path):
+        line, values, problem = record
+        found = values if isinstance(values, dict) else {}
+        if not problem and path.suffix.lower() in COMMAS and (missing := {*FIELDS} - {*found}):
+            raise UserError(
+                f"{path}: falta a coluna {' e '.join(sorted(missing))} na primeira linha; "
+                f"as que há: {', '.join(found)}."
+            )
+        question, sql = map(found.get, FIELDS)
         queries = sql if readings and isinstance(sql, list) and sql else [sql]
         problems = (_content_problem(question, query) for query in queries)
-        problem = problem or next(filter(None, problems), None)
-        if problem is None:
-            first, *others = map(_clean, queries)
-            name = f"{source}-{line:05}"
-            rows.append(Row(name, question.strip(), first, source, also_right=others))
+        if problem := problem or next(filter(None, problems), None):
+            rejected.append(_refusal(path, record, problem))
             continue
-        shown = json.dumps(record, ensure_ascii=False) if record is not None else ""
-        texts = _printable(str(question or shown)), _printable(str(sql or ""))
-        rejected.append(Rejected(f"{path.name}:{line}", *texts, problem))
+        first, *others = map(_clean, queries)
+        name = f"{source}-{line:05}"
+        rows.append(Row(name, question.strip(), first, source, also_right=others))
     return rows
 
 
@@ -84,54 +82,22 @@ def _clean(sql: str) -> str:
 def _content_problem(question: object, sql: object) -> str | None:
     if not (isinstance(question, str) and isinstance(sql, str)):
         return "faltam os campos de texto `question` e `sql`"
+    text = question + sql
     if not (question.strip() and sql.strip()):
         return "`question` ou `sql` em branco"
-    if "\ufffd" in question + sql:
-        return "a linha não está em UTF-8"
-    if _printable(question + sql) != question + sql:
-        return "texto com caractere inválido (meio par Unicode)"
-    return None
+    if "\ufffd" in text:
+        return "há letras perdidas (U+FFFD): nem toda linha está na mesma codificação"
+    if broken := unwritable(text):
+        return f"o texto {broken}"
+    control = CONTROL.search(text)
+    return f"o texto tem um caractere de controle (U+{ord(control[0]):04X})" if control else None
 
 
-def _printable(text: str) -> str:
-    """Troca por `?` o que o UTF-8 não sabe gravar (JSON aceita meio par: `"\\ud800"`)."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _csv_records(path: Path, text: str) -> Iterator[Record]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        missing = {"question", "sql"} - set(reader.fieldnames or [])
-    except csv.Error as error:
-        raise UserError(f"{path}: a primeira linha não é CSV ({error}).") from error
-    if missing:
-        raise UserError(
-            f"{path}: falta a coluna {' e '.join(sorted(missing))} na primeira linha; "
-            "o CSV precisa de question,sql."
-        )
-    while True:
-        first = reader.reader.line_num + 1
-        try:
-            record = next(reader, None)
-        except csv.Error as error:
-            last = reader.reader.line_num
-            span = f"das linhas {first} a {last}, " if last > first else ""
-            yield first, None, f"não é CSV: {span}{error} (aspas sem par?)"
-            continue
-        if record is None:
-            return
-        problem = "campos demais (aspas faltando?)" if record.pop(None, None) else None
-        yield reader.line_num, record, problem
-
-
-def _jsonl_records(text: str) -> Iterator[Record]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, None, f"não é JSON ({getattr(error, 'msg', error)}): {line[:200]}"
-            continue
-        problem = None if isinstance(record, dict) else f"esperava um objeto JSON: {line[:200]}"
-        yield number, record if problem is None else None, problem
+def _refusal(path: Path, record: Record, problem: str) -> Rejected:
+    """A linha com o motivo; o que o UTF-8 não sabe gravar (meio par) fica escapado, como veio."""
+    line, values, _ = record
+    whole = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
+    question, sql = map(values.get, FIELDS) if isinstance(values, dict) else (None, None)
+    shown = (str(question or whole)[:MAX_SHOWN], str(sql or ""))
+    texts = (text.encode("utf-8", "backslashreplace").decode() for text in shown)
+    return Rejected(f"{path.name}:{line}", *texts, problem)

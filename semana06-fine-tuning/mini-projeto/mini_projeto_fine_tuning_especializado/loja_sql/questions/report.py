@@ -1,7 +1,7 @@
 """O relatório dos dados: contagens, tamanhos, o que as divisões têm em comum, recusas e hashes."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from comum.files import sha256
@@ -12,7 +12,7 @@ from comum.tables import markdown
 from loja_sql.config import Config
 from loja_sql.questions.reading import Rejected, Row
 from loja_sql.questions.sieve import NEARLY, REPEATED
-from loja_sql.questions.slots import mask, plain
+from loja_sql.questions.slots import mask, plain, wording
 from loja_sql.questions.splits import NAMES, Splits
 from loja_sql.sql.features import skeleton, tables
 
@@ -29,16 +29,12 @@ SOURCE_NAMES = SPLITS | {
     "feedback": "opiniões",
     "own": "próprias",
 }
-# O que duas perguntas podem ter em comum: chave, nome e como se tira de uma linha (None: não tem).
-OVERLAPS = [
-    ("same_question", "perguntas iguais", lambda row: plain(row.question)),
-    ("same_mould", "mesmo molde", lambda row: mask(row.question)),
-    (
-        "same_skeleton",
-        "mesmo esqueleto de SQL",
-        lambda row: skeleton(row.sql) if row.answerable else None,
-    ),
-]
+# O que duas perguntas podem ter em comum: chave e nome.
+OVERLAPS = {
+    "same_question": "perguntas iguais",
+    "same_mould": "mesmo molde",
+    "same_skeleton": "mesmo esqueleto de SQL",
+}
 GROUPED_REASONS = {
     REPEATED: "mesmo molde de outra",
     NEARLY: "quase igual a uma reservada",
@@ -50,13 +46,14 @@ def build_report(config: Config, splits: Splits, rejected: list[Rejected]) -> di
     """O relatório das divisões já gravadas em `config.data_dir`, com chaves em inglês."""
     lengths = _token_lengths(config, splits)
     train, *others = splits
+    mould = mask if config.data.custom is None else wording
     return {
         "splits": {
             name: _described(rows)
             | {"tokens": lengths.get(name), "sha256": sha256(config.data_dir / f"{name}.jsonl")}
             for name, rows in splits.items()
         },
-        "overlap": {name: _overlap(splits[name], splits[train]) for name in others},
+        "overlap": {name: _overlap(splits[name], splits[train], mould) for name in others},
         "rejected": _counts(_grouped(item.reason) for item in rejected),
     }
 
@@ -72,10 +69,15 @@ def _described(rows: list[Row]) -> dict:
     }
 
 
-def _overlap(rows: list[Row], train: list[Row]) -> dict[str, int]:
+def _overlap(rows: list[Row], train: list[Row], mould: Callable[[str], str]) -> dict[str, int]:
     """Quantas de `rows` têm no treino a mesma pergunta, o mesmo molde e o mesmo esqueleto."""
+    traits = (
+        lambda row: plain(row.question),
+        lambda row: mould(row.question),
+        lambda row: skeleton(row.sql) if row.answerable else None,
+    )
     shared = {}
-    for key, _, trait in OVERLAPS:
+    for key, trait in zip(OVERLAPS, traits, strict=True):
         known = set(map(trait, train)) - {None}
         shared[key] = sum(trait(row) in known for row in rows)
     return shared
@@ -124,7 +126,7 @@ def report_markdown(report: dict) -> str:
     shared = [[NAMES[x], *map(decimal, part.values())] for x, part in report["overlap"].items()]
     reasons = [[reason, decimal(count)] for reason, count in report["rejected"].items()]
     parts += ["## O que as outras divisões têm em comum com o treino"]
-    parts += [markdown(["divisão", *(name for _, name, _ in OVERLAPS)], shared)]
+    parts += [markdown(["divisão", *OVERLAPS.values()], shared)]
     parts += ["## Recusadas", markdown(["motivo", "linhas"], reasons)]
     hashes = [f"- `{name}.jsonl`: `{part['sha256']}`" for name, part in splits.items()]
     return "\n\n".join([*parts, "## Arquivos (SHA-256)", "\n".join(hashes)]) + "\n"

@@ -6,6 +6,7 @@ Nada some calado: cada linha recusada fica em `Sieve.rejected`, com o motivo.
 import math
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import islice
 
 from comum.terminal import progress
@@ -28,11 +29,16 @@ REPEATED, NEARLY = "mesmo molde de", "quase igual a"
 
 
 class Sieve:
-    """Recusa linhas, guardando o motivo, e lembra o que já executou e os moldes que já aceitou."""
+    """Recusa linhas, guardando o motivo, e lembra o que já executou e os moldes que já aceitou.
 
-    def __init__(self, databases: list[Database]) -> None:
+    Args:
+        mould: o que duas perguntas iguais têm em comum. As palavras da loja só são valores nas
+            perguntas dela: num banco alheio, "livros" pode ser uma tabela.
+    """
+
+    def __init__(self, databases: list[Database], mould: Callable[[str], str] = mask) -> None:
         self.rejected: list[Rejected] = []
-        self._databases = databases
+        self._databases, self._mould = databases, mould
         self._problems: dict[str, str | None] = {}  # a mesma consulta serve a muitas perguntas
         self._moulds: dict[str, str] = {}
 
@@ -65,7 +71,7 @@ class Sieve:
         new = []
         for row in rows:
             if self._is_new(row):
-                self._moulds[mask(row.question)] = row.id
+                self._moulds[self._mould(row.question)] = row.id
                 new.append(row)
         return new
 
@@ -119,6 +125,23 @@ class Sieve:
                     break
         return found
 
+    def varied_own(self, rows: list[Row], versions: int, rng: random.Random, values) -> list[Row]:
+        """Até `versions` versões inéditas de cada pergunta alheia, com `values` do banco dela.
+
+        Uma tentativa que não serve é nossa, e não de quem trouxe os dados: não conta como recusa.
+        """
+        found, refused = [], len(self.rejected)
+        for turn in range(1, versions + 1):
+            for row in rows:
+                for _ in range(MAX_ATTEMPTS_PER_PAIR):
+                    question, sql = vary(row.question, row.sql, rng, values)
+                    new = Row(f"{row.id}-v{turn}", question, sql, "variation")
+                    if sql != row.sql and self.runs(new) and self.unseen([new]):
+                        found.append(new)
+                        break
+        del self.rejected[refused:]
+        return found
+
     def recombined(self, rows: list[Row], count: int, rng: random.Random) -> list[Row]:
         """`count` enxertos em perguntas de `rows` (menos, se não há tantos), conferidos.
 
@@ -145,7 +168,7 @@ class Sieve:
         return found
 
     def _is_new(self, row: Row) -> bool:
-        twin = self._moulds.get(mask(row.question))
+        twin = self._moulds.get(self._mould(row.question))
         if twin:
             self.refuse(row, f"{REPEATED} {twin}")
         return not twin

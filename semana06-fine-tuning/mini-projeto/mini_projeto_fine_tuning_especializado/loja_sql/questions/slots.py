@@ -178,6 +178,11 @@ def plain(text: str) -> str:
     return re.sub(r"[^a-z0-9%$]+", " ", fold(text)).strip()
 
 
+def wording(text: str) -> str:
+    """A pergunta sem caixa, acentos nem pontuação, com os valores: `-5` e `1,5` não são `5`."""
+    return " ".join(re.findall(r"[^\W_]+|[-+.,/](?=\d)", fold(text)))
+
+
 @cache
 def _mask_pattern() -> re.Pattern:
     places = [*CITIES, *UFS, *(uf[0] for uf in UFS.values()), "minas"]

@@ -6,6 +6,7 @@ as formas de consulta de `generated_test` não ocorrem no treino.
 """
 
 import random
+import re
 from pathlib import Path
 
 from comum import labels
@@ -14,9 +15,11 @@ from comum.terminal import UserError
 
 from loja_sql.config import Config, resolve
 from loja_sql.prompt import DECLINE
+from loja_sql.questions.linking import column_values
 from loja_sql.questions.noise import misspelt, noised
 from loja_sql.questions.reading import Row, read_questions
 from loja_sql.questions.sieve import Sieve
+from loja_sql.questions.slots import wording
 from loja_sql.shop import DATA_DIR
 from loja_sql.sql.features import skeleton
 
@@ -133,8 +136,12 @@ def own_splits(config: Config, sieve: Sieve) -> Splits:
     rows = read_questions(resolve(config.data.custom), "own", sieve.rejected)
     rows = sieve.unseen(sieve.checked(rows + _feedback(config, sieve), "próprias"))
     rng = random.Random(config.data.seed)
-    parts = split_by_skeleton(rows, [OWN_HELD_OUT] * 2, rng)
-    return dict(zip(("train", "validation", "test"), parts, strict=True))
+    train, *held_out = split_by_skeleton(rows, [OWN_HELD_OUT] * 2, rng)
+    if all(held_out) and (versions := config.data.variations):
+        values = column_values(config.databases[0])
+        answerable = [row for row in train if row.answerable]
+        train += sieve.varied_own(answerable, versions, rng, values)
+    return dict(zip(("train", "validation", "test"), (train, *held_out), strict=True))
 
 
 def _feedback(config: Config, sieve: Sieve) -> list[Row]:
@@ -153,8 +160,9 @@ def split_by_skeleton(
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        # As sem resposta não têm SQL que vaze de uma parte para a outra.
-        groups.setdefault(skeleton(row.sql) if row.answerable else row.id, []).append(row)
+        # Das sem resposta não há SQL que vaze: o que têm em comum são as palavras.
+        words = re.sub(r"\d+", "", wording(row.question))
+        groups.setdefault(skeleton(row.sql) if row.answerable else words, []).append(row)
     names = sorted(groups)
     rng.shuffle(names)
     parts: list[list[Row]] = [[] for _ in fractions]

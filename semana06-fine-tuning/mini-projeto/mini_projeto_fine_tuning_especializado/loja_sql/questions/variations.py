@@ -7,18 +7,23 @@ Um valor só é trocado se aparece uma única vez na pergunta e está no SQL; na
 
 import random
 import re
-from functools import cache
+from functools import cache, partial
 
 from comum.text import fold
 
+from sqlglot import exp
+
 from loja_sql.questions.numerals import ways
 from loja_sql.questions.slots import MONTHS, NUMBERS, STATUSES, UFS, YEARS, choices, inflections
+from loja_sql.sql.features import parse
 
+Values = dict[tuple[str, str], list[str]]  # (tabela, coluna) -> os textos dela
 STRING = re.compile(r"'([^']*)'")
 YEAR = re.compile(r"(?<!\d)20\d\d(?!\d)")
 FIRST_MARK = 0xE000  # uso privado do Unicode: não ocorre em pergunta nenhuma
 ARTICLES = {"o", "a", "os", "as", "ao", "à", "pelo", "pela"}
 PREPOSITIONS = {"de": 1, "do": 1, "da": 1, "em": 2, "no": 2, "na": 2}  # posição em UFS[uf]
+GENDERED = {*ARTICLES, "do", "da", "no", "na", "dos", "das", "nos", "nas"}
 FEMININE_CATEGORIES = {"roupas", "beleza"}
 # As comparações que se trocam entre si sem mexer na frase em volta, e o operador de cada uma.
 COMPARISONS = (
@@ -80,10 +85,17 @@ class _Draft:
         return found[1].lower() if found else ""
 
 
-def vary(question: str, sql: str, rng: random.Random) -> tuple[str, str]:
-    """A pergunta e o SQL com outros valores, os que se puder trocar."""
+def vary(
+    question: str, sql: str, rng: random.Random, values: Values | None = None
+) -> tuple[str, str]:
+    """A pergunta e o SQL com outros valores, os que se puder trocar.
+
+    Args:
+        values: os de cada coluna de texto de um banco alheio; sem eles, trocam-se os da loja.
+    """
     draft = _Draft(question, sql)
-    for swap in SWAPS:
+    swaps = SWAPS if values is None else (partial(_swap_literals, values), *NUMERIC)
+    for swap in swaps:
         swap(draft, rng)
     return draft.done()
 
@@ -91,6 +103,23 @@ def vary(question: str, sql: str, rng: random.Random) -> tuple[str, str]:
 def aligned_fold(text: str) -> str:
     """`fold` com o mesmo comprimento de `text`: as posições de um valem no outro."""
     return "".join(fold(char)[:1] or char for char in text)
+
+
+def _swap_literals(values: Values, draft: _Draft, rng: random.Random) -> None:
+    """Troca um texto comparado com uma coluna por outro que o banco tem nela."""
+    for comparison in list(parse(draft.sql).find_all(exp.EQ, exp.NEQ)):
+        column, literal = comparison.this, comparison.expression
+        if not (isinstance(column, exp.Column) and literal.is_string):
+            continue
+        name, old = column.name.lower(), literal.name
+        others = (v for (_, known), v in values.items() if known.lower() == name and old in v)
+        found, used = draft.find(old), draft.used()
+        new = [v for v in next(others, []) if v not in used and v.isprintable() and "'" not in v]
+        # Atrás de um artigo, ou do que o contém ("da Bahia"), o gênero do nome novo importa.
+        before = draft.word_before(found.start()) if found else ""
+        if found and new and before not in GENDERED:
+            chosen = rng.choice(new)
+            draft.put(*found.span(), chosen, f"'{re.escape(old)}'", f"'{chosen}'")
 
 
 @cache
@@ -247,7 +276,5 @@ def _written(draft: _Draft, number: int, start: int, end: int, rng: random.Rando
     return rng.choice(ways(number, draft.word_after(end), counted) or [str(number)])
 
 
-SWAPS = (
-    *(_swap_names, _swap_ufs, _swap_statuses, _shift_years, _swap_month),
-    *(_swap_comparison, _swap_numbers),
-)
+NUMERIC = (_swap_comparison, _swap_numbers)
+SWAPS = (_swap_names, _swap_ufs, _swap_statuses, _shift_years, _swap_month, *NUMERIC)

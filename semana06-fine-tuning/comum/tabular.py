@@ -188,7 +188,7 @@ def _json(file: TextIO) -> Iterator[Record]:
                 yield record._replace(values=text) if record.problem else record
             except (ValueError, RecursionError) as error:
                 repeated.clear()
-                yield Record(line, text, f"não é JSON: {reason(error)}")
+                yield Record(line, text, reason(error))
 
 
 def _whole(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[int, object]]:

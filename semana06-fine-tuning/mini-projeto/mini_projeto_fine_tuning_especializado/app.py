@@ -58,7 +58,7 @@ def required_password(host: str) -> str | None:
     if len(password) < MIN_PASSWORD:
         raise UserError(
             f"--host {host} abre a página a quem alcançar esta máquina pela rede. Ponha uma senha "
-            f"de ao menos {MIN_PASSWORD} caracteres na variável de ambiente {PASSWORD} (o usuário é "
+            f"de ao menos {MIN_PASSWORD} caracteres na variável {PASSWORD} (o usuário é "
             f"{USER!r}), ou tire --host."
         )
     print(f"Aviso: a página fica aberta à rede em {host}, com senha mas sem criptografia.")

@@ -14,6 +14,7 @@ from comum.numbers import interval, percent
 from comum.results import Score
 
 import plotly.graph_objects as go
+from plotly.colors import qualitative
 
 from loja_sql.page.words import Column, written
 from loja_sql.sql.database import Result
@@ -53,11 +54,15 @@ def score_bars(scores: dict[str, Score], counted: bool = False) -> go.Figure:
     parts = scores.values()
     names = [f"{name} ({part.n})" if counted else name for name, part in scores.items()]
     rows = [(n, p.value, percent(p.value)) for n, p in zip(names, parts, strict=True)]
-    above = [max(0.0, part.ci95[1] - part.value) for part in parts]
-    below = [max(0.0, part.value - part.ci95[0]) for part in parts]
-    whiskers = {"symmetric": False, "array": above, "arrayminus": below, "color": "gray"}
     figure = bars(rows, 1, [f"{interval(part, 1, 100)} %" for part in parts])
-    return figure.update_traces(error_x=whiskers | {"thickness": 1.5, "width": 3}, selector=0)
+    return figure.update_traces(error_x=_whiskers(list(parts)), selector=0)
+
+
+def _whiskers(parts: Sequence[Score], scale: float = 1) -> dict:
+    above = [scale * max(0.0, part.ci95[1] - part.value) for part in parts]
+    below = [scale * max(0.0, part.value - part.ci95[0]) for part in parts]
+    line = {"color": "gray", "thickness": 1.5, "width": 3}
+    return {"symmetric": False, "array": above, "arrayminus": below} | line
 
 
 def curves(series: dict[str, Sequence[tuple[float, float]]], x_label: str, y_label: str):
@@ -69,6 +74,28 @@ def curves(series: dict[str, Sequence[tuple[float, float]]], x_label: str, y_lab
         traces.append(line)
     figure = _figure(traces, 320, x_label, y_label).update_layout(showlegend=True)
     return figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+
+
+def learning_curve(points: Sequence[tuple[int, Score]]) -> go.Figure:
+    """A acurácia por número de exemplos de treino, com os intervalos de 95%."""
+    sizes = [size for size, _ in points]
+    line = go.Scatter(x=sizes, y=[100 * part.value for _, part in points], mode="lines+markers")
+    line.update(error_y=_whiskers([part for _, part in points], 100), hoverinfo="text")
+    line.update(hovertext=[f"{s} exemplos: {interval(part, 1, 100)} %" for s, part in points])
+    figure = _figure([line], 320, "exemplos de treino", "acurácia, %")
+    return figure.update_yaxes(range=[0, 100]).update_xaxes(tickformat=",", range=[0, None])
+
+
+def stacked(names: Sequence[str], parts: dict[str, Sequence[int]]) -> go.Figure:
+    """Barras horizontais empilhadas: parte → o tamanho dela em cada nome."""
+    labels = [_safe(name) for name in names]
+    bars = [go.Bar(x=sizes, y=labels, name=part, orientation="h") for part, sizes in parts.items()]
+    for bar in bars:
+        bar.hovertemplate = "%{y}: %{x}<extra>" + bar.name + "</extra>"
+    figure = _figure(bars, 120 + 34 * len(names)).update_layout(barmode="stack", bargap=0.35)
+    figure.update_layout(colorway=qualitative.Safe, showlegend=True, dragmode=False)
+    figure.update_layout(legend={"orientation": "h", "traceorder": "normal", "y": -0.05})
+    return figure.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(fixedrange=True)
 
 
 def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) -> go.Figure:
@@ -94,7 +121,7 @@ def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) 
     labels = go.Scatter(x=[edge] * len(xs), y=places, text=names, mode="text", hoverinfo="skip")
     labels.update(textposition="middle right", cliponaxis=False)
     figure = _figure([dots, best, leads, labels], SCATTER_HEIGHT, x_label, y_label)
-    figure.update_layout(margin_r=12 + 7 * max(map(len, names)), dragmode=False)
+    figure.update_layout(margin_r=12 + 6.6 * max(map(len, names)), dragmode=False)
     figure.update_yaxes(range=[-6, 106], fixedrange=True)
     return figure.update_xaxes(range=[0, edge], fixedrange=True)
 

@@ -22,6 +22,7 @@ from loja_sql.sql.database import Result
 MAX_BARS, MAX_POINTS = 40, 400
 LABEL_CHARS, LABEL_LINES = 20, 3
 COLORS = ["#3b82f6", "#ea580c", "#16a34a", "#8b5cf6", "#db2777", "#0891b2", "#a16207"]
+CAUSE_COLORS = [*qualitative.Safe, *qualitative.Dark2]  # mais cores que causas
 CLEAR, GRID = "rgba(0,0,0,0)", "rgba(128,128,128,.3)"
 # Do que o plotly oferece, fica salvar como imagem: o resto fala inglês e não faz falta.
 BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale"]
@@ -88,12 +89,12 @@ def learning_curve(points: Sequence[tuple[int, Score]]) -> go.Figure:
 
 def stacked(names: Sequence[str], parts: dict[str, Sequence[int]]) -> go.Figure:
     """Barras horizontais empilhadas: parte → o tamanho dela em cada nome."""
-    labels = [_safe(name) for name in names]
+    labels = [_safe(name, 30) for name in names]
     bars = [go.Bar(x=sizes, y=labels, name=part, orientation="h") for part, sizes in parts.items()]
     for bar in bars:
         bar.hovertemplate = "%{y}: %{x}<extra>" + bar.name + "</extra>"
     figure = _figure(bars, 120 + 34 * len(names)).update_layout(barmode="stack", bargap=0.35)
-    figure.update_layout(colorway=qualitative.Safe, showlegend=True, dragmode=False)
+    figure.update_layout(colorway=CAUSE_COLORS, showlegend=True, dragmode=False)
     figure.update_layout(legend={"orientation": "h", "traceorder": "normal", "y": -0.05})
     return figure.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(fixedrange=True)
 

@@ -172,7 +172,8 @@ def answers(runs: dict[str, dict]) -> dict:
     questions: dict[str, tuple[str, str]] = {}
     found: dict[str, dict[str, tuple[str, int]]] = {}
     for run, facts in runs.items():
-        for row in facts["rows"]:
+        # O treinado encabeça a lista: com o seguinte, é o par que se mostra primeiro.
+        for row in sorted(facts["rows"], key=lambda row: row["variant"] != facts["main"]):
             key = f"{row['id']}: {row['question']}"
             questions[key] = row["question"], row["gold"]
             name = row["variant"] if len(runs) == 1 else f"{run} · {row['variant']}"

@@ -120,32 +120,16 @@ class AskTab:
     def wire(self, queue: dict) -> None:
         """Liga os botões aos métodos."""
         outputs = [self.state, self.rows, self.chart, self.download, self.similar]
-        busy = [self.ask, self.cancel]
-        everything = [self.sql, self.past, self.history, self.thanks, *outputs, *busy]
-        asked = gr.on(
-            [self.ask.click, self.question.submit],
-            self.starting,
-            self.question,
-            [self.question, self.state, *busy],
-            js=TO_ADDRESS,
-            **AT_ONCE,
-        )
-        again = self.similar.click(
-            self.choosing, self.similar, [self.question, self.state, *busy], **AT_ONCE
-        )
-        progress = {"show_progress": "minimal", "show_progress_on": self.state}
+        busy = [self.question, self.thanks, *outputs, self.ask, self.cancel]
+        asks = [self.ask.click, self.question.submit]
+        asked = gr.on(asks, self.starting, self.question, busy, js=TO_ADDRESS, **AT_ONCE)
+        again = self.similar.click(self.choosing, self.similar, busy, **AT_ONCE)
+        inputs, everything = [self.question, self.past], [self.sql, self.past, self.history, *busy]
+        hidden = {"show_progress": "hidden", **PRIVATE}
         answers = [
-            event.then(
-                self.answering,
-                [self.question, self.past],
-                everything,
-                **progress,
-                **queue,
-                **PRIVATE,
-            )
-            for event in (asked, again)
+            e.then(self.answering, inputs, everything, **hidden, **queue) for e in (asked, again)
         ]
-        self.cancel.click(self.cancelled, None, [self.state, *busy], cancels=answers, **AT_ONCE)
+        self.cancel.click(self.cancelled, None, busy, cancels=answers, **AT_ONCE)
         self.run.click(self.execute, self.sql, outputs, concurrency_limit=SQL_AT_ONCE, **PRIVATE)
         reviewed = [self.question, self.sql, *outputs]
         self.history.click(self.review, [self.history, self.past], reviewed, **PRIVATE)
@@ -161,16 +145,20 @@ class AskTab:
         return asked, _questions(past)
 
     def starting(self, question: str) -> dict:
-        return {self.question: question, self.state: "Na fila…", **self._busy(True)}
+        """Tira da vista a resposta anterior e troca Perguntar por Cancelar."""
+        hidden = {part: gr.update(visible=False) for part in (self.rows, self.chart)}
+        hidden |= {part: gr.update(visible=False) for part in (self.download, self.similar)}
+        said = {self.question: question, self.state: "<p>Na fila…</p>", self.thanks: ""}
+        return said | hidden | self._busy(True)
 
     def choosing(self, sample: list) -> dict:
         return self.starting(sample[0])
 
     def cancelled(self) -> dict:
-        return {self.state: "Cancelado.", **self._busy(False)}
+        return {self.state: "<p>Cancelado.</p>", **self._busy(False)}
 
     def _busy(self, busy: bool) -> dict:
-        return {self.ask: gr.Button(visible=not busy), self.cancel: gr.Button(visible=busy)}
+        return {self.ask: gr.update(visible=not busy), self.cancel: gr.update(visible=busy)}
 
     def answering(self, text: str, past: list) -> Iterator[dict]:
         """Mostra o SQL à medida que sai e, no fim, o resultado."""
@@ -180,7 +168,7 @@ class AskTab:
         if said := DECLINE if answer.declined else answer.sql:
             past = [(answer.question, said), *past][:HISTORY]
         # De uma vez: quem lê o estado de pronta já pode opinar.
-        shown = {self.past: past, self.history: _questions(past), self.thanks: ""}
+        shown = {self.past: past, self.history: _questions(past)}
         shown |= {self.sql: laid_out(answer.sql), **self._busy(False)}
         yield shown | self.shown(answer, self.engine)
 

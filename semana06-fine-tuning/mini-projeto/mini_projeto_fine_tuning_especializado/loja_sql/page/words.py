@@ -60,18 +60,15 @@ def columns(sql: str, result: Result) -> list[Column]:
     if len(found) != len(result.columns) or any(node.is_star for node in found):
         # Da estrela, só o nome; a unidade, de um nome que a diga.
         found = [exp.column(name) for name in result.columns]
-    unnamed = [Column(heading(node, tree)[:MAX_TITLE], unit(node)) for node in found]
-    return [
-        _timed(column, values) for column, values in zip(unnamed, _by_column(result), strict=True)
-    ]
+    named = [Column(heading(node, tree)[:MAX_TITLE], unit(node)) for node in found]
+    values = zip(*result.rows, strict=True) if result.rows else [()] * len(named)
+    return list(map(_seen, named, values))
 
 
-def _by_column(result: Result) -> list[tuple]:
-    return list(zip(*result.rows, strict=True)) or [()] * len(result.columns)
-
-
-def _timed(column: Column, values: tuple) -> Column:
-    """Com a unidade `date`, se todos os textos são dias ou meses: é nos valores que se vê."""
+def _seen(column: Column, values: tuple) -> Column:
+    """Com a unidade que só nos valores se vê: `date`, se todos são dias ou meses; ou `real`."""
+    if not column.unit and any(isinstance(value, float) for value in values):
+        return column._replace(unit="real")
     texts = [value for value in values if value is not None]
     dates = texts and all(isinstance(v, str) and _ISO.fullmatch(v) for v in texts)
     timed = dates or (column.title in ("ano", "mês", "dia") and not column.unit)
@@ -192,7 +189,7 @@ def written(value: object, unit: str = "") -> str:
         return format_currency(value, "BRL", locale=LOCALE)
     if unit == "percent":
         return f"{decimal(value, 1)}%"
-    if isinstance(value, float):
+    if isinstance(value, float) or unit == "real":
         return any_size(value)
     # Sem unidade, um inteiro pode ser um ano ou o número de um pedido: 2024, não 2.024.
     return decimal(value) if unit == "count" else str(value)

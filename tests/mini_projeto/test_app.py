@@ -299,7 +299,7 @@ def test_a_decline_has_a_reason_and_no_rows_and_can_be_judged(served, monkeypatc
         tab = tabs.AskTab(page)
     *_, last = tab.answering(question, [])
     assert last[tab.sql] == "" and not last[tab.rows].visible and not last[tab.download].visible
-    near = [sample[0] for sample in last[tab.similar].samples]
+    near = last[tab.similar].sample_labels
     assert len(near) == 2 and all("clientes" in text for text in near), "o que podia ter perguntado"
     past = last[tab.past]
     assert tab.review(0, past)[tab.sql] == ""

@@ -230,8 +230,11 @@ def alone(result: Result) -> bool:
     return len(result.rows) == 1 and len(result.columns) == 1
 
 
-def state(answer: Answer, source: str) -> str:
-    """A resposta em HTML: o que se entendeu, o valor único, a frase que a explica, o tempo."""
+def state(answer: Answer, source: str = "") -> str:
+    """A resposta em HTML: o que se entendeu, o valor único, a frase que a explica, o tempo.
+
+    `source` diz quem respondeu; sem ele, o tempo não se mostra.
+    """
     facts = {"answer": answer, "source": source}
     if result := answer.result:
         facts |= {"count": _count(result), "told": sentence(answer.sql)}
@@ -303,11 +306,12 @@ def _column(compared: Compared) -> dict:
     named = columns(answer.sql, result) if result else []
     table = result is not None and not alone(result)
     rows = shown_rows(result)[:COMPARED_ROWS] if table else []
-    size = f" · pesos: {decimal(compared.size / 1e6)} MB" if compared.size else ""
+    size = f" · pesos: {decimal(compared.size / 1e6, 1)} MB" if compared.size else ""
     return {
         "verdict": compared.verdict,
         "sql": laid_out(answer.sql),
-        "state": Markup(state(answer, f"consulta e linhas{size}")),
+        "state": Markup(state(answer)),
+        "cost": f"{decimal(answer.seconds, 2)} s{size}",
         "titles": [column.title for column in named],
         "rows": [_written(row, named) for row in rows],
     }

@@ -477,7 +477,7 @@ def test_the_rules_of_accessibility_pass(view, theme):
     view.emulate_media(color_scheme=theme)
     view.reload()
     ask(view, expect)
-    expect(view.locator("#grafico .barlayer .point")).to_have_count(5)
+    expect(view.locator("#grafico .barlayer .point")).to_have_count(5, timeout=30_000)
     found = axe.Axe().run(view).response["violations"]
     assert [(rule["id"], rule["nodes"][0]["html"][:200]) for rule in found] == []
 
@@ -515,7 +515,7 @@ def review_and_download(view, expect, target: Path) -> None:
     expect(view.locator("#estado")).to_contain_text("5 linhas", timeout=30_000)
     expect(view.locator("#sql .cm-content")).to_contain_text("GROUP BY status")
     expect(view.locator("#linhas")).to_contain_text("cancelado")
-    expect(view.locator("#grafico .barlayer .point")).to_have_count(5)
+    expect(view.locator("#grafico .barlayer .point")).to_have_count(5, timeout=30_000)
     with view.expect_download() as download:
         view.locator("#baixar").click()
     download.value.save_as(target)

@@ -21,6 +21,7 @@ from plotly.offline import get_plotlyjs
 from loja_sql.config import Config
 from loja_sql.model.summary import METRICS
 from loja_sql.page import charts
+from loja_sql.page.words import written
 from loja_sql.scores.overview import DIFFICULTIES
 from loja_sql.sql.causes import CAUSES
 
@@ -48,7 +49,7 @@ def draw(figure: go.Figure) -> Markup:
 
 TEMPLATES = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
 TEMPLATES.globals |= {"charts": charts, "draw": draw, "SAMPLES_PER_CAUSE": SAMPLES_PER_CAUSE}
-TEMPLATES.filters |= {"decimal": decimal, "interval": interval}
+TEMPLATES.filters |= {"decimal": decimal, "interval": interval, "written": written}
 
 
 def page(config: Config) -> str:

@@ -299,8 +299,9 @@ def test_a_decline_has_a_reason_and_no_rows_and_can_be_judged(served, monkeypatc
         tab = tabs.AskTab(page)
     *_, last = tab.answering(question, [])
     assert last[tab.sql] == "" and not last[tab.rows].visible and not last[tab.download].visible
-    near = last[tab.similar].sample_labels
-    assert len(near) == 2 and all("clientes" in text for text in near), "o que podia ter perguntado"
+    assert last[tab.similar].visible, "o que podia ter perguntado"
+    near = page.similar(question)
+    assert len(near) == 2 and all("clientes" in text for text in near)
     past = last[tab.past]
     assert tab.review(0, past)[tab.sql] == ""
     assert "resposta certa" in tab.opinion(question, past, "", good=True)

@@ -6,7 +6,7 @@
 Tudo fica nesta máquina: nenhuma fonte, script ou medição de uso vem de fora. O banco é aberto só
 para leitura, com limites de tempo e de tamanho. As opiniões (👍 👎) vão para `feedback.jsonl`, na
 pasta dos dados, e entram no próximo treino com `data_prep.py data.feedback=…/feedback.jsonl`.
-A API está descrita em /?view=api e em /gradio_api/openapi.json; /saude diz se a página está viva.
+/gradio_api/openapi.json descreve a API (e "Usar via API", no rodapé); /saude diz se ela está viva.
 """
 
 import os

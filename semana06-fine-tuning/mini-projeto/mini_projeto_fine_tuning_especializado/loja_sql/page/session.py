@@ -31,6 +31,7 @@ from loja_sql.sql.features import difficulty
 
 UNTRAINED, TRAINED = "sem treino", "treinado"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # começos que uma planilha executa
+SHORT = 60  # o Gradio corta uma sugestão mais comprida
 SUGGESTIONS = 2  # perguntas parecidas, quando a resposta é "não sei"
 MAX_OPEN = 3  # modelos abertos na aba Comparar
 MAX_FEEDBACK_BYTES = 5_000_000  # a página pode estar aberta a desconhecidos; o disco, não
@@ -78,8 +79,9 @@ class Page:
             self._known = rows, Bm25([row["question"] for row in rows])
         rows, index = self._known
         found: dict[str, str] = {}
-        for place in index.nearest(question, 10):
-            found.setdefault(rows[place]["sql"], rows[place]["question"])
+        for place in index.nearest(question, 30):
+            if len(rows[place]["question"]) <= SHORT:
+                found.setdefault(rows[place]["sql"], rows[place]["question"])
         return list(found.values())[:SUGGESTIONS]
 
     def _answerable(self) -> list[dict]:

@@ -203,17 +203,12 @@ class AskTab:
             self.rows: gr.Dataframe(grid(result, named) if table else None, visible=table),
             self.chart: gr.Plot(chart, visible=chart is not None),
             self.download: gr.Button(visible=some),
-            self.similar: _listed(near, visible=bool(near)),
+            self.similar: gr.Dataset(samples=[[text] for text in near], visible=bool(near)),
         }
 
 
 def _questions(past: list) -> gr.Dataset:
-    return _listed([question for question, _ in past])
-
-
-def _listed(texts: list[str], **options) -> gr.Dataset:
-    """As perguntas, inteiras: sem `sample_labels` o Gradio as corta em 60 letras."""
-    return gr.Dataset(samples=[[text] for text in texts], sample_labels=texts, **options)
+    return gr.Dataset(samples=[[question] for question, _ in past])
 
 
 def _question_box(label: str, name: str, **options) -> gr.Textbox:

@@ -142,7 +142,8 @@ class AskTab:
     def opened(self, past: list, request: gr.Request) -> tuple:
         """Ao abrir a página: a pergunta que veio no endereço e o histórico deste navegador."""
         asked = request.query_params.get("q", "")[:MAX_QUESTION_CHARS]
-        return asked, _questions(past)
+        # Sem pergunta no endereço, fica a que já se tenha começado a digitar.
+        return asked or gr.skip(), _questions(past)
 
     def starting(self, question: str) -> dict:
         """Tira da vista a resposta anterior e troca Perguntar por Cancelar."""

@@ -8,7 +8,7 @@ LONG := $(PROJECT)/models/lora/adapter_config.json
 MODEL := $(WEEK)/modelos/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo longo completo app dia3 dia4 dia5 dia6 experimentos test test-gpu lint lock
+.PHONY: help setup demo longo completo app dia3 dia4 dia5 dia6 experimentos imagens test test-gpu lint lock
 
 help:  ## mostra esta ajuda
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ dia5: setup  ## lição do dia 5: quantização, à mão e com as bibliotecas, m
 
 dia6: setup  ## lição do dia 6: preparar dados, medir, ajustar em três formatos
 	$(PY) $(WEEK)/exemplos/exemplo_04_dataset_preparation.py
+
+imagens: setup  ## refaz as imagens do README com o modelo longo (pede o extra [browser] e o Chromium)
+	$(PY) tests/benchmarks/page_images.py
 
 experimentos: setup  ## leva ao caderno, experimentos.md, o que você mediu
 	$(PY) $(WEEK)/ferramentas/registrar_experimentos.py

@@ -2,11 +2,13 @@
 
 import argparse
 import csv
+import io
 import json
 import random
 import shutil
 import socket
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,15 +17,18 @@ from comum.terminal import run_main
 
 import gradio as gr
 import gradio_client
+import httpx
 import pytest
 
 import app
 from loja_sql.config import load_config
 from loja_sql.model.assistant import Answer, Assistant, settings
 from loja_sql.model.engines import Engine
-from loja_sql.page import panel, session, tabs
-from loja_sql.page.session import TRAINED, UNTRAINED, Page
-from loja_sql.prompt import DECLINE
+from loja_sql.page import guard, panel, session, tabs
+from loja_sql.page.explain import laid_out
+from loja_sql.page.session import TRAINED, UNTRAINED, Compared, Page
+from loja_sql.page.words import columns
+from loja_sql.prompt import DECLINE, Link
 from loja_sql.questions.reading import read_questions
 from loja_sql.sql.database import Result
 
@@ -45,13 +50,16 @@ def served(trained, tmp_path_factory):
     options = argparse.Namespace(base=False, adapter=None)
     page = Page(*settings(load_config(None, args), options))
     page.feedback = folder / "feedback.jsonl"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    blocks = app.launch(page, "127.0.0.1", port)
+    blocks = app.launch(page, "127.0.0.1", free_port())
     yield page, blocks.local_url
     blocks.close()
     results.undo()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def connect(url: str) -> gradio_client.Client:
@@ -93,9 +101,13 @@ def test_api_runs_edited_sql_read_only(served):
     [
         ("SELECT x'00ff'", "x'00ff'", "x'00ff'"),
         ("SELECT 9e999", "inf", "inf"),
-        ("SELECT NULL", None, "NULL"),
+        ("SELECT NULL", None, "sem valor"),
         ("SELECT 9223372036854775807", 9223372036854775807, "9223372036854775807"),
         ("SELECT 2024", 2024, "2024"),
+        ("SELECT SUM(12000)", 12000, "12.000"),
+        ("SELECT MIN(data) FROM (SELECT '2024-03-07' AS data)", "2024-03-07", "07/03/2024"),
+        ("SELECT 407617.5199999997 AS faturamento", 407617.5199999997, "R$\xa0407.617,52"),
+        ("SELECT 100.0 * 1 / 8", 12.5, "12,5%"),
         ("SELECT 407617.5199999997", 407617.5199999997, "407.617,52"),
         ("SELECT 0.1 + 0.2", 0.1 + 0.2, "0,3"),
         ("SELECT -1e-7", -1e-7, "-1e-07"),
@@ -105,9 +117,10 @@ def test_api_runs_edited_sql_read_only(served):
 def test_any_sqlite_value_comes_back_and_is_shown_in_brazilian(served, sql, value, shown):
     page, url = served
     assert connect(url).predict(sql, api_name="/executar")["rows"] == [[value]]
-    grid = tabs.grid(page.assistant.execute(sql).result)
+    result = page.assistant.execute(sql).result
+    grid = tabs.grid(result, columns(sql, result))
     assert grid["data"] == [[value]], "as colunas se ordenam pelo valor"
-    assert grid["metadata"] == {"display_value": [[shown]]}
+    assert grid["metadata"]["display_value"] == [[shown]]
 
 
 def test_only_two_endpoints_are_public(served):
@@ -176,36 +189,41 @@ def test_what_is_not_a_question_gets_a_clear_state(served, question, words):
     page, _ = served
     answer = list(page.assistant.stream(question))[-1]
     assert words in answer.error
-    shown = tabs.status(answer, "motor")
+    shown = tabs.state(answer, "motor")
     assert "Não deu certo" in shown and words in shown
 
 
 def test_status_counts_and_escapes():
     result = Result(["a"], [(1,)] * 1250)
-    text = tabs.status(Answer("q", "SELECT 1", result, None, 0.41), "llama.cpp q8_0")
+    text = tabs.state(Answer("q", "SELECT 1", result, None, 0.41), "llama.cpp q8_0")
     assert "1.250 linhas (aqui, as primeiras 200" in text and "0,41 s" in text
-    hostile = tabs.status(Answer("q", "", None, "<img src=x>", 0.0), "m")
+    link = Link("clientes", "cidade", "<img src=x>")
+    hostile = tabs.state(Answer("q", "", None, "<img src=x>", 0.0, links=[link]), "m")
     assert "<img" not in hostile
 
 
-def test_csv_has_every_row_and_the_exact_values(served):
-    page, _ = served
-    result = Result(["nome", "preço"], [('Ação; "x"', 0.1 + 0.2)] + [("ç", i) for i in range(300)])
-    path = page.save_csv(result)
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.reader(stream))
-    assert len(rows) == 302 and rows[1] == ['Ação; "x"', "0.30000000000000004"]
-    assert Path(path).read_bytes().startswith(b"\xef\xbb\xbf"), "as planilhas abrem com acentos"
+def test_csv_has_every_row_and_no_formula_for_the_spreadsheet():
+    rows = [('Ação; "x"', 0.1 + 0.2), ("=cmd|' /C calc'!A0", -5), ("-1+1", None)]
+    result = Result(["nome", "preco"], rows + [("ç", i) for i in range(300)])
+    text = Page.csv_text("SELECT nome, preco FROM produtos", result)
+    found = list(csv.reader(io.StringIO(text, newline=""), delimiter=";"))
+    assert found[0] == ["nome", "preço"] and len(found) == 304
+    assert found[1] == ['Ação; "x"', "0,30000000000000004"]
+    assert found[2:4] == [["'=cmd|' /C calc'!A0", "-5"], ["'-1+1", ""]]
 
 
 def test_opinions_are_kept_in_a_file_data_prep_reads(served):
     page, _ = served
     page.feedback.unlink(missing_ok=True)
     assert "Obrigado" in page.save_opinion("quantos por status?", MODEL_SQL, MODEL_SQL, True)
+    again = page.save_opinion("quantos por status?", MODEL_SQL, laid_out(MODEL_SQL), True)
+    assert "já estava guardada" in again, "a mesma opinião, uma vez só"
     said = page.save_opinion("quantos pedidos?", "SELECT 1", EDITED_SQL + ";", False)
     assert "correção foi guardada" in said
     assert "corrija o SQL" in page.save_opinion("e o frete?", "SELECT 2", "SELECT 2", False)
     assert "não foi guardada" in page.save_opinion("x?", "SELECT 3", "DROP TABLE pedidos", False)
+    empty = "SELECT nome FROM clientes WHERE uf = 'XX'"
+    assert "resultado vazio" in page.save_opinion("y?", "SELECT 3", empty, False), "o de data_prep"
     assert "faça uma pergunta" in page.save_opinion("", "", "", True)
     rejected: list = []
     rows = read_questions(page.feedback, "feedback", rejected)
@@ -231,9 +249,25 @@ def test_a_port_in_use_is_one_clear_sentence(served, trained, capsys):
 def test_comparing_shows_each_model_with_its_own_answer(served):
     page, _ = served
     assert page.compared[:2] == [UNTRAINED, TRAINED]
-    last = list(page.compare("quantos clientes?", page.compared[:2]))[-1]
+    last = list(page.compare("quantos clientes?", [TRAINED, UNTRAINED]))[-1]
     assert set(last) == {UNTRAINED, TRAINED}
     assert tabs.side_by_side(last).count("<section>") == 2
+    assert "MB" in tabs.side_by_side(last)
+
+
+def test_on_a_hard_question_of_the_test_the_verdict_is_the_references(served, monkeypatch):
+    page, _ = served
+    question, [right, *_] = next(iter(page.tests.items()))
+    tokenizer = page.assistant.engine.tokenizer
+    models = {
+        name: Assistant(page.config, page.adapter, Scripted(tokenizer, sql))
+        for name, sql in ((TRAINED, right), (UNTRAINED, MODEL_SQL))
+    }
+    monkeypatch.setattr(page, "_opened", models.__getitem__)
+    last = list(page.compare(question, [TRAINED, UNTRAINED]))[-1]
+    assert [last[name].verdict for name in models] == ["✓ certa", "✗ errada"]
+    last = list(page.compare("quantos por status?", [TRAINED, UNTRAINED]))[-1]
+    assert [last[name].verdict for name in models] == ["", "≠ outra resposta que a do treinado"]
 
 
 class Scripted(Engine):
@@ -259,12 +293,15 @@ def test_a_decline_has_a_reason_and_no_rows_and_can_be_judged(served, monkeypatc
     assert record["declined"] and record["sql"] == "" and record["rows"] == []
     assert record["error"].startswith("não sei responder: o banco só tem clientes, vendedores")
     answer = page.assistant.ask(question)
-    shown = tabs.side_by_side({TRAINED: answer})
+    shown = tabs.side_by_side({TRAINED: Compared(answer)})
     assert "Não sei responder" in shown and "Não deu certo" not in shown and DECLINE not in shown
     with gr.Blocks():
         tab = tabs.AskTab(page)
     *_, last = tab.answering(question, [])
     assert last[tab.sql] == "" and not last[tab.rows].visible and not last[tab.download].visible
+    assert last[tab.similar].visible, "o que podia ter perguntado"
+    near = page.similar(question)
+    assert len(near) == 2 and any("clientes" in text for text in near)
     past = last[tab.past]
     assert tab.review(0, past)[tab.sql] == ""
     assert "resposta certa" in tab.opinion(question, past, "", good=True)
@@ -274,9 +311,99 @@ def test_a_decline_has_a_reason_and_no_rows_and_can_be_judged(served, monkeypatc
     assert [row.sql for row in rows] == [DECLINE, EDITED_SQL, DECLINE]
 
 
-@pytest.mark.browser
-def test_in_the_browser(served, tmp_path, monkeypatch):
-    """Pergunta, edita, compara, baixa e vê o painel; nada sai da máquina, nada no console."""
+@pytest.fixture
+def slow(served, monkeypatch):
+    """A página com um motor que só responde quando se libera; devolve (perguntas, liberar)."""
+    page, _ = served
+    asked, gate = [], threading.Event()
+
+    class Slow(Scripted):
+        def stream(self, prompt, max_new_tokens):
+            asked.append(prompt)
+            yield "SELECT"
+            while not gate.wait(0.05):
+                yield "SELECT"
+            yield self.text
+
+    engine = Slow(page.assistant.engine.tokenizer)
+    monkeypatch.setattr(page, "assistant", Assistant(page.config, page.adapter, engine))
+    yield asked, gate.set
+    gate.set()
+
+
+def test_questions_whose_asker_left_are_not_computed(served, slow):
+    _, url = served
+    asked, release = slow
+    parts = connect(url).config["dependencies"]
+    number = next(part["id"] for part in parts if part["api_name"] == "perguntar")
+
+    def leave(place: int) -> None:
+        body = {"data": [f"quantos {place}?"], "fn_index": number, "session_hash": f"s{place}"}
+        httpx.post(f"{url}gradio_api/queue/join", json=body).raise_for_status()
+        with httpx.stream("GET", f"{url}gradio_api/queue/data?session_hash=s{place}") as events:
+            next(events.iter_lines())
+
+    for place in range(5):
+        leave(place)
+    with ThreadPoolExecutor(1) as pool:
+        last = pool.submit(connect(url).predict, "quantos ficam?", api_name="/perguntar")
+        release()
+        assert last.result(60)["sql"] == MODEL_SQL
+    assert len(asked) == 2, "a que já corria e a de quem ficou"
+
+
+def test_what_another_site_could_do_is_closed(served):
+    _, url = served
+    files = {"files": ("a.txt", b"x")}
+    assert httpx.post(f"{url}gradio_api/upload", files=files).status_code == 403
+    rebound = httpx.get(url, headers={"Host": "exemplo.com"})
+    assert rebound.status_code == 400 and "só desta máquina" in rebound.json()["detail"]
+    body = {"data": ["SELECT 1"]}
+    foreign = {"Origin": "http://exemplo.com"}
+    join = f"{url}gradio_api/call/executar"
+    assert httpx.post(join, json=body, headers=foreign).status_code == 403
+    assert httpx.post(join, json=body, headers={"Origin": url.rstrip("/")}).status_code == 200
+    assert httpx.get(f"{url}saude").json()["status"] == "ok"
+    described = httpx.get(f"{url}gradio_api/openapi.json").json()
+    assert any("perguntar" in path for path in described["paths"])
+
+
+def test_a_full_queue_says_so_in_portuguese(served, monkeypatch):
+    _, url = served
+    monkeypatch.setattr(guard, "WAITING_EACH", 0)
+    full = httpx.post(f"{url}gradio_api/call/executar", json={"data": ["SELECT 1"]})
+    assert full.status_code == 429 and full.json()["detail"] == guard.CROWDED
+
+
+def test_open_to_the_network_only_with_a_password(served, trained, monkeypatch, capsys):
+    monkeypatch.delenv(app.PASSWORD, raising=False)
+    assert run_main(app.main, [*trained[0], "--host", "0.0.0.0"]) == 2
+    assert app.PASSWORD in capsys.readouterr().err
+    monkeypatch.setenv(app.PASSWORD, "uma senha boa")
+    password = app.required_password("0.0.0.0")
+    assert "sem criptografia" in capsys.readouterr().out
+    blocks = app.launch(served[0], "127.0.0.1", free_port(), password)
+    try:
+        url = blocks.local_url
+        join = httpx.post(f"{url}gradio_api/call/executar", json={"data": ["SELECT 1"]})
+        assert join.status_code == 401
+        client = gradio_client.Client(url, verbose=False, auth=(app.USER, password))
+        assert client.predict("SELECT 1", api_name="/executar")["rows"] == [[1]]
+    finally:
+        blocks.close()
+
+
+def test_a_port_that_does_not_exist_is_one_clear_sentence(trained, capsys):
+    assert run_main(app.main, [*trained[0], "--port", "99999"]) == 2
+    assert "a porta vai de 1 a 65535" in capsys.readouterr().err
+
+
+@pytest.fixture
+def view(served, monkeypatch):
+    """A página aberta no Chromium, a 390 pixels; devolve (page, view, expect).
+
+    No fim, confere que nada saiu da máquina e que nada se queixou no console.
+    """
     sync_api = pytest.importorskip("playwright.sync_api", reason="falta o extra [browser]")
     if CHROMIUM is None:
         pytest.skip("não há Chromium neste sistema")
@@ -287,35 +414,86 @@ def test_in_the_browser(served, tmp_path, monkeypatch):
     outside, problems = [], []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        view = browser.new_page(viewport={"width": 375, "height": 800}, locale="pt-BR")
-        local = (url.rstrip("/"), "data:", "blob:")
+        size = {"width": 390, "height": 800}
+        view = browser.new_page(viewport=size, locale="pt-BR", color_scheme="dark")
+        local = (url.rstrip("/"), "data:", "blob:", "about:")
         view.on("request", lambda r: None if r.url.startswith(local) else outside.append(r.url))
         view.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
         view.on("pageerror", lambda e: problems.append(str(e)))
         view.goto(url)
-        ask_and_correct(view, page, sync_api.expect)
-        review_and_download(view, sync_api.expect, tmp_path / "baixado.csv")
-        assert view.evaluate("document.documentElement.lang") == "pt-BR"
-        fits = "document.documentElement.scrollWidth <= 375"
-        assert view.evaluate(fits), "cabe no telefone"
-        view.get_by_role("tab", name="Comparar").click()
-        view.locator("#comparar").click()
-        sync_api.expect(view.locator("#comparacao section")).to_have_count(2, timeout=60_000)
-        view.get_by_role("tab", name="Métricas").click()
-        sync_api.expect(view.locator(".painel h2").first).to_be_visible()
-        sync_api.expect(view.locator(".js-plotly-plot .barlayer").nth(2)).to_be_attached()
-        assert view.evaluate(fits), "o painel também"
+        yield page, view, sync_api.expect
         browser.close()
     assert outside == []
     assert problems == []
 
 
-def ask_and_correct(view, page, expect) -> None:
-    """Pergunta, concorda, edita o SQL pelo teclado, executa e guarda a correção."""
+@pytest.mark.browser
+def test_in_the_browser(view, tmp_path):
+    """Pergunta, edita, corrige, revê, baixa, compara e vê o painel, na largura de um telefone."""
+    page, view, expect = view
+    ask_and_correct(view, page, expect)
+    review_and_download(view, expect, tmp_path / "baixado.csv")
+    assert view.evaluate("document.documentElement.lang") == "pt-BR"
+    fits = "document.documentElement.scrollWidth <= 390"
+    assert view.evaluate(fits), "cabe no telefone"
+    view.get_by_role("tab", name="Comparar").click()
+    view.locator("#comparar").click()
+    expect(view.locator("#comparacao section")).to_have_count(2, timeout=60_000)
+    view.get_by_role("tab", name="Métricas").click()
+    board = view.frame_locator("#metricas iframe")
+    expect(board.locator("h2").first).to_be_visible(timeout=30_000)
+    expect(board.locator(".js-plotly-plot .barlayer").nth(2)).to_be_attached()
+    assert view.evaluate(fits), "o painel também"
+
+
+@pytest.mark.browser
+def test_history_and_address_survive_a_reload(view):
+    _, view, expect = view
+    ask(view, expect)
+    assert "q=quantos" in view.url
+    view.reload()
+    expect(view.locator("#pergunta textarea")).to_have_value(QUESTION, timeout=30_000)
+    view.get_by_role("button", name="Histórico").click()
+    expect(view.locator("#historico")).to_contain_text(QUESTION)
+
+
+@pytest.mark.browser
+def test_a_question_can_be_cancelled(view, slow):
+    _, view, expect = view
+    asked, _ = slow
     view.locator("#pergunta textarea").fill(QUESTION)
     view.keyboard.press("Enter")
+    expect(view.locator("#estado")).to_contain_text("Escrevendo a consulta", timeout=30_000)
+    view.locator("#cancelar").click()
+    expect(view.locator("#estado")).to_contain_text("Cancelado")
+    expect(view.locator("#perguntar")).to_be_visible()
+    assert len(asked) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_rules_of_accessibility_pass(view, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="falta o axe-core")
+    _, view, expect = view
+    view.emulate_media(color_scheme=theme)
+    view.reload()
+    ask(view, expect)
+    expect(view.locator("#grafico .barlayer .point")).to_have_count(5, timeout=30_000)
+    found = axe.Axe().run(view).response["violations"]
+    assert [(rule["id"], rule["nodes"][0]["html"][:200]) for rule in found] == []
+
+
+def ask(view, expect) -> None:
+    view.locator("#pergunta textarea").fill(QUESTION)
+    view.keyboard.press("Enter")
+    expect(view.locator("#estado")).to_contain_text("5 linhas", timeout=60_000)
+
+
+def ask_and_correct(view, page, expect) -> None:
+    """Pergunta, concorda, edita o SQL pelo teclado, executa e guarda a correção."""
     state, thanks = view.locator("#estado"), view.locator("#obrigado")
-    expect(state).to_contain_text("5 linhas", timeout=60_000)
+    ask(view, expect)
+    expect(state).to_contain_text("Calcula quantidade de pedidos por status")
     view.locator("#certo").click()
     expect(thanks).to_contain_text("resposta certa")
     view.locator("#sql .cm-content").click()
@@ -338,7 +516,7 @@ def review_and_download(view, expect, target: Path) -> None:
     expect(view.locator("#estado")).to_contain_text("5 linhas", timeout=30_000)
     expect(view.locator("#sql .cm-content")).to_contain_text("GROUP BY status")
     expect(view.locator("#linhas")).to_contain_text("cancelado")
-    expect(view.locator("#grafico .barlayer .point")).to_have_count(5)
+    expect(view.locator("#grafico .barlayer .point")).to_have_count(5, timeout=30_000)
     with view.expect_download() as download:
         view.locator("#baixar").click()
     download.value.save_as(target)

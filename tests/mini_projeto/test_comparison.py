@@ -269,10 +269,10 @@ def test_judge_reports_what_did_not_run(banks, predicted, message):
 def test_extra_rows_beyond_the_row_limit_are_wrong(tmp_path):
     """Com a referência exatamente no limite de linhas, uma linha a mais ainda é erro."""
     many = [(f"p{i}", "livros", 1.0, 1) for i in range(10_000)]
-    with Database(create_bank(tmp_path / "grande.sqlite", many)) as bank:
-        gold = "SELECT preco FROM produtos"
-        assert judge(gold, gold, [bank]) == (True, None)
-        assert judge(gold, f"{gold} UNION ALL SELECT 1.0", [bank]) == (False, None)
+    bank = Database(create_bank(tmp_path / "grande.sqlite", many))
+    gold = "SELECT preco FROM produtos"
+    assert judge(gold, gold, [bank]) == (True, None)
+    assert judge(gold, f"{gold} UNION ALL SELECT 1.0", [bank]) == (False, None)
 
 
 # --- referências que nada provam -----------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import pairwise
 
 from comum import statistics
 from comum.numbers import interval
@@ -14,7 +15,7 @@ import pytest
 
 import dashboard
 from loja_sql.config import load_config
-from loja_sql.page import charts, panel
+from loja_sql.page import charts, panel, words
 from loja_sql.sql.causes import cause
 from loja_sql.sql.database import Result
 
@@ -61,42 +62,67 @@ def test_the_page_is_self_contained_and_shows_every_variant(measured):
     shown = without_scripts(html)
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import', shown)
     assert "<script src" not in html and html.count("* plotly.js v") == 1
-    evaluation = Evaluation.load(results / RESULTS)
-    for name, part in evaluation.variants.items():
-        assert f"<td>{name}</td>" in shown
-        assert interval(part.execution_accuracy, 1, 100).replace("; ", ";\u00a0") in shown
+    variants = Evaluation.load(results / RESULTS).variants
+    for name, title in panel.titles(variants).items():
+        assert f'<th scope="row">{title}</th>' in shown
+        score = interval(variants[name].execution_accuracy, 1, 100)
+        assert score.replace("; ", ";\u00a0") in shown
     for title in (
-        *("Acurácia de execução por variante", "Todas as medidas", "Tamanho × acurácia"),
-        *("Latência × acurácia", "Perda", "Por tipo de consulta: treinado", "Por que errou"),
-        *("Por dificuldade: treinado", "Acurácia por número de exemplos de treino"),
-        *("Erros, por causa: treinado", "Respostas lado a lado"),
+        *("Quanto cada modelo acerta", "Quanto cada modelo custa", "Onde acerta: treinado"),
+        *("Quanto valem mais exemplos", "Por que errou", "A perda durante o treino"),
+        "Dois modelos, pergunta a pergunta",
     ):
         assert f"<h2>{title}</h2>" in shown
-    assert shown.count('class="plotly-graph-div"') == 7
+    assert shown.count('class="plotly-graph-div"') == 8
 
 
-def test_before_any_measure_it_says_what_to_run(monkeypatch, tmp_path):
+def test_the_best_comes_first_with_a_name_for_people(measured):
+    variants = Evaluation.load(measured[1] / RESULTS).variants
+    facts = panel.measured(Evaluation.load(measured[1] / RESULTS), [])
+    values = [part.value for part in facts["accuracy"].values()]
+    assert values == sorted(values, reverse=True)
+    titles = panel.titles(variants)
+    assert titles["treinado, completo_3000_lr4"] == "todos os pesos, 2.989 exemplos"
+    assert titles["treinado, lora_3000"] == "LoRA, 2.989 exemplos: lora_3000", "há outro igual"
+    assert titles["treinado, q8_0"] == "q8_0 (GGUF, 8 bits)"
+    assert titles["base com esquema, 4 exemplos"] == "sem treino, 4 exemplos"
+    assert len(set(titles.values())) == len(titles)
+
+
+def test_without_own_results_it_shows_those_of_the_repository(monkeypatch, tmp_path):
     monkeypatch.setattr(panel, "RESULTS_DIR", tmp_path)
-    html = panel.page(load_config(None, [f"training.output_dir={tmp_path}"]))
-    assert "Ainda não há notas" in html and "python evaluate.py" in html
-    assert "plotly-graph-div" not in html
+    html = panel.page(load_config(None, [f"training.output_dir={tmp_path / 'novo'}"]))
+    assert "Ainda não há notas dos seus modelos" in html and "python evaluate.py" in html
+    assert without_scripts(html).count('class="plotly-graph-div"') >= 7
+    assert "82,9" in html
 
 
 def test_failures_are_shown_by_cause_with_examples(measured):
-    section = panel.page(measured[0]).split("Erros, por causa: treinado")[1].split("<h2>")[0]
+    section = panel.page(measured[0]).split("Exemplos, por causa: treinado")[1].split("<h2>")[0]
     assert "<summary>filtro a menos (7)</summary>" in section
     assert section.count("<code>SELECT") == 2 * panel.SAMPLES_PER_CAUSE
     assert "SELECT 0 WHERE 1 &lt; 2" in section
 
 
-def test_variants_with_the_same_answer_share_a_line(measured):
-    section = panel.page(measured[0]).split("Respostas lado a lado")[1]
-    assert section.count("<details open>") == panel.SAMPLES
-    assert "base com esquema · treinado · treinado, q8_0" in section, "na ordem das tabelas"
-    assert "<td>treinado · treinado, q8_0</td>" in section
+def test_every_run_can_be_picked_and_any_two_models_compared(measured):
+    config, results = measured
+    for kind in (".json", ".jsonl"):
+        shutil.copy(
+            (results / RESULTS).with_suffix(kind), results / f"mini_projeto_novo_test{kind}"
+        )
+    shown = panel.page(config)
+    assert re.findall(r'<section data-run="(\w+)"( hidden)?', shown) == [
+        ("lora", ""),
+        ("novo", " hidden"),
+    ]
+    [data] = re.findall(r'id="answers">(.*?)</script>', shown)
+    found = json.loads(data)
+    assert list(found["variants"])[0] == "lora · treinado"
+    assert set(found["variants"]["novo · treinado"]) == set(found["questions"])
+    assert found["variants"]["lora · treinado"]["3: pergunta 3"] == ["SELECT 3", 0]
 
 
-def test_what_the_model_wrote_cannot_become_html(measured):
+def test_what_the_model_wrote_never_becomes_markup(measured):
     config, results = measured
     attack = "<script>alert(1)</script>"
     write_rows(results, (answer(row) | {"predicted": attack, "question": attack} for row in ROWS))
@@ -106,14 +132,20 @@ def test_what_the_model_wrote_cannot_become_html(measured):
     assert attack not in html and "&lt;script&gt;alert(1)" in html
 
 
-def test_the_learning_curve_orders_the_trainings_of_one_method(measured):
+def test_the_learning_curve_keeps_the_best_of_each_size_of_one_method(measured):
     variants = Evaluation.load(measured[1] / RESULTS).variants
-    assert list(panel.learning(variants)) == [
-        "1.494 exemplos: treinado, lora_1500",
-        "2.989 exemplos: treinado, lora_3000_lr3",
-        "2.989 exemplos: treinado, lora_3000",
-        "14.715 exemplos: treinado",
-    ], "sem o de todos os pesos, o QLoRA e as formas exportadas"
+    points = [(size, round(100 * part.value, 1)) for size, part in panel.learning(variants)]
+    assert points == [(1494, 9.7), (2989, 31.5), (14715, 82.9)], "só o LoRA"
+
+
+def test_losses_of_the_runs_found_stand_side_by_side(measured):
+    config, results = measured
+    (results / "outro").mkdir()
+    shutil.copy(results / "lora" / "metrics.jsonl", results / "outro" / "metrics.jsonl")
+    found = panel.losses(config.output_dir)
+    assert found["lora: treino"] == [(10, 2.5), (20, 1.25)]
+    assert found["outro: validação"] == [(20, 1.5)]
+    assert list(found) == ["lora: treino", "lora: validação", "outro: validação"]
 
 
 def test_command_writes_the_file_or_says_what_is_wrong(measured, capsys):
@@ -177,17 +209,23 @@ def test_score_bars_draw_value_and_interval():
 
 def test_long_labels_are_folded_and_similar_ones_stay_apart():
     long = "um rótulo tão comprido que não cabe " * 9
-    figure = charts.chart_for(Result(["a", "n"], [(long + "x", 1), (long + "y", 2.5)]))
+    result = Result(["a", "n"], [(long + "x", 1), (long + "y", 2.5)])
+    figure = charts.chart_for(result, words.columns("SELECT * FROM t", result))
     labels = figure.layout.yaxis.ticktext
     assert all(label.count("<br>") == charts.LABEL_LINES - 1 for label in labels)
     assert figure.data[0].y == (0, 1) and figure.data[0].x == (1, 2.5)
     assert figure.data[1].text == ("1,00", "2,50")
 
 
-def test_points_too_close_for_two_numbers_share_one():
-    figure = charts.scatter({"a": (100, 80), "b": (101, 80.5), "<c>": (10, 20)}, "MB", "%")
-    assert figure.data[0].text == ("1, 2", "", "3")
-    assert figure.data[0].hovertext[2] == "&lt;c&gt;"
+def test_names_beside_the_points_do_not_touch_and_no_model_beats_the_line():
+    points = {f"m{i}": (100 - i, 80 + i / 10) for i in range(12)} | {"<c>": (10, 0), "d": (200, 0)}
+    dots, best, _, labels = charts.scatter(points, "MB", "%").data
+    assert sorted(labels.text) == sorted(dots.hovertext) and "&lt;c&gt;" in labels.text
+    pixels = (charts.SCATTER_HEIGHT - 60) / 112
+    gaps = [above - below for above, below in pairwise(labels.y)]
+    assert min(gaps) * pixels >= charts.LABEL_HEIGHT - 1e-6
+    assert max(labels.y) <= 106 and min(labels.y) >= -6
+    assert (best.x, best.y) == ((10, 89), (0, 81.1))
 
 
 def test_curves_keep_every_point_and_start_at_zero():
@@ -200,19 +238,29 @@ def test_curves_keep_every_point_and_start_at_zero():
 @pytest.mark.parametrize(
     ("columns", "rows", "drawn"),
     [
-        (["uf", "n"], [("MG", 3), ("SP", 5)], True),
-        (["uf", "n"], [("MG", 3)], False),
-        (["uf", "n"], [("MG", 3), ("MG", 5)], False),
-        (["uf", "n"], [("MG", "x"), ("SP", 5)], False),
-        (["uf", "n"], [("MG", -1), ("SP", 5)], False),
-        (["uf", "n"], [("MG", None), ("SP", 5)], False),
-        (["uf", "n"], [("MG", 0), ("SP", 0)], False),
-        (["n", "m"], [(1, 2), (3, 4)], False),
-        (["uf"], [("MG",), ("SP",)], False),
-        (["uf", "n", "m"], [("MG", 1, 2), ("SP", 1, 2)], False),
-        (["uf", "n"], [(str(i), i) for i in range(100)], False),
-        (["uf", "n"], [("", 1), ("\x00<a href=x>", 9e300)], True),
+        (["uf", "n"], [("MG", 3), ("SP", 5)], "bar"),
+        (["uf", "n"], [("MG", 3)], None),
+        (["uf", "n"], [("MG", 3), ("MG", 5)], None),
+        (["uf", "n"], [("MG", "x"), ("SP", 5)], None),
+        (["uf", "n"], [("MG", -1), ("SP", 5)], None),
+        (["uf", "n"], [("MG", None), ("SP", 5)], None),
+        (["uf", "n"], [("MG", 0), ("SP", 0)], None),
+        (["n", "m"], [(1, 2), (3, 4)], None),
+        (["uf"], [("MG",), ("SP",)], None),
+        (["uf", "n", "m"], [("MG", 1, 2), ("SP", 1, 2)], None),
+        (["uf", "n"], [(str(i), i) for i in range(100)], None),
+        (["uf", "n"], [("", 1), ("\x00<a href=x>", 9e300)], "bar"),
+        (["d", "n"], [("2024-02", -3), ("2024-01", 5)], "scatter"),
+        (["d", "n"], [(f"2024-01-{d:02}", d) for d in range(1, 32)], "scatter"),
     ],
 )
-def test_a_chart_only_where_the_rows_have_the_shape_for_one(columns, rows, drawn):
-    assert (charts.chart_for(Result(columns, rows)) is not None) == drawn
+def test_the_chart_is_the_one_the_shape_of_the_rows_asks_for(columns, rows, drawn):
+    result = Result(columns, rows)
+    figure = charts.chart_for(result, words.columns("SELECT * FROM t", result))
+    assert (figure and figure.data[0].type) == drawn
+
+
+def test_a_line_over_time_is_in_the_order_of_time():
+    result = Result(["mês", "n"], [("2024-10", 2), ("2024-02", 1)])
+    [line] = charts.chart_for(result, words.columns("SELECT * FROM t", result)).data
+    assert line.x == ("fev. 2024", "out. 2024") and line.y == (1, 2)

@@ -37,8 +37,7 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def bank(shop_11):
-    with Database(shop_11) as opened:
-        yield opened
+    return Database(shop_11)
 
 
 # --- sequência -----------------------------------------------------------------------------

@@ -166,12 +166,19 @@ def test_the_untrained_model_answers_with_its_own_settings(project, monkeypatch,
 
 def test_table_cells_cannot_control_the_terminal():
     rows = [("\x1b[2Jx\n", ":smile: [red]"), (None, 1234.5), (b"\x00", float("inf"))]
-    text = format_table(Result(["a\x07", "[b]"], rows))
+    text = format_table("SELECT * FROM t", Result(["a\x07", "[b]"], rows))
     assert "\x1b" not in text and "\x07" not in text
-    assert all(word in text for word in ("NULL", "1.234,50", ":smile: [red]", "[b]", "3 linhas"))
+    assert all(
+        word in text for word in ("sem valor", "1.234,50", ":smile: [red]", "[b]", "3 linhas")
+    )
+
+
+def test_the_terminal_names_columns_and_writes_money_as_the_page_does():
+    text = format_table("SELECT AVG(preco) FROM produtos", Result(["AVG(preco)"], [(1234.5,)]))
+    assert "média de preço" in text and "R$\xa01.234,50" in text
 
 
 def test_a_long_result_says_how_much_is_hidden():
-    text = format_table(Result(["n"], [(i,) for i in range(25)], truncated=True))
+    text = format_table("SELECT * FROM t", Result(["n"], [(i,) for i in range(25)], truncated=True))
     assert "… 20 de mais de 25 linhas" in text and "\n24" not in text
-    assert format_table(Result(["n"], [])) == "Nenhuma linha."
+    assert format_table("SELECT * FROM t", Result(["n"], [])) == "Nenhuma linha."

@@ -2,8 +2,9 @@
 
     python dashboard.py --config configs/rapido.yaml     # grava resultados/painel_rapido.html
 
-Lê o que evaluate.py e train.py gravaram; o que ainda não foi medido aparece com o comando que o
-mede. A aba Métricas de app.py mostra o mesmo.
+Traz tudo que evaluate.py e train.py gravaram: cada avaliação, as curvas de perda dos treinos, dois
+modelos pergunta a pergunta. Sem nenhuma avaliação sua, mostra a que vem com o repositório. A aba
+Métricas de app.py mostra o mesmo.
 """
 
 import sys

@@ -1,116 +1,191 @@
 """O painel: o que evaluate.py e train.py mediram, para a aba Métricas e para dashboard.py.
 
-Aqui se junta o que há para mostrar; o texto e a ordem estão em panel.html.
+Aqui se junta o que há para mostrar; o texto e a ordem estão em dashboard.html (a página) e em
+panel.html (o que se diz de cada avaliação).
 """
 
-from collections import defaultdict
-from itertools import zip_longest
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from comum.files import read_jsonl
 from comum.numbers import decimal, interval
-from comum.paths import RESULTS_DIR
+from comum.paths import REFERENCE_DIR, RESULTS_DIR
 from comum.results import Evaluation, Score, Variant
 
 import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from loja_sql.config import Config
+from loja_sql.model.summary import METRICS
 from loja_sql.page import charts
+from loja_sql.page.words import written
 from loja_sql.scores.overview import DIFFICULTIES
 from loja_sql.sql.causes import CAUSES
 
 HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
-SAMPLES, SAMPLES_PER_CAUSE = 8, 3
-PLACE = Markup("<!-- figura -->")  # onde, no HTML, entra cada figura
-NO_TOOLBAR = {"displayModeBar": False}  # a do plotly fala inglês
+PREFIX, SUFFIX = "mini_projeto_", "_test.json"
+SAMPLES_PER_CAUSE = 5
+METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "todos os pesos"}
+FORMS = {
+    "bf16": "bf16 (16 bits)",
+    "f16": "f16 (GGUF, 16 bits)",
+    "nf4": "NF4 (4 bits)",
+    "gptq": "GPTQ (4 bits)",
+    "q8_0": "q8_0 (GGUF, 8 bits)",
+    "q4_k_m": "q4_k_m (GGUF, 4 bits)",
+    "q4_0": "q4_0 (GGUF, 4 bits)",
+}
+SAVE_ONLY = {"displaylogo": False, "responsive": True}
+
+
+def draw(figure: go.Figure) -> Markup:
+    """A figura em HTML; o plotly.js entra uma vez só, no começo da página."""
+    return Markup(figure.to_html(SAVE_ONLY, include_plotlyjs=False, full_html=False))
+
+
 TEMPLATES = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
-TEMPLATES.globals |= {"charts": charts, "SAMPLES_PER_CAUSE": SAMPLES_PER_CAUSE}
-TEMPLATES.filters |= {"decimal": decimal, "interval": interval}
+TEMPLATES.globals |= {"charts": charts, "draw": draw, "SAMPLES_PER_CAUSE": SAMPLES_PER_CAUSE}
+TEMPLATES.filters |= {"decimal": decimal, "interval": interval, "written": written}
 
 
 def page(config: Config) -> str:
-    """O painel como um arquivo HTML só, com o plotly e o estilo dentro: nada vem de fora."""
-    body, library = "", True
-    for piece in pieces(config):
-        if isinstance(piece, go.Figure):
-            piece, library = piece.to_html(NO_TOOLBAR, True, library, full_html=False), False
-        body += piece
-    facts = {"name": config.output_dir.name, "style": Markup(STYLE.read_text(encoding="utf-8"))}
-    return TEMPLATES.get_template("dashboard.html").render(**facts, body=Markup(body))
+    """O painel como um arquivo HTML só, com o plotly e o estilo dentro: nada vem de fora.
+
+    Traz todas as avaliações achadas; a que se vê primeiro é a do treino de `config`. Sem nenhuma,
+    mostra a que vem com o repositório. UserError se um resultado não se lê.
+    """
+    paths = {_run_name(path): path for path in sorted(RESULTS_DIR.glob(f"{PREFIX}*{SUFFIX}"))}
+    own = bool(paths)
+    if not own:
+        paths = {_run_name(path): path for path in sorted(REFERENCE_DIR.glob(f"{PREFIX}*{SUFFIX}"))}
+    name = config.output_dir.name
+    first = name if name in paths else next(iter(paths), "")
+    runs = {
+        run: measured(*_read(paths[run])) for run in sorted(paths, key=lambda run: run != first)
+    }
+    facts = {"name": name, "own": own, "runs": runs, "losses": losses(config.output_dir)}
+    facts |= {"style": Markup(STYLE.read_text("utf-8")), "plotly": Markup(get_plotlyjs())}
+    return TEMPLATES.get_template("dashboard.html").render(**facts, answers=answers(runs))
 
 
-def pieces(config: Config) -> list[str | go.Figure]:
-    """O painel em pedaços de HTML e figuras, em ordem; UserError se um resultado não se lê."""
-    figures: list[go.Figure] = []
-
-    def draw(figure: go.Figure) -> Markup:
-        figures.append(figure)
-        return PLACE
-
-    path = RESULTS_DIR / f"mini_projeto_{config.output_dir.name}_test.json"
-    facts = {"evaluation": None, "losses": losses(_rows(config.output_dir / "metrics.jsonl"))}
-    if path.is_file():
-        facts |= measured(Evaluation.load(path), _rows(path.with_suffix(".jsonl")))
-    html = TEMPLATES.get_template("panel.html").render(**facts, draw=draw)
-    texts = html.split(PLACE)
-    return [piece for pair in zip_longest(texts, figures) for piece in pair if piece is not None]
+def _run_name(path: Path) -> str:
+    return path.name.removeprefix(PREFIX).removesuffix(SUFFIX)
 
 
-def _rows(path: Path) -> list[dict]:
-    return read_jsonl(path) if path.is_file() else []
+def _read(path: Path) -> tuple[Evaluation, list[dict]]:
+    lines = path.with_suffix(".jsonl")
+    return Evaluation.load(path), read_jsonl(lines) if lines.is_file() else []
 
 
-def losses(records: list[dict]) -> dict[str, list[tuple[float, float]]]:
-    """As curvas de perda de um treino: nome → pontos (passo, nats)."""
-    names = {"treino": "loss", "validação": "eval_loss"}
-    series = {n: [(r["step"], r[key]) for r in records if key in r] for n, key in names.items()}
-    return {name: points for name, points in series.items() if points}
+def losses(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """As curvas de perda deste treino e a de validação dos outros da mesma pasta."""
+    series = {}
+    files = sorted(folder.parent.glob(f"*/{METRICS}"), key=lambda path: path.parent != folder)
+    for path in files:
+        kinds = {"loss": "treino"} if path.parent == folder else {}
+        for key, label in (kinds | {"eval_loss": "validação"}).items():
+            points = [(row["step"], row[key]) for row in read_jsonl(path) if key in row]
+            if points:
+                series[f"{path.parent.name}: {label}"] = points
+    return series
 
 
 def measured(evaluation: Evaluation, rows: list[dict]) -> dict:
     """O que o painel diz de uma avaliação; `rows` são as respostas, uma por pergunta e variante."""
     variants = evaluation.variants
+    title = titles(variants)
     # O treinado; se ele não foi medido, a primeira variante.
     main = next((n for n, v in variants.items() if v.group == "trained"), next(iter(variants)))
+    best = sorted(variants, key=lambda name: -variants[name].execution_accuracy.value)
     # Outra redação da pergunta não é outro modelo: o tamanho e o tempo são os mesmos.
-    models = {name: part for name, part in variants.items() if part.group != "wordings"}
+    models = {title[n]: variants[n] for n in best if variants[n].group != "wordings"}
     right = {name: 100 * part.execution_accuracy.value for name, part in models.items()}
     sized = {name: part.weights_bytes for name, part in models.items() if part.weights_bytes}
     levels = variants[main].by_difficulty
+    known = [cause for cause in CAUSES if any(cause in v.error_causes for v in variants.values())]
     return {
         "evaluation": evaluation,
-        "main": main,
-        "accuracy": {name: part.execution_accuracy for name, part in variants.items()},
-        "sizes": {name: (size / 1e6, right[name]) for name, size in sized.items()},
-        "times": {name: (part.latency.p50_s, right[name]) for name, part in models.items()},
+        "main": title[main],
+        "part": variants[main],
+        "variants": {title[name]: variants[name] for name in best},
+        "accuracy": {title[name]: variants[name].execution_accuracy for name in best},
+        "sizes": {_short(n): (size / 1e6, right[n]) for n, size in sized.items()},
+        "times": {_short(n): (part.latency.p50_s, right[n]) for n, part in models.items()},
         "levels": {name: levels[name] for name in DIFFICULTIES if name in levels},
         "learning": learning(variants),
-        "causes": [x for x in CAUSES if any(x in v.error_causes for v in variants.values())],
+        "declines": declines({title[name]: variants[name] for name in best}),
+        "causes": known,
         "wrong": [row for row in rows if row["variant"] == main and row["cause"]],
-        "samples": samples(rows, list(variants)),
+        "rows": [row | {"variant": title[row["variant"]]} for row in rows],
     }
 
 
-def learning(variants: dict[str, Variant]) -> dict[str, Score]:
-    """A acurácia por treino medido nestas perguntas, se do mesmo método que o primeiro deles."""
-    found = [(n, v) for n, v in variants.items() if v.group in ("trained", "others") and v.training]
-    same = [(n, v) for n, v in found if v.training.method == found[0][1].training.method]
-    same.sort(key=lambda item: item[1].training.examples)
-    return {f"{decimal(v.training.examples)} exemplos: {n}": v.execution_accuracy for n, v in same}
+def titles(variants: dict[str, Variant]) -> dict[str, str]:
+    """Cada variante com palavras de gente: o método e quantos exemplos, os bits de uma forma."""
+    found = {name: _title(name, part) for name, part in variants.items()}
+    repeated = Counter(found.values())
+    return {
+        name: text if repeated[text] == 1 else f"{text}: {name.rpartition(', ')[2]}"
+        for name, text in found.items()
+    }
 
 
-def samples(rows: list[dict], order: list[str]) -> list[tuple[dict, dict]]:
-    """Perguntas espaçadas: uma linha, e as variantes que deram a mesma resposta, por resposta."""
-    by_question: dict[str, list[dict]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: order.index(row["variant"])):
-        by_question[row["id"]].append(row)
-    found = []
-    for group in list(by_question.values())[:: max(1, len(by_question) // SAMPLES)][:SAMPLES]:
-        same: dict[tuple[str, str | None], list[str]] = defaultdict(list)
-        for row in group:
-            same[row["predicted"], row["cause"]].append(row["variant"])
-        found.append((group[0], same))
+def _title(name: str, part: Variant) -> str:
+    form = name.rpartition(", ")[2]
+    if part.group == "forms":
+        return FORMS.get(form, form)
+    if part.group == "others" and part.training:
+        method = METHODS.get(part.training.method, part.training.method)
+        return f"{method}, {decimal(part.training.examples)} exemplos"
+    return name.replace("base com esquema", "sem treino")
+
+
+def _short(title: str) -> str:
+    """O que cabe ao lado de um ponto, também no telefone."""
+    return title.replace(" exemplos", " ex.")
+
+
+def learning(variants: dict[str, Variant]) -> list[tuple[int, Score]]:
+    """(exemplos, acurácia) de cada treino do método do primeiro, o melhor de cada tamanho."""
+    found = [v for v in variants.values() if v.group in ("trained", "others") and v.training]
+    same = [v for v in found if v.training.method == found[0].training.method]
+    same.sort(key=lambda part: part.execution_accuracy.value)
+    best = {part.training.examples: part.execution_accuracy for part in same}
+    return sorted(best.items())
+
+
+def declines(variants: dict[str, Variant]) -> dict[str, Score]:
+    """Com que frequência cada modelo diz "não sei" quando deve e quando não deve."""
+    found = {}
+    for name, part in variants.items():
+        if part.declined_right and part.declined_right.value + part.declined_wrong.value:
+            found[f"{name}: o banco não responde"] = part.declined_right
+            found[f"{name}: o banco responde"] = part.declined_wrong
     return found
+
+
+def answers(runs: dict[str, dict]) -> dict:
+    """O que a comparação de duas a duas precisa: as perguntas e, por variante, o que respondeu."""
+    questions: dict[str, tuple[str, str]] = {}
+    found: dict[str, dict[str, tuple[str, int]]] = {}
+    for run, facts in runs.items():
+        # O treinado encabeça a lista: com o seguinte, é o par que se mostra primeiro.
+        for row in sorted(facts["rows"], key=lambda row: row["variant"] != facts["main"]):
+            key = f"{row['id']}: {row['question']}"
+            questions[key] = row["question"], row["gold"]
+            name = row["variant"] if len(runs) == 1 else f"{run} · {row['variant']}"
+            found.setdefault(name, {})[key] = row["predicted"], int(row["correct"])
+    return {"questions": questions, "variants": found} if len(found) > 1 else {}
+
+
+def cause_counts(variants: dict[str, Variant], causes: Iterable[str]) -> dict[str, list[int]]:
+    """Quantas respostas de cada variante erraram por cada causa."""
+    return {c: [part.error_causes.get(c, 0) for part in variants.values()] for c in causes}
+
+
+TEMPLATES.globals["cause_counts"] = cause_counts
+TEMPLATES.policies["json.dumps_kwargs"] = {"sort_keys": False}  # a ordem das perguntas e das notas

@@ -5,23 +5,36 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
-from comum.terminal import reason
-
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
+from comum.files import read_jsonl
+from comum.terminal import UserError, reason
 
 from loja_sql.config import Config, untrained
 from loja_sql.model.assistant import Answer, Assistant, as_record, question_problem
 from loja_sql.model.engines import has_llama_cpp, open_form
 from loja_sql.model.exports import GGUF_FORMS, exported_forms
-from loja_sql.prompt import declines
-from loja_sql.sql.database import Result
+from loja_sql.page.explain import one_line
+from loja_sql.page.words import columns
+from loja_sql.prompt import DECLINE, declines
+from loja_sql.questions.reading import read_questions
+from loja_sql.questions.retrieval import Bm25
+from loja_sql.questions.splits import load_split
+from loja_sql.scores.variants import Variant
+from loja_sql.shop import DATA_DIR
+from loja_sql.sql.comparison import judge, reference_problem, same_rows
+from loja_sql.sql.database import Database, Result
+from loja_sql.sql.features import difficulty
 
 UNTRAINED, TRAINED = "sem treino", "treinado"
-MAX_FEEDBACK_BYTES = 20_000_000  # a página pode estar aberta a desconhecidos; o disco, não
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # começos que uma planilha executa
+SHORT = 60  # o Gradio corta uma sugestão mais comprida
+SUGGESTIONS = 2  # perguntas parecidas, quando a resposta é "não sei"
+MAX_OPEN = 3  # modelos abertos na aba Comparar
+MAX_FEEDBACK_BYTES = 5_000_000  # a página pode estar aberta a desconhecidos; o disco, não
 
 
 class Page:
@@ -31,8 +44,9 @@ class Page:
         self.config, self.adapter = config, adapter
         self.assistant = Assistant(config, adapter)
         self.feedback = config.data_dir / "feedback.jsonl"
-        self._others: dict[str, Assistant] = {}
+        self._others: dict[str, Assistant] = {}  # do aberto há mais tempo ao de agora
         self._writing = threading.Lock()
+        self._known: tuple[list[dict], Bm25] | None = None
 
     def ask(self, question: str) -> dict:
         """A pergunta inteira de uma vez, para a API: SQL, colunas, linhas, erro e segundos."""
@@ -46,33 +60,61 @@ class Page:
         spent = {"seconds": round(answer.seconds, 3), "engine": self.assistant.engine.name}
         return as_record(answer) | spent
 
-    def save_csv(self, result: Result) -> str:
-        """Grava as linhas num CSV que as planilhas abrem com acentos; o Gradio apaga os velhos."""
+    @staticmethod
+    def csv_text(sql: str, result: Result) -> str:
+        """As linhas num CSV como as planilhas brasileiras o abrem: `;` e vírgula decimal.
+
+        Um texto que a planilha leria como fórmula ganha um apóstrofo na frente.
+        """
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([result.columns, *result.rows])
-        content = text.getvalue().encode("utf-8-sig")
-        return save_bytes_to_cache(content, "resultado.csv", get_upload_folder())
+        rows = csv.writer(text, delimiter=";")
+        rows.writerow(_cell(column.title) for column in columns(sql, result))
+        rows.writerows(map(_cell, row) for row in result.rows)
+        return text.getvalue()
+
+    def similar(self, question: str) -> list[str]:
+        """As duas perguntas mais parecidas que se sabe responder, de consultas diferentes."""
+        if self._known is None:
+            rows = self._answerable()
+            self._known = rows, Bm25([row["question"] for row in rows])
+        rows, index = self._known
+        found: dict[str, str] = {}
+        for place in index.nearest(question, 30):
+            if len(rows[place]["question"]) <= SHORT:
+                found.setdefault(rows[place]["sql"], rows[place]["question"])
+        return list(found.values())[:SUGGESTIONS]
+
+    def _answerable(self) -> list[dict]:
+        """As perguntas escritas à mão; do banco de quem usa, as do treino."""
+        if self.config.database.custom is None:
+            return read_jsonl(DATA_DIR / "perguntas_curadas.jsonl")
+        try:
+            rows = load_split(self.config, "train")
+        except UserError:
+            return []  # o banco é de quem usa, e os dados não estão nesta máquina
+        return [row for row in rows if row["sql"] != DECLINE]
 
     def save_opinion(self, question: str, model_sql: str, edited: str, good: bool) -> str:
         """Guarda a opinião sobre a última resposta e diz o que foi guardado.
 
         Uma opinião boa, ou ruim com correção, é um par `question`, `sql` pronto para o próximo
-        treino. Numa ruim sem correção o `sql` fica vazio: data_prep a põe nos rejeitados.
+        treino, conferido como `data_prep.py` o confere. Numa ruim sem correção o `sql` fica vazio,
+        e ela vai para os rejeitados.
         """
         if question_problem(question) or not model_sql:
             return "Ainda não há resposta para avaliar: faça uma pergunta."
-        correction = edited.strip().rstrip(";").strip()
-        fixed = not good and correction not in ("", model_sql)
-        run = fixed and not declines(correction)
-        problem = self.assistant.execute(correction).error if run else None
-        if problem:
-            return f"A correção não foi guardada: {problem}."
+        correction = one_line(edited.strip().rstrip(";"))
+        fixed = not good and correction not in ("", one_line(model_sql))
         right = correction if fixed else model_sql if good else ""
+        problem = right and not declines(right) and self._as_reference(right)
+        if problem:
+            what = "A correção não foi guardada" if fixed else "Não guardei como exemplo"
+            return f"{what}: {problem}."
         row = {"question": question, "model_sql": model_sql, "sql": right}
         row["opinion"] = "good" if good else "bad"
-        row["when"] = datetime.now().astimezone().isoformat(timespec="seconds")
         try:
-            self._append(json.dumps(row, ensure_ascii=False) + "\n")
+            if not self._append(row):
+                return "Essa opinião já estava guardada. Obrigado!"
         except OSError as error:
             return f"Não consegui guardar a opinião: {reason(error)}."
         if fixed:
@@ -80,12 +122,24 @@ class Page:
         wrong = "Guardado como errada. Se puder, corrija o SQL acima e clique em 👎 de novo."
         return "Obrigado! Guardado como resposta certa." if good else wrong
 
-    def _append(self, line: str) -> None:
+    def _as_reference(self, sql: str) -> str | None:
+        limit = self.config.database.time_limit_s
+        ready = [Database(path, limit) for path in self.config.databases if path.is_file()]
+        return reference_problem(sql, ready)
+
+    def _append(self, row: dict) -> bool:
+        """Acrescenta uma linha; não, se ela já está lá. OSError se o arquivo está cheio."""
         self.feedback.parent.mkdir(parents=True, exist_ok=True)
-        with self._writing, self.feedback.open("a", encoding="utf-8") as stream:
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        same = json.dumps(row, ensure_ascii=False)[:-1]
+        with self._writing, self.feedback.open("a+", encoding="utf-8") as stream:
             if stream.tell() > MAX_FEEDBACK_BYTES:
                 raise OSError(f"{self.feedback} passou do tamanho máximo")
-            stream.write(line)
+            stream.seek(0)
+            if any(line.startswith(same) for line in stream):
+                return False
+            stream.write(f'{same}, "when": "{stamp}"}}\n')
+        return True
 
     @property
     def compared(self) -> list[str]:
@@ -96,15 +150,46 @@ class Page:
         usable = [form for form in forms if form not in GGUF_FORMS or has_llama_cpp()]
         return [UNTRAINED, TRAINED, *(f"{TRAINED}, {form}" for form in usable)]
 
-    def compare(self, question: str, names: list[str]) -> Iterator[dict[str, Answer]]:
+    def compare(self, question: str, names: list[str]) -> Iterator[dict[str, "Compared"]]:
         """A mesma pergunta a vários modelos, um depois do outro; produz o que já respondeu."""
-        found: dict[str, Answer] = {}
+        found: dict[str, Compared] = {}
         for name in names:
-            if name not in self._others:  # sem trava: a aba Comparar atende uma pessoa por vez
-                self._others[name] = self._open(name)
-            for answer in self._others[name].stream(question):
-                found[name] = answer
+            model = self._opened(name)
+            for answer in model.stream(question):
+                found[name] = Compared(answer)
                 yield found
+            found[name] = Compared(answer, self._verdict(question, name, found), self._size(name))
+            yield found
+
+    def _verdict(self, question: str, name: str, found: dict[str, "Compared"]) -> str:
+        """Certa ou errada, se a pergunta é do teste; senão, se deu as linhas do treinado."""
+        answer = found[name].answer
+        if gold := self.tests.get(question):
+            ready = [Database(path) for path in self.config.databases if path.is_file()]
+            right = answer.sql and any(judge(sql, answer.sql, ready)[0] for sql in gold)
+            return "✓ certa" if right else "✗ errada"
+        trained = found.get(TRAINED)
+        if name == TRAINED or trained is None or not trained.answer.result:
+            return ""
+        same = answer.result and same_rows(trained.answer.result, answer.result)
+        return "= as mesmas linhas do treinado" if same else "≠ outra resposta que a do treinado"
+
+    @cached_property
+    def tests(self) -> dict[str, list[str]]:
+        """As perguntas difíceis do teste da loja e as consultas certas de cada uma."""
+        if self.config.database.custom is not None:
+            return {}
+        rows = read_questions(DATA_DIR / "perguntas_teste.jsonl", "test", [], readings=True)
+        hard = (row for row in rows if row.answerable and difficulty(row.sql) == "difícil")
+        return {row.question: [row.sql, *row.also_right] for row in hard}
+
+    def _opened(self, name: str) -> Assistant:
+        """O modelo de uma coluna; só os últimos ficam abertos. Uma pessoa por vez: sem trava."""
+        found = self._others.pop(name, None) or self._open(name)
+        self._others[name] = found
+        for oldest in list(self._others)[:-MAX_OPEN]:
+            self._others.pop(oldest).engine.close()
+        return found
 
     def _open(self, name: str) -> Assistant:
         config = self.config.model_copy(deep=True)
@@ -115,3 +200,24 @@ class Page:
             return Assistant(config, self.adapter)
         engine = open_form(config, self.adapter, name.removeprefix(f"{TRAINED}, "))
         return Assistant(config, self.adapter, engine)
+
+    def _size(self, name: str) -> int | None:
+        form = name.removeprefix(f"{TRAINED}, ") if name.startswith(f"{TRAINED},") else None
+        adapter = None if name == UNTRAINED else self.adapter
+        return Variant(name, "", self.config, adapter, form).weights_bytes
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A resposta de um modelo, o veredito e os bytes dos pesos; enquanto escreve, só a primeira."""
+
+    answer: Answer
+    verdict: str = ""
+    size: int | None = None
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return str(value).replace(".", ",")
+    formula = isinstance(value, str) and value.startswith(FORMULA)
+    return f"'{value}" if formula else value

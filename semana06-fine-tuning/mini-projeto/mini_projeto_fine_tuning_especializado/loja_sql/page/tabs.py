@@ -1,5 +1,6 @@
 """As abas da página: perguntar, comparar, métricas; e a API, com as mesmas filas."""
 
+import random
 from collections.abc import Iterator
 from functools import partial
 from html import escape
@@ -8,12 +9,14 @@ from comum.numbers import decimal
 from comum.terminal import UserError
 
 import gradio as gr
+from markupsafe import Markup
 
 from loja_sql.model.assistant import MAX_QUESTION_CHARS, Answer, shown_rows
+from loja_sql.page import panel
 from loja_sql.page.charts import chart_for
-from loja_sql.page.panel import TEMPLATES, pieces
-from loja_sql.page.session import Page
-from loja_sql.page.shell import format_table, readable, understood
+from loja_sql.page.explain import laid_out, sentence
+from loja_sql.page.session import TRAINED, Compared, Page
+from loja_sql.page.words import Column, columns, written
 from loja_sql.prompt import DECLINE
 from loja_sql.sql.database import Result
 
@@ -24,28 +27,48 @@ EXAMPLES = [
     "quais produtos estão esgotados?",
     "quantos pedidos por status?",
 ]
-SHOWN_ROWS = 200
+INTRO = """# Pergunte à loja
+Escreva uma pergunta em português. Um modelo de linguagem, nesta máquina, a traduz para SQL; o
+banco de dados, aberto só para leitura, responde. Confira sempre a consulta: o modelo erra."""
+SHOWN_ROWS, COMPARED_ROWS = 200, 10
 HISTORY = 30
 QUEUE_SIZE = 200
 SQL_AT_ONCE = 4
-CSV_LIFETIME_S = 3600
 PRIVATE = {"api_visibility": "private"}  # a página usa, a API não mostra
+AT_ONCE = {"queue": False, "show_progress": "hidden", **PRIVATE}
+# A pergunta fica no endereço, que se copia e se manda a alguém.
+TO_ADDRESS = """(question) => {
+  const place = new URL(location);
+  place.searchParams.set("q", question);
+  history.replaceState(null, "", place);
+  return question;
+}"""
+# O CSV nasce no navegador: nada se grava no servidor.
+SAVE_CSV = """(text) => {
+  if (!text) return;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(["\ufeff" + text], { type: "text/csv" }));
+  link.download = "resultado.csv";
+  link.click();
+  URL.revokeObjectURL(link.href);
+}"""
 
 
 def build(page: Page) -> gr.Blocks:
     """Monta a página; cada aba tem a sua função."""
     # Uma fila para quem usa o modelo, pela página ou pela API: tantos quantos o motor atende.
     queue = {"concurrency_limit": page.assistant.engine.slots, "concurrency_id": "modelo"}
-    options = {"analytics_enabled": False, "delete_cache": (CSV_LIFETIME_S, CSV_LIFETIME_S)}
-    with gr.Blocks(title="Pergunte à loja", **options) as blocks:
-        gr.Markdown("# Pergunte à loja\nPerguntas em português viram SQL; o banco responde.")
+    with gr.Blocks(title="Pergunte à loja", analytics_enabled=False) as blocks:
+        gr.Markdown(INTRO)
         with gr.Tab("Perguntar"):
-            AskTab(page).wire(queue)
+            tab = AskTab(page)
+            tab.wire(queue)
+            blocks.load(tab.opened, tab.past, [tab.question, tab.history], **AT_ONCE)
         with gr.Tab("Comparar"):
             _compare_tab(page)
-        with gr.Tab("Métricas"):
-            refresh = gr.Button("Atualizar", size="sm")
-            gr.render(triggers=[blocks.load, refresh.click])(partial(_metrics, page))
+        with gr.Tab("Métricas") as metrics:
+            board = gr.HTML(elem_id="metricas")
+            metrics.select(partial(_metrics, page), None, board, **PRIVATE)
         gr.api(page.ask, api_name="perguntar", **queue)
         gr.api(page.run_sql, api_name="executar", concurrency_limit=SQL_AT_ONCE)
     return blocks.queue(max_size=QUEUE_SIZE)
@@ -61,83 +84,132 @@ class AskTab:
                 "Sua pergunta", "pergunta", scale=5, min_width=240, autofocus=True
             )
             self.ask = _button("Perguntar", "perguntar", variant="primary", size="lg")
+            self.cancel = _button("Cancelar", "cancelar", variant="stop", size="lg", visible=False)
         gr.Examples([[text] for text in EXAMPLES], self.question, label="Exemplos")
         self.state = gr.HTML(elem_id="estado", padding=True)
-        code = {"language": "sql", "wrap_lines": True, "buttons": ["copy"]}
-        label = "SQL (edite e execute de novo)"
-        self.sql = gr.Code(label=label, interactive=True, lines=3, elem_id="sql", **code)
-        with gr.Row():
-            self.run = _button("Executar o SQL", "executar")
-            self.download = _button("Baixar CSV", "baixar", gr.DownloadButton, visible=False)
-            self.good = _button("👍 Está certo", "certo")
-            self.bad = _button("👎 Está errado", "errado")
-        self.thanks = gr.Markdown(elem_id="obrigado")
-        label = "Linhas (clique no título de uma coluna para ordenar)"
+        none = {"components": ["textbox"], "samples": []}
+        label = "Perguntas parecidas que sei responder (clique para perguntar)"
+        self.similar = gr.Dataset(label=label, elem_id="parecidas", visible=False, **none)
         self.rows = gr.Dataframe(
-            label=label, interactive=False, wrap=True, elem_id="linhas", visible=False
+            label="Linhas", interactive=False, wrap=True, elem_id="linhas", visible=False
         )
         self.chart = gr.Plot(elem_id="grafico", show_label=False, visible=False)
+        self._sql_box()
         with gr.Accordion("Histórico", open=False):
-            label = "Perguntas desta visita (clique para rever)"
-            empty = {"components": ["textbox"], "samples": [], "type": "index"}
-            self.history = gr.Dataset(label=label, elem_id="historico", **empty)
-        with gr.Accordion("Esquema do banco", open=False):
-            gr.Code(page.assistant.context.schema, label="Tabelas", interactive=False, **code)
+            label = "Suas últimas perguntas, guardadas neste navegador (clique para rever)"
+            self.history = gr.Dataset(label=label, elem_id="historico", type="index", **none)
         # [(pergunta, SQL do modelo ou DECLINE)], da mais nova para a mais velha
-        self.past = gr.State([])
+        self.past = gr.BrowserState([], storage_key="perguntas", secret="pergunte-a-loja")
+
+    def _sql_box(self) -> None:
+        code = {"language": "sql", "wrap_lines": True, "buttons": ["copy"], "lines": 1}
+        code["show_line_numbers"] = False
+        label = "Consulta em SQL (edite e execute)"
+        self.sql = gr.Code(label=label, interactive=True, elem_id="sql", **code)
+        with gr.Row():
+            self.run = _button("Executar o SQL", "executar")
+            self.download = _button("Baixar CSV", "baixar", visible=False)
+            self.good = _button("👍 Está certo", "certo")
+            self.bad = _button("👎 Está errado", "errado")
+        self.csv = gr.Textbox(visible=False)
+        self.thanks = gr.Markdown(elem_id="obrigado")
+        with gr.Accordion("Esquema do banco", open=False):
+            schema = self.page.assistant.context.schema
+            gr.Code(schema, label="Tabelas", interactive=False, elem_id="esquema", **code)
 
     def wire(self, queue: dict) -> None:
         """Liga os botões aos métodos."""
-        outputs = [self.state, self.rows, self.chart, self.download]
-        everything = [self.sql, self.past, self.history, self.thanks, *outputs]
-        progress = {"show_progress": "minimal", "show_progress_on": self.state}
-        for event in (self.ask.click, self.question.submit):
-            inputs = [self.question, self.past]
-            event(self.answering, inputs, everything, **progress, **queue, **PRIVATE)
+        outputs = [self.state, self.rows, self.chart, self.download, self.similar]
+        busy = [self.question, self.thanks, *outputs, self.ask, self.cancel]
+        asks = [self.ask.click, self.question.submit]
+        asked = gr.on(asks, self.starting, self.question, busy, js=TO_ADDRESS, **AT_ONCE)
+        again = self.similar.click(self.choosing, self.similar, busy, **AT_ONCE)
+        inputs, everything = [self.question, self.past], [self.sql, self.past, self.history, *busy]
+        hidden = {"show_progress": "hidden", **PRIVATE}
+        answers = [
+            e.then(self.answering, inputs, everything, **hidden, **queue) for e in (asked, again)
+        ]
+        self.cancel.click(self.cancelled, None, busy, cancels=answers, **AT_ONCE)
         self.run.click(self.execute, self.sql, outputs, concurrency_limit=SQL_AT_ONCE, **PRIVATE)
         reviewed = [self.question, self.sql, *outputs]
         self.history.click(self.review, [self.history, self.past], reviewed, **PRIVATE)
+        saved = self.download.click(self.as_csv, self.sql, self.csv, **PRIVATE)
+        saved.then(None, self.csv, None, js=SAVE_CSV)
         for button, good in ((self.good, True), (self.bad, False)):
             inputs = [self.question, self.past, self.sql]
             button.click(partial(self.opinion, good=good), inputs, self.thanks, **PRIVATE)
 
+    def opened(self, past: list, request: gr.Request) -> tuple:
+        """Ao abrir a página: a pergunta que veio no endereço e o histórico deste navegador."""
+        asked = request.query_params.get("q", "")[:MAX_QUESTION_CHARS]
+        # Sem pergunta no endereço, fica a que já se tenha começado a digitar.
+        return asked or gr.skip(), _questions(past)
+
+    def starting(self, question: str) -> dict:
+        """Tira da vista a resposta anterior e troca Perguntar por Cancelar."""
+        hidden = {part: gr.update(visible=False) for part in (self.rows, self.chart)}
+        hidden |= {part: gr.update(visible=False) for part in (self.download, self.similar)}
+        said = {self.question: question, self.state: "<p>Na fila…</p>", self.thanks: ""}
+        return said | hidden | self._busy(True)
+
+    def choosing(self, sample: list) -> dict:
+        return self.starting(sample[0])
+
+    def cancelled(self) -> dict:
+        return {self.state: "<p>Cancelado.</p>", **self._busy(False)}
+
+    def _busy(self, busy: bool) -> dict:
+        return {self.ask: gr.update(visible=not busy), self.cancel: gr.update(visible=busy)}
+
     def answering(self, text: str, past: list) -> Iterator[dict]:
         """Mostra o SQL à medida que sai e, no fim, o resultado."""
         for answer in self.page.assistant.stream(text):
-            shown = {self.sql: answer.sql, self.thanks: "", self.state: status(answer, self.engine)}
             if answer.result is None and answer.error is None:
-                yield shown
+                yield {self.sql: answer.sql, self.state: state(answer, self.engine)}
         if said := DECLINE if answer.declined else answer.sql:
             past = [(answer.question, said), *past][:HISTORY]
-        history = gr.Dataset(samples=[[question] for question, _ in past])
         # De uma vez: quem lê o estado de pronta já pode opinar.
-        yield shown | {self.past: past, self.history: history} | self.shown(answer, self.engine)
+        shown = {self.past: past, self.history: _questions(past)}
+        shown |= {self.sql: laid_out(answer.sql), **self._busy(False)}
+        yield shown | self.shown(answer, self.engine)
 
     def execute(self, sql: str) -> dict:
         return self.shown(self.page.assistant.execute(sql), "SQL executado")
 
     def review(self, index: int, past: list) -> dict:
-        """Traz de volta uma pergunta da visita, com a resposta que o modelo deu."""
+        """Traz de volta uma pergunta do histórico, com a resposta que o modelo deu."""
         question, said = past[index]
-        answer = self.page.assistant.execute(said)
+        answer = self.page.assistant.execute(said, question)
         shown = self.shown(answer, "do histórico")
-        return {self.question: question, self.sql: answer.sql} | shown
+        return {self.question: question, self.sql: laid_out(answer.sql)} | shown
+
+    def as_csv(self, sql: str) -> str:
+        result = self.page.assistant.execute(sql).result
+        return self.page.csv_text(sql, result) if result else ""
 
     def opinion(self, question: str, past: list, edited: str, good: bool) -> str:
         model_sql = next((sql for asked, sql in past if asked == question), "")
         return self.page.save_opinion(question, model_sql, edited, good)
 
     def shown(self, answer: Answer, source: str) -> dict:
-        """Estado, linhas, gráfico e CSV de uma resposta completa."""
+        """Estado, linhas, gráfico e botões de uma resposta completa."""
         result = answer.result
-        some, chart = bool(result and result.rows), result and chart_for(result)
-        table = self.page.save_csv(result) if some else None
+        named = columns(answer.sql, result) if result else []
+        some = bool(result and result.rows)
+        table = some and not alone(result)
+        chart = chart_for(result, named) if table else None
+        near = self.page.similar(answer.question) if answer.declined and answer.question else []
         return {
-            self.state: status(answer, source),
-            self.rows: gr.Dataframe(grid(result) if some else None, visible=some),
+            self.state: state(answer, source),
+            self.rows: gr.Dataframe(grid(result, named) if table else None, visible=table),
             self.chart: gr.Plot(chart, visible=chart is not None),
-            self.download: gr.DownloadButton(value=table, visible=some),
+            self.download: gr.Button(visible=some),
+            self.similar: gr.Dataset(samples=[[text] for text in near], visible=bool(near)),
         }
+
+
+def _questions(past: list) -> gr.Dataset:
+    return gr.Dataset(samples=[[question] for question, _ in past])
 
 
 def _question_box(label: str, name: str, **options) -> gr.Textbox:
@@ -145,35 +217,52 @@ def _question_box(label: str, name: str, **options) -> gr.Textbox:
     return gr.Textbox(label=label, elem_id=name, **limit, **options)
 
 
-def _button(label: str, name: str, kind: type = gr.Button, size: str = "sm", **options):
-    return kind(label, elem_id=name, size=size, min_width=140, **options)
+def _button(label: str, name: str, size: str = "sm", **options) -> gr.Button:
+    return gr.Button(label, elem_id=name, size=size, min_width=140, **options)
 
 
-def status(answer: Answer, source: str) -> str:
-    """O estado, em HTML: o que se entendeu, o que houve, quantas linhas e em quanto tempo."""
-    links = f"{escape(understood(answer))}<br>" if answer.links else ""
-    return links + _outcome(answer, source)
+def alone(result: Result) -> bool:
+    """Diz se a resposta é um valor só, que se mostra grande, sem tabela."""
+    return len(result.rows) == 1 and len(result.columns) == 1
 
 
-def _outcome(answer: Answer, source: str) -> str:
-    if answer.error:
-        return f'<span class="erro" role="alert">{escape(answer.failure)}</span>'
-    if answer.result is None:
-        return "Escrevendo a consulta…"
-    count = len(answer.result.rows)
-    more = "mais de " if answer.result.truncated else ""
+def state(answer: Answer, source: str = "") -> str:
+    """A resposta em HTML: o que se entendeu, o valor único, a frase que a explica, o tempo.
+
+    `source` diz quem respondeu; sem ele, o tempo não se mostra.
+    """
+    facts = {"answer": answer, "source": source}
+    if result := answer.result:
+        facts |= {"count": _count(result), "told": sentence(answer.sql)}
+        if alone(result):
+            column = columns(answer.sql, result)[0]
+            facts |= {"only": written(result.rows[0][0], column.unit), "title": column.title}
+    return panel.TEMPLATES.get_template("answer.html").render(**facts)
+
+
+def _count(result: Result) -> str:
+    count = len(result.rows)
+    more = "mais de " if result.truncated else ""
     lines = {0: "nenhuma linha", 1: "1 linha"}.get(count, f"{more}{decimal(count)} linhas")
-    if count > SHOWN_ROWS:
-        lines += f" (aqui, as primeiras {SHOWN_ROWS}; o CSV traz todas)"
-    spent = f"{lines} em {decimal(answer.seconds, 2)} s · {source}"
-    return f'<span role="status">{escape(spent)}</span>'
+    cut = f" (aqui, as primeiras {SHOWN_ROWS}; o CSV traz todas)" if count > SHOWN_ROWS else ""
+    return lines + cut
 
 
-def grid(result: Result) -> dict:
+def grid(result: Result, named: list[Column]) -> dict:
     """As primeiras linhas para o gr.Dataframe, que ordena por `data` e mostra `display_value`."""
     rows = shown_rows(result)[:SHOWN_ROWS]
-    display = [[readable(value) for value in row] for row in rows]
-    return {"headers": result.columns, "data": rows, "metadata": {"display_value": display}}
+    display = [_written(row, named) for row in rows]
+    sides = [["text-align: right" if _number(v) else "" for v in row] for row in rows]
+    facts = {"display_value": display, "styling": sides}
+    return {"headers": [column.title for column in named], "data": rows, "metadata": facts}
+
+
+def _written(row: list, named: list[Column]) -> list[str]:
+    return [written(value, column.unit) for value, column in zip(row, named, strict=True)]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _compare_tab(page: Page) -> None:
@@ -181,35 +270,53 @@ def _compare_tab(page: Page) -> None:
     question = _question_box("A mesma pergunta para todos", "comparar-pergunta", value=EXAMPLES[0])
     quantized = [name for name in names[2:] if not name.endswith("bf16")]
     chosen = gr.CheckboxGroup(names, value=names[:2] + quantized[:1], label="Modelos")
-    go = _button("Comparar", "comparar", variant="primary", size="lg")
+    with gr.Row():
+        go = _button("Comparar", "comparar", variant="primary", size="lg")
+        hard = _button("Sortear uma difícil do teste", "dificil", "lg", visible=bool(page.tests))
     output = gr.HTML(elem_id="comparacao")
 
     def comparing(text: str, selected: list[str]) -> Iterator[str]:
         if not selected:
-            yield '<span class="erro">Escolha ao menos um modelo.</span>'
+            yield '<p class="erro">Escolha ao menos um modelo.</p>'
             return
-        for found in page.compare(text, [name for name in names if name in selected]):
+        # O treinado primeiro: é com ele que os outros se comparam.
+        ordered = sorted(selected, key=lambda name: (name != TRAINED, names.index(name)))
+        for found in page.compare(text, ordered):
             yield side_by_side(found)
 
+    hard.click(lambda: random.choice(list(page.tests)), None, question, **AT_ONCE)
     options = {"concurrency_limit": 1, "show_progress": "minimal", **PRIVATE}
     for event in (go.click, question.submit):
         event(comparing, [question, chosen], output, **options)
 
 
-def side_by_side(answers: dict[str, Answer]) -> str:
-    """Uma coluna por modelo (empilhadas no telefone): SQL, estado e as primeiras linhas."""
-    template = TEMPLATES.get_template("compare.html")
-    return template.render(answers=answers, status=status, table=format_table)
+def side_by_side(found: dict[str, Compared]) -> str:
+    """Uma coluna por modelo (empilhadas no telefone): veredito, SQL, resposta, tempo e tamanho."""
+    return panel.TEMPLATES.get_template("compare.html").render(
+        found={n: _column(c) for n, c in found.items()}
+    )
 
 
-def _metrics(page: Page) -> None:
-    """O painel de agora, refeito a cada visita e a cada clique em Atualizar."""
+def _column(compared: Compared) -> dict:
+    answer, result = compared.answer, compared.answer.result
+    named = columns(answer.sql, result) if result else []
+    table = result is not None and not alone(result)
+    rows = shown_rows(result)[:COMPARED_ROWS] if table else []
+    size = f" · pesos: {decimal(compared.size / 1e6, 1)} MB" if compared.size else ""
+    return {
+        "verdict": compared.verdict,
+        "sql": laid_out(answer.sql),
+        "state": Markup(state(answer)),
+        "cost": f"{decimal(answer.seconds, 2)} s{size}",
+        "titles": [column.title for column in named],
+        "rows": [_written(row, named) for row in rows],
+    }
+
+
+def _metrics(page: Page) -> str:
+    """O painel de agora, inteiro, numa moldura: é o mesmo arquivo que dashboard.py grava."""
     try:
-        found = pieces(page.config)
+        html = panel.page(page.config)
     except UserError as error:
-        found = [f'<p class="erro">{escape(str(error))}</p>']
-    for piece in found:
-        if isinstance(piece, str):
-            gr.HTML(piece, elem_classes="painel")
-        else:
-            gr.Plot(piece, show_label=False, container=False)
+        return f'<p class="erro">{escape(str(error))}</p>'
+    return f'<iframe title="Métricas" srcdoc="{escape(html)}"></iframe>'

@@ -1,0 +1,211 @@
+"""A consulta em palavras: o que cada expressão mede, em que unidade, e como se escreve um valor.
+
+Os nomes sem acento do banco ganham o deles (`preco` → preço); os de outro banco só perdem os
+sublinhados. Nada aqui é preciso para executar: o que não se reconhece fica como o SQL o diz.
+"""
+
+import re
+from datetime import date
+from typing import NamedTuple
+
+from comum.numbers import LOCALE, any_size, decimal
+
+from babel.dates import format_date, get_day_names, get_month_names
+from babel.numbers import format_currency
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from loja_sql.sql.database import Result
+from loja_sql.sql.features import parse
+
+SHOP_WORDS = {
+    "uf": "UF",
+    "preco": "preço",
+    "preco_unitario": "preço unitário",
+    "regiao": "região",
+    "id": "número",
+    "pagamento": "forma de pagamento",
+    "data_cadastro": "data de cadastro",
+    "avaliacoes": "avaliações",
+    "itens_pedido": "itens dos pedidos",
+    "cliente_id": "cliente",
+    "vendedor_id": "vendedor",
+    "produto_id": "produto",
+    "pedido_id": "pedido",
+}
+MONEY = re.compile(r"pre[cç]o|valor|custo|fatur|receita|gast[oa]|ticket|r\$", re.IGNORECASE)
+PARTS = {"%Y": "ano", "%m": "mês", "%d": "dia", "%Y-%m": "mês", "%w": "dia da semana"}
+NAMED = {"%m": "month", "%w": "weekday"}
+LENGTHS = {"4": "ano", "7": "mês", "10": "dia"}  # de SUBSTR(data, 1, n)
+WRAPPERS = (exp.Round, exp.Cast, exp.Paren, exp.Alias, exp.Coalesce, exp.Ordered, exp.Abs)
+AGGREGATES = {exp.Sum: "total de", exp.Avg: "média de", exp.Min: "menor", exp.Max: "maior"}
+MAX_TITLE = 48
+_ISO = re.compile(r"\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?")
+
+
+class Column(NamedTuple):
+    """Uma coluna do resultado: o título que se lê e a unidade (`money`, `percent`, `count`, …)."""
+
+    title: str
+    unit: str = ""
+
+
+def columns(sql: str, result: Result) -> list[Column]:
+    """As colunas do resultado, na ordem; as que a árvore não explica ficam com o nome do banco."""
+    try:
+        tree = parse(sql)
+    except (SqlglotError, RecursionError):
+        tree = exp.Select()
+    found = tree.selects if isinstance(tree, exp.Query) else []
+    if len(found) != len(result.columns) or any(node.is_star for node in found):
+        # Da estrela, só o nome; a unidade, de um nome que a diga.
+        found = [exp.column(name) for name in result.columns]
+    named = [Column(heading(node, tree)[:MAX_TITLE], unit(node)) for node in found]
+    values = zip(*result.rows, strict=True) if result.rows else [()] * len(named)
+    return list(map(_seen, named, values))
+
+
+def _seen(column: Column, values: tuple) -> Column:
+    """Com a unidade que só nos valores se vê: `date`, se todos são dias ou meses; ou `real`."""
+    if not column.unit and any(isinstance(value, float) for value in values):
+        return column._replace(unit="real")
+    texts = [value for value in values if value is not None]
+    dates = texts and all(isinstance(v, str) and _ISO.fullmatch(v) for v in texts)
+    timed = dates or (column.title in ("ano", "mês", "dia") and not column.unit)
+    return column._replace(unit="date") if timed else column
+
+
+def heading(node: exp.Expression, tree: exp.Expression) -> str:
+    """O título de uma coluna: o apelido que a consulta lhe deu ou o que ela mede."""
+    if node.alias:
+        return name_words(node.alias)
+    several = sum(isinstance(n, exp.Column) and n.name == "nome" for n in tree.selects) > 1
+    return owned(node, tree) if several else phrase(node, tree)
+
+
+def owned(node: exp.Expression, tree: exp.Expression) -> str:
+    """O que a expressão mede; de um nome, também de quem: há nome em várias tabelas."""
+    tables = {table.alias_or_name: table.name for table in tree.find_all(exp.Table)}
+    if isinstance(node, exp.Column) and node.name == "nome" and node.table in tables:
+        return f"nome ({name_words(tables[node.table])})"
+    return phrase(node, tree)
+
+
+def name_words(name: str) -> str:
+    """O nome de uma coluna ou tabela como se escreve: `preco_unitario` → preço unitário."""
+    return SHOP_WORDS.get(name.lower(), name.replace("_", " "))
+
+
+def phrase(node: exp.Expression, tree: exp.Expression) -> str:
+    """O que uma expressão mede, em palavras; a que não se reconhece, como o SQL a escreve.
+
+    >>> phrase(parse("SELECT AVG(preco) FROM produtos").selects[0], exp.Select())
+    'média de preço'
+    """
+    while isinstance(node, WRAPPERS):
+        node = node.this
+    if isinstance(node, exp.Column):
+        return name_words(node.name)
+    if isinstance(node, exp.Count):
+        return _count(node, tree)
+    if isinstance(node, exp.TimeToStr | exp.Substring):
+        return _part_of_date(node) or node.sql(dialect="sqlite")
+    if unit(node) == "percent":
+        return "percentual"
+    if is_revenue(node):
+        return "faturamento" if tree.find(exp.NEQ) else "valor total"
+    if isinstance(node, exp.Div) and is_revenue(node.this) and node.expression.find(exp.Count):
+        return "ticket médio"
+    if isinstance(node, exp.Mul) and node.this.name in ("1", "1.0"):
+        return phrase(node.expression, tree)
+    if isinstance(node, exp.Div | exp.Sub):
+        between = "por" if isinstance(node, exp.Div) else "menos"
+        return f"{phrase(node.this, tree)} {between} {phrase(node.expression, tree)}"
+    if type(node) in AGGREGATES and isinstance(node.this, exp.Column):
+        units = isinstance(node, exp.Sum) and node.this.name == "quantidade"
+        return "unidades" if units else f"{AGGREGATES[type(node)]} {phrase(node.this, tree)}"
+    return node.sql(dialect="sqlite")
+
+
+def _count(node: exp.Count, tree: exp.Expression) -> str:
+    """De que são as linhas contadas: as da primeira tabela, ou as do número que não se repete."""
+    tables = {table.alias_or_name: table.name for table in tree.find_all(exp.Table)}
+    inner, owner = node.this, next(iter(tables.values()), "")
+    if isinstance(inner, exp.Distinct):
+        only = inner.expressions[0]
+        if len(inner.expressions) > 1 or only.name != "id":
+            names = [phrase(part, tree) for part in inner.expressions]
+            return f"quantidade de {' e '.join(names)} sem repetir"
+        owner = tables.get(only.text("table"), owner)
+    return f"quantidade de {name_words(owner)}" if owner else "quantidade"
+
+
+def _part_of_date(node: exp.TimeToStr | exp.Substring) -> str | None:
+    if isinstance(node, exp.TimeToStr):
+        return PARTS.get(node.text("format"))
+    start, length = node.args.get("start"), node.text("length")
+    return LENGTHS.get(length) if start is not None and start.name == "1" else None
+
+
+def is_revenue(node: exp.Expression | None) -> bool:
+    """Diz se é a conta do faturamento: a soma de quantidade vezes preço."""
+    while isinstance(node, WRAPPERS):
+        node = node.this
+    names = {column.name for column in node.find_all(exp.Column)} if node else set()
+    return isinstance(node, exp.Sum) and names == {"quantidade", "preco_unitario"}
+
+
+def unit(node: exp.Expression) -> str:
+    """Em que se mede: `percent`, `count`, `money`, `month`, `weekday` ou nada que se saiba."""
+    core = node
+    while isinstance(core, WRAPPERS):
+        core = core.this
+    if isinstance(core, exp.TimeToStr) and core.text("format") in NAMED:
+        return NAMED[core.text("format")]
+    scaled = [part.name for mul in core.find_all(exp.Mul) for part in (mul.this, mul.expression)]
+    if "100.0" in scaled or "100" in scaled:
+        return "percent"
+    if isinstance(core, exp.Count):
+        return "count"
+    names = [column.name for column in core.find_all(exp.Column)] + [node.alias]
+    if any(MONEY.search(name) for name in names):
+        return "money"
+    return "count" if isinstance(core, exp.Sum) else ""
+
+
+def written(value: object, unit: str = "") -> str:
+    """Um valor como se escreve no Brasil, na unidade da coluna.
+
+    >>> written(407617.5199999997, "money"), written("2024-03-07", "date"), written(12000, "count")
+    ('R$\\xa0407.617,52', '07/03/2024', '12.000')
+    """
+    if value is None:
+        return "sem valor"
+    if isinstance(value, str):
+        return _time(value, unit)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if unit == "money":
+        return format_currency(value, "BRL", locale=LOCALE)
+    if unit == "percent":
+        return f"{decimal(value, 1)}%"
+    if isinstance(value, float) or unit == "real":
+        return any_size(value)
+    # Sem unidade, um inteiro pode ser um ano ou o número de um pedido: 2024, não 2.024.
+    return decimal(value) if unit == "count" else str(value)
+
+
+def _time(text: str, unit: str) -> str:
+    """O texto; o de um dia, mês ou dia da semana, como se diz: `07/03/2024`, `março`, `domingo`."""
+    if unit == "month" and text.isdecimal():
+        return get_month_names("wide", locale=LOCALE).get(int(text), text)
+    if unit == "weekday" and text.isdecimal():
+        # O domingo é o 0 do SQLite e o 6 do Babel.
+        return get_day_names("wide", locale=LOCALE).get((int(text) - 1) % 7, text)
+    if unit != "date" or not _ISO.fullmatch(text):
+        return text
+    try:
+        day = date.fromisoformat(text if len(text) == 10 else f"{text}-01")
+    except ValueError:  # 30 de fevereiro
+        return text
+    return format_date(day, "dd/MM/yyyy" if len(text) == 10 else "MMM yyyy", locale=LOCALE)

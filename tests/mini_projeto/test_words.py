@@ -1,0 +1,90 @@
+"""A consulta em palavras: títulos, unidades, a frase que a explica, as linhas em que se escreve."""
+
+import json
+
+import pytest
+
+from loja_sql.page.explain import laid_out, one_line, sentence
+from loja_sql.page.words import columns, written
+from loja_sql.shop import DATA_DIR
+from loja_sql.sql.database import Result
+
+REVENUE = "SUM(i.quantidade * i.preco_unitario)"
+ORDERS = "FROM itens_pedido i JOIN pedidos pe ON pe.id = i.pedido_id"
+
+
+@pytest.mark.parametrize(
+    ("expression", "value", "title", "shown"),
+    [
+        ("COUNT(*)", 4000, "quantidade de itens dos pedidos", "4.000"),
+        ("COUNT(DISTINCT pe.id)", 4000, "quantidade de pedidos", "4.000"),
+        (REVENUE, 407617.52, "valor total", "R$\xa0407.617,52"),
+        ("SUM(i.quantidade)", 1200, "unidades", "1.200"),
+        ("AVG(i.preco_unitario)", 10.5, "média de preço unitário", "R$\xa010,50"),
+        (f"{REVENUE} / COUNT(DISTINCT pe.id)", 99.999, "ticket médio", "R$\xa0100,00"),
+        ("100.0 * SUM(pe.status = 'pago') / COUNT(*)", 33.333, "percentual", "33,3%"),
+        ("strftime('%Y-%m', pe.data)", "2024-03", "mês", "mar. 2024"),
+        ("strftime('%m', pe.data)", "03", "mês", "março"),
+        ("strftime('%w', pe.data)", "0", "dia da semana", "domingo"),
+        ("SUBSTR(pe.data, 1, 4)", "2024", "ano", "2024"),
+        ("MAX(pe.data)", "2024-12-25", "maior data", "25/12/2024"),
+        ("pe.id", 1234, "número", "1234"),
+        ("pe.status AS situacao_atual", "pago", "situacao atual", "pago"),
+        ("MAX(pe.data, 1, 2)", "x", "MAX(pe.data, 1, 2)", "x"),
+    ],
+)
+def test_a_column_is_named_and_its_values_written_as_people_do(expression, value, title, shown):
+    [column] = columns(f"SELECT {expression} {ORDERS}", Result(["c"], [(value,)]))
+    assert (column.title, written(value, column.unit)) == (title, shown)
+
+
+def test_what_the_tree_does_not_explain_keeps_the_banks_names():
+    result = Result(["id", "preco"], [(1, 2.5)])
+    assert [c.title for c in columns("SELECT * FROM produtos", result)] == ["número", "preço"]
+    assert [c.title for c in columns("isto não é SQL (", result)] == ["número", "preço"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        (
+            f"SELECT pe.pagamento, {REVENUE} {ORDERS} WHERE pe.status <> 'cancelado' "
+            "AND pe.data LIKE '2024%' GROUP BY pe.pagamento",
+            "Calcula faturamento por forma de pagamento, juntando itens dos pedidos e pedidos; só "
+            "onde data é de 2024; pedidos cancelados não contam.",
+        ),
+        (
+            "SELECT nome FROM produtos WHERE preco >= 100 AND categoria IN ('livros', 'roupas') "
+            "ORDER BY preco DESC LIMIT 3",
+            "Mostra nome, da tabela produtos; só onde preço é no mínimo R$\xa0100 e categoria é "
+            "livros ou roupas; em ordem de preço (do maior ao menor); só as 3 primeiras linhas.",
+        ),
+        (
+            "SELECT COUNT(*) FROM clientes WHERE id NOT IN (SELECT cliente_id FROM pedidos)",
+            "Calcula quantidade de clientes, da tabela clientes; só onde não há registro em "
+            "pedidos.",
+        ),
+        (
+            "SELECT c.nome FROM pedidos pe JOIN clientes c ON c.id = pe.cliente_id "
+            "WHERE pe.data >= '2024-02-01' GROUP BY c.id HAVING COUNT(*) > 10",
+            "Mostra nome, juntando pedidos e clientes; só onde data é a partir de 01/02/2024; só "
+            "os grupos em que quantidade de pedidos é maior que 10.",
+        ),
+        ("SELECT 1", ""),
+        ("WITH x AS (SELECT 1 AS a) SELECT a FROM x", ""),
+        ("SELECT RANK() OVER (ORDER BY preco) FROM produtos", ""),
+        ("não é SQL (", ""),
+    ],
+)
+def test_the_sentence_says_what_the_query_does_or_nothing(sql, told):
+    assert sentence(sql) == told
+
+
+def test_laying_out_changes_only_the_blanks_between_words():
+    text = (DATA_DIR / "perguntas_curadas.jsonl").read_text(encoding="utf-8")
+    queries = {json.loads(line)["sql"] for line in text.splitlines()}
+    for sql in queries:
+        assert one_line(laid_out(sql)) == sql
+    odd = "SELECT 'dois  espaços\n FROM x' FROM produtos WHERE nome = 'a' OR nome = 'b' -- fim"
+    assert laid_out(odd) == odd, "com comentário, fica como veio"
+    assert laid_out("SELECT 'sem fim") == "SELECT 'sem fim"

@@ -119,7 +119,9 @@ def reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"não está em UTF-8, a partir do byte {error.start}"
     if isinstance(error, RecursionError):
-        return "tem colchetes demais, uns dentro dos outros"
+        return "não é JSON: tem colchetes demais, uns dentro dos outros"
+    if "int_max_str_digits" in str(error):
+        return "não é JSON: um número tem algarismos demais"
     return REASONS.get(getattr(error, "errno", None), str(error))
 
 

@@ -30,6 +30,7 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 
 for _tag, _pattern in {
+    "merge": r"<<\Z",
     "null": r"(~|null|)\Z",
     "bool": r"(true|false)\Z",
     "int": r"[-+]?(0|[1-9]\d*)\Z",

@@ -9,7 +9,7 @@ novo com a mesma régua e ver o que ele ganhou e o que esqueceu. O laço de trei
 
 O que olhar: o exemplo com a máscara (passo 3); a memória prevista e a medida (passo 5); as mesmas
 perguntas antes e depois (passo 7). Ctrl-C durante o treino o encerra ali: o que já foi aprendido é
-medido e salvo. No fim há um exercício. Saídas: modelo em `modelos/dia3/` (com --quick,
+medido e salvo. Saídas: modelo em `modelos/dia3/` (com --quick,
 `dia3-curto/`; com --name X, `dia3-X/`), figura e JSON em `resultados/`.
 """
 
@@ -144,9 +144,6 @@ def main(args: argparse.Namespace) -> None:
     banner(8, "Salvar, recarregar, conferir")
     check_reload(model, tokenizer, new_answers, args.output, sizes["new_tokens"])
 
-    banner(9, "Sua vez")
-    print(check_exercise(model, tokenizer, rows["train"][:8]))
-
     name = utils.result_name("dia3_full", args.quick, args.name)
     print(f"\nFigura: {plot(name, curve, predicted, measured)}")
     result = Day3(
@@ -164,6 +161,7 @@ def main(args: argparse.Namespace) -> None:
         memory_measured=measured,
         curve=curve,
     )
+    print("Sua vez: python semana06-fine-tuning/exercicios/conferir.py dia3")
     print("A seguir: o dia 4 faz o mesmo treino com LoRA, com menos de 4% dos parâmetros.")
     result.announce(name)
 
@@ -343,7 +341,7 @@ def validation_loss(model, tokenizer, rows: list[Row], size: int) -> float:
     return total / len(rows)
 
 
-# --- salvar, desenhar, exercitar ----------------------------------------------------------------
+# --- salvar e desenhar ---------------------------------------------------------------------------
 def check_reload(model, tokenizer, answers: list[str], output: Path, new_tokens: int) -> None:
     """Grava, recarrega do disco e exige as mesmas respostas."""
     with files.building(output, "config.json") as folder:  # a antiga vale até a nova acabar
@@ -359,33 +357,6 @@ def check_reload(model, tokenizer, answers: list[str], output: Path, new_tokens:
     )
     if not same:
         raise UserError("o modelo recarregado responde diferente: o salvamento falhou.")
-
-
-def your_accumulated_loss(losses: list[float], answers: list[int]) -> float | None:
-    """Exercício: a perda do lote inteiro, a partir das perdas médias de pedaços dele.
-
-    Quando o lote não cabe na memória, acumula-se o gradiente de pedaços menores. Oito pedaços de
-    uma conversa têm de dar o mesmo que um lote de oito, e a média simples não dá: conversas longas
-    têm mais tokens na perda.
-
-    Args:
-        losses: a perda média de cada pedaço; answers: quantos tokens dele entram na perda.
-    """
-    return None  # escreva aqui
-
-
-def check_exercise(model, tokenizer, rows: list[Row]) -> str:
-    """Confere `your_accumulated_loss` com a perda do lote inteiro."""
-    model.eval()
-    with torch.inference_mode():
-        whole = answer_loss(model, batch_of(rows, tokenizer, model)).item()
-        losses = [answer_loss(model, batch_of([row], tokenizer, model)).item() for row in rows]
-    yours = your_accumulated_loss(losses, [sum(y != IGNORED for y in r["labels"]) for r in rows])
-    wrong = f"a média simples dá {decimal(sum(losses) / len(losses), 4)}, e o certo é "
-    wrong += decimal(whole, 4)
-    if yours is None:
-        return f"[por escrever] `your_accumulated_loss`: {wrong}"
-    return "[certo]" if math.isclose(yours, whole, rel_tol=1e-3) else f"[ainda não] {wrong}"
 
 
 def plot(name: str, curve: list[CurvePoint], predicted: MemoryParts, measured: MemoryParts) -> Path:

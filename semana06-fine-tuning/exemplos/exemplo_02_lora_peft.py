@@ -123,7 +123,6 @@ def main(args: argparse.Namespace) -> None:
         print(f"[{'certo' if passed else 'ERRADO'}] {text}")
     if not all(checks.values()):
         raise UserError("uma conferência do LoRA falhou; veja a linha com ERRADO.")
-    print(check_exercise(sizes, name.rsplit(".", 1)[-1], args.r))
     del model, layer, linear
 
     banner(3, "Todos os pesos e LoRA, cada um no seu processo")
@@ -153,6 +152,7 @@ def main(args: argparse.Namespace) -> None:
 
     name = utils.result_name("dia4_lora", args.quick, args.name)
     print(f"\nFigura: {utils.save_figure(runs.draw(found), name)}")
+    print("Sua vez: python semana06-fine-tuning/exercicios/conferir.py dia4")
     print(
         "A seguir: mude um hiperparâmetro, com --name, e compare; `dia4/estudo.py` o faz por você."
     )
@@ -234,30 +234,6 @@ def check_by_hand(model, original: nn.Module, config, args) -> dict[str, bool]:
 def close(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Igualdade a menos do arredondamento: diferença relativa até `TOLERANCE`."""
     return bool((left - right).norm() <= TOLERANCE * right.norm())
-
-
-def your_equal_rank(everywhere: int, chosen: int, r: int) -> int | None:
-    """Exercício: o posto que dá, só em algumas camadas, os treináveis de posto `r` em todas.
-
-    Comparar LoRA só na atenção com LoRA em tudo, os dois com r=16, compara também o número de
-    parâmetros. Para isolar a pergunta "onde?", iguale-os.
-
-    Args:
-        everywhere: soma de (entrada + saída) de todas as camadas; chosen: a das escolhidas.
-    """
-    return None  # escreva aqui
-
-
-def check_exercise(linears: dict[str, tuple[int, int]], target: str, r: int) -> str:
-    """Confere `your_equal_rank`: o posto inteiro que mais aproxima as duas contas."""
-    everywhere = sum(map(sum, linears.values()))
-    chosen = sum(sum(sizes) for name, sizes in linears.items() if name.endswith(target))
-    yours = your_equal_rank(everywhere, chosen, r)
-    task = f"`your_equal_rank`: que posto, só em {target}, iguala o de posto {r} em todas"
-    if yours is None:
-        return f"[por escrever] {task}?"
-    right = abs(yours * chosen - r * everywhere) <= chosen / 2
-    return f"[{'certo' if right else 'ainda não'}] {task}: {yours}"
 
 
 # --- com as bibliotecas -------------------------------------------------------------------------

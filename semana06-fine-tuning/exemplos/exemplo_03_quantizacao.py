@@ -87,7 +87,6 @@ def main(args) -> None:
 
     banner(2, "À mão: 4 bits, os níveis do NF4")
     checks |= findings.conclude(four_bits(weight))
-    print(check_exercise(weight))
 
     banner(3, "A armadilha: o modelo base veio de blocos de 4 bits")
     grids = {"q4_1": q4_1, "nf4": lambda w: dequantize_nf4(*quantize_nf4(w), w.shape)}
@@ -134,7 +133,8 @@ def main(args) -> None:
         **{"absent": absent, "gptq_over_rounding": paired, "qlora": runs, "guide": advice},
     )
     result.announce(stem)
-    print("A seguir: escreva `your_turn`; repita com --only e outra calibração (SIZES).")
+    print("Sua vez: python semana06-fine-tuning/exercicios/conferir.py dia5")
+    print("A seguir: repita com --only e outra calibração (SIZES).")
 
 
 def trained_model(args) -> Path:
@@ -265,22 +265,6 @@ def four_bits(weight: Tensor) -> dict[str, bool]:
         "escalas em 8 bits (99% dos códigos, os outros a um degrau)": same and near,
         "escalas das escalas": torch.allclose(second, nested.state2.absmax, rtol=1e-4),
     }
-
-
-def your_turn(weight: Tensor) -> Tensor | None:
-    """Sua vez: a ida e volta por 16 passos iguais, do mínimo ao máximo de cada bloco de 64."""
-    return None  # `q4_1`, logo abaixo, faz o mesmo em blocos de 32: escreva antes de ler
-
-
-def check_exercise(weight: Tensor) -> str:
-    """Diz se o que `your_turn` devolve está na grade pedida."""
-    if (found := your_turn(weight)) is None:
-        return "Exercício: escreva `your_turn`, neste arquivo, e rode de novo."
-    # Num passo igual para todos, o nível mais próximo nunca está a mais de meio passo.
-    old, new = weight.reshape(-1, BLOCK), found.reshape(-1, BLOCK)
-    step = ((old.amax(1) - old.amin(1)) / 15).clamp(min=1e-12)
-    worst = ((new - old).abs().amax(1) / step).max().item()
-    return f"your_turn: {'certo' if worst < 0.501 else 'errado'}, a {decimal(worst, 2)} passo"
 
 
 # --- a armadilha --------------------------------------------------------------------------------

@@ -181,18 +181,6 @@ def test_training_stops_when_validation_worsens_and_returns_to_the_best(tiny, mo
     assert "2 avaliações sem melhora" in capsys.readouterr().out
 
 
-def test_the_exercise_knows_the_right_answer_from_the_plain_mean(tiny, monkeypatch):
-    model, tokenizer, rows = tiny
-
-    def right(losses, answers):
-        return sum(a * b for a, b in zip(losses, answers, strict=True)) / sum(answers)
-
-    monkeypatch.setattr(lesson, "your_accumulated_loss", right)
-    assert lesson.check_exercise(model, tokenizer, rows[:8]) == "[certo]"
-    monkeypatch.setattr(lesson, "your_accumulated_loss", lambda losses, answers: sum(losses))
-    assert lesson.check_exercise(model, tokenizer, rows[:8]).startswith("[ainda não]")
-
-
 def test_bleu_is_the_score_of_the_command_line_of_sacrebleu(tmp_path):
     answers = [
         "O prazo de troca é de 30 dias corridos.",

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from comum import conversations
+from comum import conversations, models
 from comum.conversations import DATA_DIR, read_conversations
 from comum.models import linears_of, load_tokenizer
 from comum.paths import DEFAULT_MODEL
@@ -95,14 +95,6 @@ def test_the_checks_fail_when_lora_is_wrong(tiny_llama, monkeypatch):
     config = memory_plan.config_of(str(tiny_llama))
     checks = lesson.check_by_hand(model, layer, config, settings(tiny_llama))
     assert list(checks.values()) == [True, False, True, True]
-
-
-def test_the_exercise_knows_the_right_rank(monkeypatch):
-    linears = {"a.q_proj": (10, 10), "a.up_proj": (10, 40)}
-    assert lesson.check_exercise(linears, "q_proj", 4).startswith("[por escrever]")
-    for answer, mark in ((14, "[certo]"), (4, "[ainda não]")):
-        monkeypatch.setattr(lesson, "your_equal_rank", lambda *sizes, answer=answer: answer)
-        assert lesson.check_exercise(linears, "q_proj", 4).startswith(mark)
 
 
 @pytest.mark.parametrize("method", runs.METHODS)
@@ -207,6 +199,8 @@ def test_a_folder_without_weights_and_an_output_of_someone_else_are_refused(
 def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monkeypatch, tmp_path):
     """Prevista e medida, com e sem bf16, no modelo de verdade."""
     method, precision = mode.split()
+    if precision == "bf16" and models.compute_dtype() != torch.bfloat16:
+        pytest.skip("este processador emula o bf16, e o passo levaria um minuto")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for module in (lesson.models, runs):
         monkeypatch.setattr(module, "compute_dtype", lambda: dtype)

@@ -394,8 +394,9 @@ def test_open_to_the_network_only_with_a_password(served, trained, monkeypatch, 
 
 
 def test_a_port_that_does_not_exist_is_one_clear_sentence(trained, capsys):
-    assert run_main(app.main, [*trained[0], "--port", "99999"]) == 2
-    assert "a porta vai de 1 a 65535" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        app.main([*trained[0], "--port", "99999"])
+    assert "--port: esperava um inteiro maior que zero e até 65535" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -768,6 +768,11 @@ def test_no_example_left_is_a_user_error(library):
     """Sem as escritas e sem geradas, não há o que treinar."""
     library.write(jsonl(good_records())).prepare()
     config = load_config(None, library.overrides())
-    (library.output / "train.jsonl").write_text("", encoding="utf-8")
+    row = load_split(config, "train")[0] | {"source": "generated"}
+    (library.output / "train.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    config.data.generated_in_training = 0
     with pytest.raises(UserError, match="nenhum exemplo de treino"):
+        training_rows(config)
+    (library.output / "train.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="está vazio"):
         training_rows(config)

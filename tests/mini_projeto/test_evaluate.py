@@ -261,7 +261,7 @@ def test_exported_forms_are_measured_and_the_missing_ones_named(exported, measur
         (["--also", "/tmp"], "não é uma saída de train.py"),
         (["database.seeds=[99]"], "banco de dados não encontrado"),
         (["--split", "generated_test"], "Prepare os dados"),
-        (["--questions", "nada.csv"], "não encontrado"),
+        (["--questions", "nada.csv"], "não existe"),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(trained, options, message, capsys):

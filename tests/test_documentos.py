@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from comum import memory_plan
 from comum.labels import MEMORY
 from comum.numbers import decimal, percent
 from comum.paths import REFERENCE_DIR
@@ -18,7 +19,6 @@ from transformers import LlamaConfig
 
 import conferir_links
 import registrar_experimentos
-from dia4 import memory_plan
 from loja_sql.config import PROJECT_DIR, load_config
 
 ROOT = conferir_links.ROOT

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from comum import tables
+from comum import memory_plan, tables
 from comum.conversations import Messages, encode, greedy_answers, prompt_of
 from comum.labels import MEMORY, SCORES
 from comum.memory import measure_step, peak_mib, release
-from comum.models import autocast
+from comum.models import autocast, compute_dtype
 from comum.numbers import MISSING, decimal, interval
 from comum.results import MemoryParts, TrainingRun
 from comum.scoring import answer_scores
@@ -18,7 +18,7 @@ from comum.tracking import tracker
 from comum.training import DIVERGED
 
 import torch
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PretrainedConfig, PrinterCallback, TrainerCallback
 
 COMPARED = ("perplexity_token", "perplexity_byte", "next_token_accuracy", "bleu")
 
@@ -142,3 +142,15 @@ def show_runs(runs: dict[str, TrainingRun]) -> None:
     # O que nenhum dos treinos mediu não ganha linha.
     rows = [row for row in rows if set(row[1:]) != {MISSING}]
     tables.show(["(intervalos de 95%)", *runs], rows)
+
+
+def predicted_memory(config: PretrainedConfig, batch: dict, run) -> MemoryParts | None:
+    """A memória de um passo do SFTTrainer sobre `batch`, por aritmética; None onde não há conta."""
+    if run.method not in ("full", "lora") or run.target_modules != "all-linear":
+        return None
+    # Para a memória, o fp16 é o bf16.
+    mode = f"{run.method} {'float32' if compute_dtype() == torch.float32 else 'bf16'}"
+    # O TRL calcula a perda aos pedaços e refaz os logits na volta: nenhum fica guardado.
+    return memory_plan.predict(
+        config, mode, batch["input_ids"].numel(), logits=0, r=run.r, load_in_4bit=run.load_in_4bit
+    )

@@ -70,7 +70,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGS = arguments()  # antes dos imports pesados: --help responde na hora
 
-from comum import files, memory, tables
+from comum import files, memory, memory_plan, tables
 from comum.labels import MEMORY, SPLITS
 from comum.models import (
     PRECISIONS,
@@ -90,8 +90,6 @@ from comum.training import DIVERGED, IGNORED, answer_loss, pad, similar_lengths
 import torch
 from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
-
-from dia4 import memory_plan
 
 Row = dict[str, list[int]]  # input_ids, attention_mask e labels de uma conversa
 

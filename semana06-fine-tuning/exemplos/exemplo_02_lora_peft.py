@@ -79,7 +79,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGS = arguments()  # antes dos imports pesados: --help responde na hora
 
-from comum import conversations, files, memory, models, sft
+from comum import conversations, files, memory, memory_plan, models, sft
 from comum.numbers import MIB, decimal, general
 from comum.process import alone
 from comum.results import Day4, TrainingRun
@@ -92,7 +92,7 @@ from peft.helpers import disable_input_dtype_casting
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
-from dia4 import memory_plan, runs
+from dia4 import runs
 
 
 def main(args: argparse.Namespace) -> None:
@@ -276,7 +276,7 @@ def train_one(run: argparse.Namespace) -> TrainingRun:
         method=run.method,
         settings=vars(run),
         idle_mib=idle,
-        memory_predicted=runs.predicted(trainer.model.config, batch, run),
+        memory_predicted=sft.predicted_memory(trainer.model.config, batch, run),
     )
     with files.building(Path(run.output), MARK) as folder:
         trainer.model.save_pretrained(folder)  # com LoRA, só o adaptador

@@ -54,7 +54,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from dia4.runs import predicted
 from dia5 import findings, measuring
 from dia5.measuring import RECIPES, missing, relative_error
 from utils import save_figure
@@ -414,7 +413,7 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
         method="lora",
         settings=settings,
         idle_mib=idle,
-        memory_predicted=predicted(model.config, batch, plan),
+        memory_predicted=sft.predicted_memory(model.config, batch, plan),
     )
 
 

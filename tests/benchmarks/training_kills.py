@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 PROJECT = WEEK_DIR / "mini-projeto" / "mini_projeto_fine_tuning_especializado"
 sys.path.insert(0, str(PROJECT))
 
-from loja_sql.model.runs import checkpoints, is_whole, read_run  # noqa: E402
+from loja_sql.model.run_folder import checkpoints, is_whole, read_run  # noqa: E402
 from loja_sql.shop import DATA_DIR, create_shop  # noqa: E402
 
 STEPS = 500

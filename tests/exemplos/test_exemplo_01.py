@@ -5,7 +5,7 @@ import math
 import subprocess
 import sys
 
-from comum import conversations, tracking
+from comum import conversations, memory_plan, tracking
 from comum.conversations import DATA_DIR, read_conversations
 from comum.memory import measure_step
 from comum.models import load_model, load_tokenizer
@@ -23,7 +23,6 @@ import torch
 from torch.nn import functional
 
 import exemplo_01_fine_tuning_basico as lesson
-from dia4 import memory_plan
 
 CONVERSATION = [
     {"role": "user", "content": "Qual o prazo de troca?"},

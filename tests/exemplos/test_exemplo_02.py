@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from comum import conversations, models
+from comum import conversations, memory_plan, models, sft
 from comum.conversations import DATA_DIR, read_conversations
+from comum.labels import METHODS
 from comum.models import linears_of, load_tokenizer
 from comum.paths import DEFAULT_MODEL
 from comum.results import Day4, Day4Study, MemoryParts, Score, TrainingRun
@@ -22,7 +23,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config
 
 import exemplo_02_lora_peft as lesson
-from dia4 import estudo, memory_plan, runs
+from dia4 import estudo
 
 LLAMA_2_7B = "meta-llama/Llama-2-7b-hf"
 
@@ -97,7 +98,7 @@ def test_the_checks_fail_when_lora_is_wrong(tiny_llama, monkeypatch):
     assert list(checks.values()) == [True, False, True, True]
 
 
-@pytest.mark.parametrize("method", runs.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns(tiny_llama, tmp_path, method):
     more = ["--learning-rate", "1e-2", "--epochs", "4", "--rank", "4", "--output", str(tmp_path)]
     result = lesson.train_one(settings(tiny_llama, method, *more))
@@ -202,7 +203,7 @@ def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monke
     if precision == "bf16" and models.compute_dtype() != torch.bfloat16:
         pytest.skip("este processador emula o bf16, e o passo levaria um minuto")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    for module in (lesson.models, runs):
+    for module in (lesson.models, sft):
         monkeypatch.setattr(module, "compute_dtype", lambda: dtype)
     run = settings(DEFAULT_MODEL, method, "--output", str(tmp_path))
     tokenizer = load_tokenizer(run.model)
@@ -212,7 +213,7 @@ def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monke
     with lesson.disable_input_dtype_casting(trainer.model):
         batch = lesson.pad(rows, tokenizer.pad_token_id)
         measured = lesson.sft.step_memory(trainer, batch)
-        predicted = runs.predicted(trainer.model.config, batch, run)
+        predicted = sft.predicted_memory(trainer.model.config, batch, run)
     for part, value in predicted:
         assert getattr(measured, part) == pytest.approx(value, rel=0.1), part
 
@@ -262,7 +263,7 @@ def test_the_sizes_by_arithmetic_are_those_of_transformers(name, config, monkeyp
 def test_the_plan_of_a_known_model_needs_neither_torch_nor_a_hub(tmp_path):
     code = "import sys; sys.argv = ['plano.py', '--model', 'google/gemma-2-2b']; import plano; "
     code += "plano.main(); assert not {'torch', 'transformers'} & sys.modules.keys()"
-    folder = Path(memory_plan.__file__).parent
+    folder = Path(estudo.__file__).parent
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and "2.614.341.888 parâmetros" in done.stdout, done.stderr
 

@@ -258,7 +258,7 @@ def of_day_4(path: Path) -> dict:
 
 def of_big(path: Path, folder: Path) -> dict:
     """O plano do QLoRA para o lote da lição ao lado do pico da GPU."""
-    from dia4 import memory_plan
+    from comum import memory_plan
 
     found = Day4.load(path).runs["lora"]
     shape = memory_plan.shape_of(memory_plan.config_of(str(folder)))

@@ -22,7 +22,7 @@ from loja_sql.model.drafts import count_ngrams, write_drafts
 from loja_sql.model.engines import TransformersEngine, has_llama_cpp, open_form
 from loja_sql.model.exports import exported_forms, read_manifest
 from loja_sql.model.loading import load_model
-from loja_sql.model.runs import is_whole, read_run
+from loja_sql.model.run_folder import is_whole, read_run
 from loja_sql.model.summary import read_summary
 
 QUESTION = "liste os produtos de livros"

@@ -25,7 +25,7 @@ import train
 from loja_sql.config import PROJECT_DIR, load_config, load_effective, trained_kind
 from loja_sql.model import callbacks
 from loja_sql.model.loading import load_model
-from loja_sql.model.runs import checkpoints, deliver, is_whole, read_run
+from loja_sql.model.run_folder import checkpoints, deliver, is_whole, read_run
 from loja_sql.model.summary import read_summary
 from loja_sql.model.trainer import POOL, SimilarLengths, audit, tokenized
 from loja_sql.questions import linking

@@ -4,7 +4,7 @@
     python semana06-fine-tuning/exemplos/dia4/plano.py --model google/gemma-2-2b   # sem internet
 
 A conta sai dos tamanhos das camadas, sem os pesos: os de dez modelos conhecidos estão em
-`memory_plan.py`; dos outros, lê-se a configuração.
+`comum/memory_plan.py`; dos outros, lê-se a configuração.
 """
 
 import sys
@@ -20,7 +20,7 @@ def main() -> None:
     add("--batch", type=above_zero(int), default=1, help="exemplos por lote (padrão: 1)")
     add("--length", type=above_zero(int), default=1024, help="tokens por exemplo (padrão: 1024)")
     args = parser.parse_args()
-    from memory_plan import show_plan  # pesado: só depois das opções
+    from comum.memory_plan import show_plan  # pesado: só depois das opções
 
     show_plan(args.model, args.rank, args.batch, args.length)
 

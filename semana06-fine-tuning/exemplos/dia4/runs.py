@@ -3,17 +3,14 @@
 import math
 
 from comum.labels import MEMORY, METHODS, SCORES
-from comum.models import compute_dtype
 from comum.numbers import decimal
-from comum.results import MemoryParts, TrainingRun
+from comum.results import TrainingRun
 
 import torch
 from peft import AdaLoraConfig, LoraConfig
 from peft.optimizers import create_loraplus_optimizer
-from transformers import PretrainedConfig, TrainerCallback
+from transformers import TrainerCallback
 from trl import SFTTrainer
-
-from dia4 import memory_plan
 
 LORA_PLUS_RATIO = 16  # learning_rate de B sobre o de A (Hayou et al., 2024, seção 5)
 SMOOTH = 10  # passos da média móvel na figura, no máximo
@@ -72,18 +69,6 @@ def variant_of(lora: LoraConfig, method: str, steps: int) -> LoraConfig:
         lora_dropout=lora.lora_dropout,
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
-    )
-
-
-def predicted(config: PretrainedConfig, batch: dict, run) -> MemoryParts | None:
-    """A memória de um passo do SFTTrainer sobre `batch`, por aritmética; None onde não há conta."""
-    if run.method not in ("full", "lora") or run.target_modules != "all-linear":
-        return None
-    # Para a memória, o fp16 é o bf16.
-    mode = f"{run.method} {'float32' if compute_dtype() == torch.float32 else 'bf16'}"
-    # O TRL calcula a perda aos pedaços e refaz os logits na volta: nenhum fica guardado.
-    return memory_plan.predict(
-        config, mode, batch["input_ids"].numel(), logits=0, r=run.r, load_in_4bit=run.load_in_4bit
     )
 
 

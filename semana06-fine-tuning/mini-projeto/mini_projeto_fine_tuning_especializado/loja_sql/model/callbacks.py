@@ -14,7 +14,7 @@ from accelerate import PartialState
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
-from loja_sql.model import runs
+from loja_sql.model import run_folder
 from loja_sql.model.summary import METRICS
 
 DIVERGED = (
@@ -27,7 +27,7 @@ SHOWN = {"loss": "perda", "eval_loss": "validação"}
 class Checkpoints(TrainerCallback):
     """Põe na pasta, inteiros e assinados, os checkpoints que o Trainer grava em `unfinished/`."""
 
-    def __init__(self, folder: Path, run: runs.Run, progress: "Progress") -> None:
+    def __init__(self, folder: Path, run: run_folder.Run, progress: "Progress") -> None:
         self.folder, self.run, self.progress = folder, run, progress
 
     def elapsed(self) -> float:
@@ -37,7 +37,7 @@ class Checkpoints(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.started = time.perf_counter()
         best = self.folder / f"checkpoint-{state.best_global_step}"
-        if runs.is_whole(best):
+        if run_folder.is_whole(best):
             state.best_model_checkpoint = str(best)  # a pasta pode ter mudado de lugar
         else:
             state.best_model_checkpoint = state.best_global_step = state.best_metric = None
@@ -53,7 +53,7 @@ class Checkpoints(TrainerCallback):
         run = self.run.model_copy(update={"seconds": self.elapsed(), "finished": last})
         processes.wait_for_everyone()  # cada um grava o seu sorteio
         if processes.is_main_process:
-            runs.keep(Path(args.output_dir, f"checkpoint-{state.global_step}"), run, best)
+            run_folder.keep(Path(args.output_dir, f"checkpoint-{state.global_step}"), run, best)
         processes.wait_for_everyone()
         if state.best_global_step is not None:
             state.best_model_checkpoint = str(best)

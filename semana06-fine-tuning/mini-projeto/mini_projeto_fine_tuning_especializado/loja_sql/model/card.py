@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from loja_sql.config import Config
 from loja_sql.model.exports import Manifest, megabytes
-from loja_sql.model.runs import read_run
+from loja_sql.model.run_folder import read_run
 from loja_sql.model.summary import read_summary
 from loja_sql.prompt import DECLINE
 from loja_sql.questions.splits import NAMES

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from loja_sql.config import Config, as_trained, load_effective, trained_kind
-from loja_sql.model import exports, runs
+from loja_sql.model import exports, run_folder
 from loja_sql.model.card import base_name, model_card
 from loja_sql.model.drafts import SLOTS_PER_NGRAM, write_drafts
 from loja_sql.model.exports import ADAPTER, GGUF_FORMS, Form, Manifest, Merge
@@ -163,7 +163,7 @@ class Exporter:
         weights = self.adapter / SAFETENSORS_WEIGHTS_NAME
         if not weights.is_file():
             raise UserError("o treino foi de todos os pesos, e não há adaptador")
-        run = runs.read_run(self.adapter)
+        run = run_folder.read_run(self.adapter)
         output.mkdir(parents=True)
         for name in run.files.keys() - UNPUBLISHED:
             shutil.copy2(self.adapter / name, output / name)
@@ -172,7 +172,7 @@ class Exporter:
         write_json(output / CONFIG_NAME, settings)
         tensors = {name: tensor.bfloat16() for name, tensor in load_file(weights).items()}
         save_file(tensors, output / weights.name, {"format": "pt"})
-        runs.sign(output, run)
+        run_folder.sign(output, run)
 
     def _write_folder(self, form: str, merged: Path, output: Path) -> None:
         """As formas que o transformers abre; cada uma sai da cópia em float32, e não de outra."""

@@ -32,7 +32,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from loja_sql.config import Config, save_effective
-from loja_sql.model import fused, runs, tokens
+from loja_sql.model import fused, run_folder, tokens
 from loja_sql.model.callbacks import Checkpoints, Progress, plot_curve
 from loja_sql.model.loading import load_model, load_tokenizer, precision
 from loja_sql.model.summary import SUMMARY, WORK, read_summary
@@ -55,11 +55,11 @@ def train(
     tracking.require(config.training.tracking)
     context = linking.context(config)
     processes, output = all_processes(), config.output_dir
-    with runs.locked(output) if processes.is_main_process else nullcontext():
+    with run_folder.locked(output) if processes.is_main_process else nullcontext():
         begun = (None, None)
         if processes.is_main_process:
-            run = runs.new_run(config, rows, validation, processes.num_processes)
-            begun = runs.begin(output, run, resume)
+            run = run_folder.new_run(config, rows, validation, processes.num_processes)
+            begun = run_folder.begin(output, run, resume)
         run, checkpoint = broadcast_object_list(list(begun))
         if run.finished and checkpoint is None:
             processes.print(f"O treino em {output} já tinha acabado; não mexi em nada.")
@@ -70,7 +70,7 @@ def train(
         trainer.add_callback(trainer.checkpoints)
         processes.print(trainer.announcement())
         memory.restart_peak()  # conta o modelo carregado, e não o pico de carregá-lo
-        with runs.writing(output, trainer.trainable_bytes()):
+        with run_folder.writing(output, trainer.trainable_bytes()):
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             if trainer.progress.interrupted:
                 processes.print(
@@ -109,7 +109,7 @@ def _handed_over(config: Config, trainer: "AnswerTrainer", memory: int | None) -
         save_effective(config, work)
         write_json(work / SUMMARY, summary.model_dump())
         plot_curve(trainer.state.log_history, work / "curva.png")
-        runs.hand_over(config.output_dir, trainer.checkpoints.run)
+        run_folder.hand_over(config.output_dir, trainer.checkpoints.run)
     return summary
 
 

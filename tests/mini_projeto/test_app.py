@@ -224,6 +224,8 @@ def test_opinions_are_kept_in_a_file_data_prep_reads(served):
     assert "não foi guardada" in page.save_opinion("x?", "SELECT 3", "DROP TABLE pedidos", False)
     empty = "SELECT nome FROM clientes WHERE uf = 'XX'"
     assert "resultado vazio" in page.save_opinion("y?", "SELECT 3", empty, False), "o de data_prep"
+    poison = "SELECT nome FROM produtos ORDER BY 1.5 LIMIT 1"
+    assert "empate no LIMIT" in page.save_opinion("z?", poison, poison, True), "o de data_prep"
     assert "faça uma pergunta" in page.save_opinion("", "", "", True)
     rejected: list = []
     rows = read_questions(page.feedback, "feedback", rejected)

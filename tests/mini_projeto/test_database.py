@@ -1,14 +1,19 @@
 """database.py: o que quer que um modelo escreva, nada muda, nada vaza e nada trava."""
 
 import hashlib
+import json
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 from comum.terminal import UserError
 
 import pytest
 
+from loja_sql import config
 from loja_sql.sql.database import Database, QueryError
 
 TIME_LIMIT_S = 0.4
@@ -246,6 +251,43 @@ def test_hostile_or_broken_sql_is_refused_and_changes_nothing(bank, shop_11, nam
     assert bank.run("SELECT COUNT(*) FROM clientes").rows == [(600,)]
 
 
+# Num processo pequeno: o pico (ru_maxrss) de um filho começa pela memória de quem o criou.
+MEASURE = """
+import json, re, resource, sys
+from loja_sql.sql import database
+
+bank, failures = database.Database(sys.argv[1]), []
+for sql in json.load(sys.stdin):
+    try:
+        bank.run(sql)
+    except database.QueryError as error:
+        failures.append(str(error))
+    process = database._idle.get()
+    if process:
+        process.kill()
+        process.wait()
+    database._idle.put(None)
+own = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([own + used.ru_maxrss, used.ru_oublock, failures]))
+"""
+GREEDY = ("cte que dobra", "linha larga", "json_group", "group_concat d", "material", "fila", "ord")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="os outros não têm todos os limites")
+def test_no_query_takes_more_memory_or_disk_than_the_limits(shop_11):
+    """Com o prazo inteiro: 300 MB, nos dois processos juntos, e 64 MB em disco."""
+    asked = [sql for name, (sql, _) in HOSTILE.items() if name.startswith(GREEDY)]
+    command = [sys.executable, "-c", MEASURE, str(shop_11)]
+    folder = str(Path(config.__file__).parents[1])
+    done = subprocess.run(
+        command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True, check=True
+    )
+    kilobytes, blocks, failures = json.loads(done.stdout)
+    assert len(failures) == len(asked) == 9
+    assert kilobytes * 1024 < 300e6 and blocks * 512 < 64e6
+
+
 def test_error_is_about_the_last_query_only(bank):
     """O motivo de uma recusa não vaza para o erro da consulta seguinte."""
     with pytest.raises(QueryError, match="load_extension"):
@@ -401,11 +443,19 @@ def test_missing_file_is_explained(tmp_path):
         Database(tmp_path)
 
 
-def test_file_that_is_not_a_database_is_explained(tmp_path):
-    """Um CSV no lugar do banco sai com uma frase, não com um traceback do sqlite3."""
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"id,nome\n1,Ana\n" * 100, "não é um banco SQLite legível"),
+        (b"", "planilha.sqlite não tem nenhuma tabela"),
+        (b"S", "planilha.sqlite não tem nenhuma tabela"),
+    ],
+)
+def test_file_that_is_not_a_database_is_explained(tmp_path, content, words):
+    """Um CSV, ou só o começo de um banco, sai com uma frase, não com um traceback do sqlite3."""
     path = tmp_path / "planilha.sqlite"
-    path.write_text("id,nome\n1,Ana\n" * 100, encoding="utf-8")
-    with pytest.raises(UserError, match="não é um banco SQLite legível"):
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
         Database(path)
 
 

@@ -102,7 +102,7 @@ def test_what_the_model_does_not_know_is_said_with_the_reason_and_no_rows(assist
     assert answer.declined and answer.sql == "" and answer.result is None
     shown = format_answer(answer)
     assert shown.startswith("Não sei responder: o banco só tem clientes, vendedores, produtos")
-    assert "itens_pedido e avaliacoes, e a pergunta" in shown and "SQL:" not in shown
+    assert "itens dos pedidos e avaliações, e a pergunta" in shown and "SQL:" not in shown
     first, second = asked.ask_many(["qual o lucro?", "quantos?"])
     assert first.declined and first.error == answer.error
     assert not second.declined and second.result.rows == [("NÃO SEI",)], "um texto, não a recusa"

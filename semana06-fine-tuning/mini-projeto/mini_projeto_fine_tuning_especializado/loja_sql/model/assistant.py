@@ -17,6 +17,7 @@ from loja_sql.model.summary import WORK
 from loja_sql.prompt import DECLINE, Link, declines, extract_sql, render
 from loja_sql.questions import linking
 from loja_sql.sql.database import Database, QueryError, Result
+from loja_sql.sql.names import name_words
 
 if TYPE_CHECKING:
     from loja_sql.model.engines import Engine
@@ -117,7 +118,7 @@ class Assistant:
         return Answer(question, sql, result, error, time.perf_counter() - started)
 
     def _refusal(self) -> str:
-        named = self.tables[:MAX_TABLES_NAMED]
+        named = map(name_words, self.tables[:MAX_TABLES_NAMED])
         others = ["outras"] if len(self.tables) > MAX_TABLES_NAMED else []
         known = format_list([*named, *others], locale="pt_BR")
         return f"não sei responder: o banco só tem {known}, e a pergunta parece pedir outra coisa"

@@ -8,8 +8,9 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
-from loja_sql.page.words import heading, name_words, owned, phrase, unit, written
+from loja_sql.page.words import heading, owned, phrase, unit, written
 from loja_sql.sql.features import parse, tables
+from loja_sql.sql.names import name_words
 
 SHORT = 64  # até tantos caracteres, uma linha só
 MAX_CONDITION = 80

@@ -1,7 +1,6 @@
 """A consulta em palavras: o que cada expressão mede, em que unidade, e como se escreve um valor.
 
-Os nomes sem acento do banco ganham o deles (`preco` → preço); os de outro banco só perdem os
-sublinhados. Nada aqui é preciso para executar: o que não se reconhece fica como o SQL o diz.
+Nada aqui é preciso para executar: o que não se reconhece fica como o SQL o diz.
 """
 
 import re
@@ -17,22 +16,8 @@ from sqlglot.errors import SqlglotError
 
 from loja_sql.sql.database import Result
 from loja_sql.sql.features import parse
+from loja_sql.sql.names import name_words
 
-SHOP_WORDS = {
-    "uf": "UF",
-    "preco": "preço",
-    "preco_unitario": "preço unitário",
-    "regiao": "região",
-    "id": "número",
-    "pagamento": "forma de pagamento",
-    "data_cadastro": "data de cadastro",
-    "avaliacoes": "avaliações",
-    "itens_pedido": "itens dos pedidos",
-    "cliente_id": "cliente",
-    "vendedor_id": "vendedor",
-    "produto_id": "produto",
-    "pedido_id": "pedido",
-}
 MONEY = re.compile(r"pre[cç]o|valor|custo|fatur|receita|gast[oa]|ticket|r\$", re.IGNORECASE)
 PARTS = {"%Y": "ano", "%m": "mês", "%d": "dia", "%Y-%m": "mês", "%w": "dia da semana"}
 NAMED = {"%m": "month", "%w": "weekday"}
@@ -89,11 +74,6 @@ def owned(node: exp.Expression, tree: exp.Expression) -> str:
     if isinstance(node, exp.Column) and node.name == "nome" and node.table in tables:
         return f"nome ({name_words(tables[node.table])})"
     return phrase(node, tree)
-
-
-def name_words(name: str) -> str:
-    """O nome de uma coluna ou tabela como se escreve: `preco_unitario` → preço unitário."""
-    return SHOP_WORDS.get(name.lower(), name.replace("_", " "))
 
 
 def phrase(node: exp.Expression, tree: exp.Expression) -> str:

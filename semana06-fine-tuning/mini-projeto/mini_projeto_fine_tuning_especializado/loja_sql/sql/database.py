@@ -45,7 +45,7 @@ class Database:
     """Um banco SQLite que se consulta sem risco; `schema` são os CREATE das suas `tables`.
 
     Raises:
-        UserError: o arquivo não existe ou não é um banco SQLite.
+        UserError: o arquivo não existe, não é um banco SQLite ou não tem tabelas.
     """
 
     def __init__(self, path: Path | str, time_limit: float = TIME_LIMIT_S) -> None:
@@ -63,6 +63,11 @@ class Database:
             raise UserError(
                 f"{self.path} não é um banco SQLite legível: está cortado, ou é de outro formato?"
             ) from error
+        if not rows:
+            raise UserError(
+                f"{self.path} não tem nenhuma tabela: está vazio ou cortado. Se é o da loja, "
+                "apague-o e rode data_prep.py; senão, corrija `database.custom` na configuração."
+            )
         self.tables = [name for name, *_ in rows]
         self.schema = "\n".join(sql for _, sql, _ in rows if sql)
 

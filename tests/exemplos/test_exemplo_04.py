@@ -331,9 +331,9 @@ def test_a_conversation_gives_a_pair_a_turn_on_one_side(prepare, tmp_path):
 
 
 def test_a_label_that_says_nothing_is_missing(prepare, tmp_path):
-    rows = sample()
+    rows, nothing = sample(), (float("nan"), "NaN", None, "NULL", "#N/A")
     for number, row in enumerate(rows):
-        row["intent"] = (float("nan"), None, "NULL", "#N/A")[number % 4] if number < 20 else "troca"
+        row["intent"] = nothing[number % 5] if number < 20 else "troca"
     folder = prepare(write_jsonl(tmp_path / "rotulos.jsonl", rows))
     assert {row["label"] for row in accepted(folder, "classification")} == {"troca"}
     unknown = [x for x in rows_of(folder / "rejeitados.jsonl") if x["reason"] == "label_unknown"]

@@ -467,6 +467,7 @@ def test_a_closed_wal_bank_is_read_without_writing_beside_it(tmp_path):
         connection.execute("CREATE TABLE livros (id)")
         connection.execute("INSERT INTO livros VALUES (7)")
         connection.commit()
+    tmp_path.chmod(0o500)
     bank = Database(path)
     assert bank.tables == ["livros"] and bank.run("SELECT id FROM livros").rows == [(7,)]
     assert [file.name for file in tmp_path.iterdir()] == ["wal.sqlite"]

@@ -135,7 +135,7 @@ def test_any_database_and_nothing_that_breaks_the_hint(tmp_path):
     text = messages(settings(path), "padaria açaí ", context)[-1]["content"]
     assert text == 'padaria açaí [minha tabela.Nome "x" y=Padaria Açaí]'
     assert sorted(os.listdir(tmp_path)) == before, "nada se grava ao lado do banco"
-    empty = make(tmp_path / "vazio.sqlite", "")
+    empty = make(tmp_path / "vazio.sqlite", "CREATE TABLE t (nome TEXT);")
     assert linking.context(settings(empty)).links("padaria açaí") == []
 
 

@@ -98,7 +98,6 @@ def test_the_measures_and_the_training_of_day_3(gpu, tmp_path):
     day3.check_memory(model, day3.batch_of(rows, tokenizer, model))
     day3.fine_tune(model, tokenizer, rows, rows[:2], args)
     day3.measure(model, tokenizer, texts[:2], rows[:2], args, {"new_tokens": 2})
-    day3.check_exercise(model, tokenizer, rows)
 
 
 def test_a_training_of_day_4(gpu, tiny_llama, tmp_path):

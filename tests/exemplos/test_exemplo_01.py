@@ -66,7 +66,7 @@ def test_the_whole_lesson_on_a_tiny_llama(run, results, tiny_llama, tmp_path, ca
     for piece in ("fora da perda: ", "respostas iguais depois de recarregar: sim", "make experi"):
         assert piece in shown
     assert shown.count("  antes:  ") == shown.count("  depois: ") == len(conversations.PROMPTS)
-    assert "perda de validação" in shown and "[por escrever]" in shown
+    assert "perda de validação" in shown and "conferir.py dia3" in shown
     assert (tmp_path / "modelo" / "model.safetensors").is_file()
     assert (results / "dia3_full_quick.png").stat().st_size > 0
     for part in ("weights", "gradients", "optimizer"):

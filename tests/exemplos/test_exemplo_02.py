@@ -51,7 +51,7 @@ def test_the_whole_lesson_side_by_side(results, tiny_llama, tmp_path, monkeypatc
     lesson.main(lesson.arguments(command))
     shown = capsys.readouterr().out
     assert "perplexidade por token: LoRA fica" in shown
-    assert shown.count("[certo]") == 4 and "ERRADO" not in shown and "[por escrever]" in shown
+    assert shown.count("[certo]") == 4 and "ERRADO" not in shown and "conferir.py dia4" in shown
     result = Day4.load(results / "dia4_lora_quick_minha.json")
     full, lora = result.runs["full"], result.runs["lora"]
     assert full.trainable_parameters == full.total_parameters > lora.trainable_parameters

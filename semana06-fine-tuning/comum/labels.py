@@ -1,5 +1,8 @@
 """Os nomes, em português, do que os resultados guardam sob chaves em inglês."""
 
+from comum.numbers import decimal
+from comum.results import TrainingSummary
+
 # Chave da nota: nome, casas decimais, escala com que se mostra.
 SCORES = {
     "perplexity_token": ("perplexidade por token", 2, 1),
@@ -68,3 +71,9 @@ CLASSIFIERS = {
     "lora": "LLM ajustado com LoRA",
     "head": "LLM com cabeça de classificação, LoRA",
 }
+
+
+def training_title(training: TrainingSummary) -> str:
+    """Um treino do mini-projeto para quem lê: `LoRA, 2.989 exemplos`."""
+    method = METHODS.get(training.method, training.method)
+    return f"{method}, {decimal(training.examples)} exemplos"

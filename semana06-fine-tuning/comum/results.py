@@ -279,7 +279,6 @@ class Day5(Result):
     absent: dict[str, str]
     gptq_over_rounding: dict[str, Score]
     qlora: dict[str, TrainingRun]  # "lora" e "qlora"
-    guide: list[str]
 
 
 # --- lições: dados ------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def main(args) -> None:
     print(f"Figuras: {levels}, {save_figure(findings.draw_tradeoff(rows), stem)}")
     result = Day5(
         **{"model": source, "sizes": sizes, "checks": checks, "trap": trap, "techniques": rows},
-        **{"absent": absent, "gptq_over_rounding": paired, "qlora": runs, "guide": advice},
+        **{"absent": absent, "gptq_over_rounding": paired, "qlora": runs},
     )
     result.announce(stem)
     print("Sua vez: python semana06-fine-tuning/exercicios/conferir.py dia5")

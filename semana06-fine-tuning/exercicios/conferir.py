@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from comum.terminal import Parser, run_main
+from comum.yaml import read_yaml
 
 HERE = Path(__file__).parent
 NAMES = ("mascara", "lora", "perda", "fusao", "quantizar", "dividir", "acertos")
@@ -31,13 +32,12 @@ if __name__ == "__main__":
 
 import scipy
 import torch
-import yaml
 from scipy.cluster.vq import vq
 from scipy.sparse import csgraph
 from torch import Tensor, nn
 from torch.nn import functional
 
-HINTS = yaml.safe_load((HERE / "dicas.yaml").read_text(encoding="utf-8"))
+HINTS = read_yaml(HERE / "dicas.yaml")
 Cases = Iterable[tuple]
 
 

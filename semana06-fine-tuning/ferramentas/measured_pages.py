@@ -187,8 +187,7 @@ def label(name: str, variant: Variant) -> str:
         return f"{trained}, {technique(part)}"
     if variant.group != "others" or not (training := variant.training):
         return name
-    method = labels.METHODS.get(training.method, training.method)
-    return f"{method}, {decimal(training.examples)} exemplos (`{part}`)"
+    return f"{labels.training_title(training)} (`{part}`)"
 
 
 def first(project: Evaluation, group: str, ending: str = "") -> Variant | None:

@@ -392,17 +392,21 @@ def test_time_limit_starts_over_at_each_query(bank):
         assert bank.run("SELECT COUNT(*) FROM itens_pedido").rows == [(10_000,)]
 
 
+def scripted(path: Path, script: str) -> Database:
+    """Um banco novo, feito por um roteiro de SQL."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+    return Database(path)
+
+
 def test_views_of_the_user_database_can_be_read(tmp_path):
     """Uma view do banco do usuário é lida; uma que espia o catálogo, não."""
-    path = tmp_path / "meu banco #1?.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.executescript(
-            "CREATE TABLE t (a); INSERT INTO t VALUES (1), (2); CREATE INDEX i ON t (a);"
-            "CREATE VIEW v AS SELECT a * 10 AS b FROM t;"
-            "CREATE VIEW espia AS SELECT name FROM sqlite_master;"
-        )
-    connection.close()
-    bank = Database(path)
+    bank = scripted(
+        tmp_path / "meu banco #1?.sqlite",
+        "CREATE TABLE t (a); INSERT INTO t VALUES (1), (2); CREATE INDEX i ON t (a);"
+        "CREATE VIEW v AS SELECT a * 10 AS b FROM t;"
+        "CREATE VIEW espia AS SELECT name FROM sqlite_master;",
+    )
     assert bank.run("SELECT SUM(b) FROM v").rows == [(30,)]
     assert bank.run("SELECT COUNT(*) FROM V").rows == [(2,)]
     with pytest.raises(QueryError, match="sqlite_master"):
@@ -415,15 +419,12 @@ def test_views_of_the_user_database_can_be_read(tmp_path):
 
 def test_virtual_tables_and_json_are_read_and_a_broken_view_says_so(tmp_path):
     """FTS5 e json_each servem; uma view sobre o que já não existe não é "SQL inválido"."""
-    path = tmp_path / "textos.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.executescript(
-            "CREATE VIRTUAL TABLE notas USING fts5(texto);"
-            "INSERT INTO notas VALUES ('entrega atrasada'), ('tudo certo');"
-            "CREATE TABLE velha (a); CREATE VIEW sobra AS SELECT a FROM velha; DROP TABLE velha;"
-        )
-    connection.close()
-    bank = Database(path)
+    bank = scripted(
+        tmp_path / "textos.sqlite",
+        "CREATE VIRTUAL TABLE notas USING fts5(texto);"
+        "INSERT INTO notas VALUES ('entrega atrasada'), ('tudo certo');"
+        "CREATE TABLE velha (a); CREATE VIEW sobra AS SELECT a FROM velha; DROP TABLE velha;",
+    )
     found = bank.run("SELECT texto FROM notas WHERE notas MATCH 'atrasada'")
     assert found.rows == [("entrega atrasada",)]
     assert bank.run("SELECT SUM(value) FROM json_each('[1, 2]')").rows == [(3,)]

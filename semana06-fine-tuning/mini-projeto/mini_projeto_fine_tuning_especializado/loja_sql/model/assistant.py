@@ -73,14 +73,14 @@ class Assistant:
         started = time.perf_counter()
         good = [question for question in questions if question_problem(question) is None]
         limits = self.config.generation.max_new_tokens, self.config.generation.batch_size
+        links = {question: self.context.links(question) for question in good}
+        prompts = [self._prompt(question, links[question]) for question in good]
         # Sem nenhuma pergunta boa, o tokenizador não teria o que ler.
-        batches = self.engine.generate([*map(self._prompt, good)], *limits) if good else ()
+        batches = self.engine.generate(prompts, *limits) if good else ()
         texts = {good[i]: text for i, text in in_order(batches, "Respondendo", len(good))}
         answers = [self._answer(q, texts.get(q, ""), question_problem(q)) for q in questions]
-        links = [self.context.links(q) if q in texts else () for q in questions]
         seconds = (time.perf_counter() - started) / max(1, len(questions))
-        pairs = zip(answers, links, strict=True)
-        return [replace(answer, seconds=seconds, links=found) for answer, found in pairs]
+        return [replace(a, seconds=seconds, links=links.get(a.question, ())) for a in answers]
 
     def stream(self, question: str) -> Iterator[Answer]:
         """Responde mostrando o SQL à medida que sai; a última resposta é a completa."""
@@ -90,7 +90,7 @@ class Assistant:
             limit = self.config.generation.max_new_tokens
             try:
                 links = self.context.links(question)
-                for text in self.engine.stream(self._prompt(question), limit):
+                for text in self.engine.stream(self._prompt(question, links), limit):
                     seconds = time.perf_counter() - started
                     # O começo de uma recusa não se mostra: não é SQL.
                     shown = not DECLINE.startswith(text.strip())
@@ -123,8 +123,10 @@ class Assistant:
         known = format_list([*named, *others], locale="pt_BR")
         return f"não sei responder: o banco só tem {known}, e a pergunta parece pedir outra coisa"
 
-    def _prompt(self, question: str) -> str:
-        return render(self.engine.tokenizer, self.config, question, self.context)
+    def _prompt(self, question: str, links: Sequence[Link]) -> str:
+        """O prompt com as dicas já achadas: procurá-las num banco grande custa milissegundos."""
+        found = replace(self.context, links=lambda question: links)
+        return render(self.engine.tokenizer, self.config, question, found)
 
     def _answer(self, question: str, text: str, problem: str | None) -> Answer:
         """Executa o SQL que o modelo escreveu; `problem` é o que impediu de perguntar, se algo."""

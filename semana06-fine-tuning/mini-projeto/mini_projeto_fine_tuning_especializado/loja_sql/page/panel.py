@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from comum.files import read_jsonl
+from comum.labels import training_title
 from comum.numbers import decimal, interval
 from comum.paths import REFERENCE_DIR, RESULTS_DIR
 from comum.results import Evaluation, Score, Variant
@@ -29,7 +30,6 @@ HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
 PREFIX, SUFFIX = "mini_projeto_", "_test.json"
 SAMPLES_PER_CAUSE = 5
-METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "todos os pesos"}
 FORMS = {
     "bf16": "bf16 (16 bits)",
     "f16": "f16 (GGUF, 16 bits)",
@@ -139,8 +139,7 @@ def _title(name: str, part: Variant) -> str:
     if part.group == "forms":
         return FORMS.get(form, form)
     if part.group == "others" and part.training:
-        method = METHODS.get(part.training.method, part.training.method)
-        return f"{method}, {decimal(part.training.examples)} exemplos"
+        return training_title(part.training)
     return name.replace("base com esquema", "sem treino")
 
 

@@ -123,9 +123,11 @@ class Page:
         return "Obrigado! Guardado como resposta certa." if good else wrong
 
     def _as_reference(self, sql: str) -> str | None:
+        return reference_problem(sql, self._banks())
+
+    def _banks(self) -> list[Database]:
         limit = self.config.database.time_limit_s
-        ready = [Database(path, limit) for path in self.config.databases if path.is_file()]
-        return reference_problem(sql, ready)
+        return [Database(path, limit) for path in self.config.databases if path.is_file()]
 
     def _append(self, row: dict) -> bool:
         """Acrescenta uma linha; não, se ela já está lá. OSError se o arquivo está cheio."""
@@ -165,8 +167,7 @@ class Page:
         """Certa ou errada, se a pergunta é do teste; senão, se deu as linhas do treinado."""
         answer = found[name].answer
         if gold := self.tests.get(question):
-            ready = [Database(path) for path in self.config.databases if path.is_file()]
-            right = answer.sql and any(judge(sql, answer.sql, ready)[0] for sql in gold)
+            right = answer.sql and any(judge(sql, answer.sql, self._banks())[0] for sql in gold)
             return "✓ certa" if right else "✗ errada"
         trained = found.get(TRAINED)
         if name == TRAINED or trained is None or not trained.answer.result:

@@ -70,7 +70,7 @@ def heading(node: exp.Expression, tree: exp.Expression) -> str:
 
 def owned(node: exp.Expression, tree: exp.Expression) -> str:
     """O que a expressão mede; de um nome, também de quem: há nome em várias tabelas."""
-    tables = {table.alias_or_name: table.name for table in tree.find_all(exp.Table)}
+    tables = _by_alias(tree)
     if isinstance(node, exp.Column) and node.name == "nome" and node.table in tables:
         return f"nome ({name_words(tables[node.table])})"
     return phrase(node, tree)
@@ -82,8 +82,7 @@ def phrase(node: exp.Expression, tree: exp.Expression) -> str:
     >>> phrase(parse("SELECT AVG(preco) FROM produtos").selects[0], exp.Select())
     'média de preço'
     """
-    while isinstance(node, WRAPPERS):
-        node = node.this
+    node = _core(node)
     if isinstance(node, exp.Column):
         return name_words(node.name)
     if isinstance(node, exp.Count):
@@ -107,9 +106,20 @@ def phrase(node: exp.Expression, tree: exp.Expression) -> str:
     return node.sql(dialect="sqlite")
 
 
+def _core(node: exp.Expression | None) -> exp.Expression | None:
+    """A expressão sem o que só a arredonda, converte ou nomeia."""
+    while isinstance(node, WRAPPERS):
+        node = node.this
+    return node
+
+
+def _by_alias(tree: exp.Expression) -> dict[str, str]:
+    return {table.alias_or_name: table.name for table in tree.find_all(exp.Table)}
+
+
 def _count(node: exp.Count, tree: exp.Expression) -> str:
     """De que são as linhas contadas: as da primeira tabela, ou as do número que não se repete."""
-    tables = {table.alias_or_name: table.name for table in tree.find_all(exp.Table)}
+    tables = _by_alias(tree)
     inner, owner = node.this, next(iter(tables.values()), "")
     if isinstance(inner, exp.Distinct):
         only = inner.expressions[0]
@@ -129,17 +139,14 @@ def _part_of_date(node: exp.TimeToStr | exp.Substring) -> str | None:
 
 def is_revenue(node: exp.Expression | None) -> bool:
     """Diz se é a conta do faturamento: a soma de quantidade vezes preço."""
-    while isinstance(node, WRAPPERS):
-        node = node.this
+    node = _core(node)
     names = {column.name for column in node.find_all(exp.Column)} if node else set()
     return isinstance(node, exp.Sum) and names == {"quantidade", "preco_unitario"}
 
 
 def unit(node: exp.Expression) -> str:
     """Em que se mede: `percent`, `count`, `money`, `month`, `weekday` ou nada que se saiba."""
-    core = node
-    while isinstance(core, WRAPPERS):
-        core = core.this
+    core = _core(node)
     if isinstance(core, exp.TimeToStr) and core.text("format") in NAMED:
         return NAMED[core.text("format")]
     scaled = [part.name for mul in core.find_all(exp.Mul) for part in (mul.this, mul.expression)]

@@ -71,7 +71,7 @@ class Sieve:
         new = []
         for row in rows:
             if self._is_new(row):
-                self._moulds[self._mould(row.question)] = row.id
+                self._accept(row)
                 new.append(row)
         return new
 
@@ -106,7 +106,7 @@ class Sieve:
             name = f"generated-{attempt:05}"
             row = Row(name, pair.question, pair.sql, "generated")
             if self._is_new(row) and self.runs(row):
-                self._moulds[mask(row.question)] = row.id
+                self._accept(row)
                 rows.append(row)
                 bar.update()
         bar.close()
@@ -161,11 +161,14 @@ class Sieve:
             if judge(new.sql, row.sql, self._databases)[0]:
                 self.refuse(new, "o enxerto não muda a resposta")
                 continue
-            self._moulds[mask(new.question)] = new.id
+            self._accept(new)
             found.append(new)
             bar.update()
         bar.close()
         return found
+
+    def _accept(self, row: Row) -> None:
+        self._moulds[self._mould(row.question)] = row.id
 
     def _is_new(self, row: Row) -> bool:
         twin = self._moulds.get(self._mould(row.question))

@@ -217,6 +217,7 @@ def inflections(people: str) -> list[str]:
 
 
 @cache
+@cache  # cada pergunta passa por vários crivos
 def mask(text: str) -> str:
     """O molde de uma pergunta: sem caixa, acentos, pontuação nem valores.
 

@@ -24,7 +24,7 @@ from loja_sql.config import PROJECT_DIR, load_config
 ROOT = conferir_links.ROOT
 WEEK = ROOT / "semana06-fine-tuning"
 NOTES, BOOK = WEEK / "notas.md", WEEK / "experimentos.md"
-BLANK_BOOK = ROOT / "tests" / "dados" / "caderno_da_semana.md"
+PLANS = ROOT / "tests" / "dados"
 PROJECT_README = WEEK / "mini-projeto" / "README.md"
 # Quem já estudou por estes dois arquivos escreveu neles o que quis; não é assunto dos testes.
 USED = any(
@@ -333,10 +333,18 @@ def bare(line: str) -> str:
 
 
 @unused
-def test_the_book_has_every_line_of_the_week_in_order():
-    ours = iter(map(bare, BOOK.read_text("utf-8").splitlines()))
-    lines = BLANK_BOOK.read_text("utf-8").splitlines()
-    assert [line for line in lines if bare(line) and bare(line) not in ours] == []
+@pytest.mark.parametrize(
+    ("path", "plan", "same"),
+    [
+        (NOTES, "guia_da_semana.md", str.startswith),  # o guia acrescenta à linha; o caderno, não
+        (BOOK, "caderno_da_semana.md", str.__eq__),
+    ],
+    ids=["guia", "caderno"],
+)
+def test_every_line_of_the_week_is_there_in_order(path, plan, same):
+    ours = iter(map(bare, path.read_text("utf-8").splitlines()))
+    lines = filter(None, map(bare, (PLANS / plan).read_text("utf-8").splitlines()))
+    assert [line for line in lines if not any(same(our, line) for our in ours)] == []
 
 
 @unused

@@ -9,8 +9,8 @@ novo com a mesma régua e ver o que ele ganhou e o que esqueceu. O laço de trei
 
 O que olhar: o exemplo com a máscara (passo 3); a memória prevista e a medida (passo 5); as mesmas
 perguntas antes e depois (passo 7). Ctrl-C durante o treino o encerra ali: o que já foi aprendido é
-medido e salvo. Saídas: modelo em `modelos/dia3/` (com --quick,
-`dia3-curto/`; com --name X, `dia3-X/`), figura e JSON em `resultados/`.
+medido e salvo. Saídas: o modelo em `modelos/dia3/` (com --quick, `dia3-curto/`; com --name X,
+`dia3-X/`); a figura e o JSON em `resultados/`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Dia 4: LoRA, primeiro à mão e depois com as bibliotecas PEFT e TRL, ao lado do treino de tudo.
+"""Dia 4: LoRA, primeiro à mão e depois com as bibliotecas PEFT e TRL, ao lado de todos os pesos.
 
 Você vai escrever o LoRA em vinte linhas, provar que ele faz o que a fórmula diz, treinar o mesmo
 modelo dos dois jeitos (cada um no seu processo, com o learning_rate que lhe serve) e planejar a

@@ -1,6 +1,8 @@
 """Dia 1: o que o treino olha. Prever o próximo token, e só os da resposta.
 
-Complete as três funções e confira: `python semana06-fine-tuning/exercicios/conferir.py dia1`
+Treinar é aumentar a probabilidade p que o modelo dá a cada token certo; −ln p, zero quando p é 1, é a
+perda, e o rótulo de uma posição é o token certo dela (o guia volta aos dois no dia 3). Complete as
+três funções e confira: `python semana06-fine-tuning/exercicios/conferir.py dia1`
 """
 
 
@@ -27,7 +29,7 @@ def next_token_loss(probabilities: list[list[float]], labels: list[int]) -> floa
 
 
 def surprise(logits: list[float], token: int) -> float:
-    """Desafio. −ln p(token) direto dos logits, mesmo quando eles são enormes.
+    """Desafio. −ln p(token) direto dos logits, os números que o modelo dá antes das probabilidades.
 
     p(v) = e^z(v) / Σ e^z, logo −ln p = ln Σ e^z − z(token). Mas e¹⁰⁰⁰ não cabe num float. Somar o
     mesmo número a todos os logits não muda p: escolha um que impeça o estouro (Goodfellow, Bengio

@@ -30,7 +30,7 @@ from comum.results import (
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-# De cada parte: a forma, o arquivo da corrida inteira e, na falta dele, o da curta.
+# De cada parte: a forma, o arquivo da rodada inteira e, na falta dele, o da curta.
 FILES: dict[str, tuple[type[Result], str, str]] = {
     "day3": (Day3, "dia3_full", "dia3_full_quick"),
     "day4": (Day4, "dia4_lora", "dia4_lora_quick"),
@@ -113,9 +113,9 @@ def page(title: str, opening: str, found: Measured) -> str:
 
 # --- o que os moldes pedem ------------------------------------------------------------------------
 def day_of(result: Result) -> str:
-    """Quando se mediu, e se foi a corrida curta: `25/11/2026 (corrida curta)`."""
+    """Quando se mediu, e se foi a rodada curta: `25/11/2026 (rodada curta)`."""
     day = datetime.fromisoformat(result.when).strftime("%d/%m/%Y") if result.when else "sem data"
-    return day + " (corrida curta)" * bool(re.search("quick|rapido", result.command))
+    return day + " (rodada curta)" * bool(re.search("quick|rapido", result.command))
 
 
 def score(scores: dict[str, Score], key: str) -> str:
@@ -205,7 +205,7 @@ def best_kind(variant: Variant) -> str:
 def tried(study: Day4Study | None, tries: dict[str, Day4]) -> dict[str, list[str]]:
     """De cada hiperparâmetro, os valores com tudo o mais igual, e por fim o melhor.
 
-    Entram os treinos com o LoRA comum: os do estudo e cada corrida da lição.
+    Entram os treinos com o LoRA comum: os do estudo e cada rodada da lição.
     """
     points = [(study.base | row.change, row.perplexity) for row in study.rows] if study else []
     points = [point for point in points if point[0]["method"] == "lora"]

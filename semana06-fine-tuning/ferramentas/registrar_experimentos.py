@@ -111,7 +111,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def save_reference(results: Path, reference: Path) -> None:
-    """Copia as corridas inteiras, com os caminhos contados a partir da semana, e refaz a página."""
+    """Copia as rodadas inteiras, com os caminhos contados a partir da semana, e refaz a página."""
     local = json.dumps(f"{WEEK_DIR}{os.sep}", ensure_ascii=False)[1:-1]
     for shape, name, _ in FILES.values():
         if (path := results / f"{name}.json").is_file():

@@ -214,7 +214,7 @@ def test_the_short_run_stands_in_for_the_full_one_but_is_no_reference(desk):
     desk.result("dia3_full_quick", short)
     desk.run()
     text = desk.book.read_text("utf-8")
-    assert "6,56 [6,10; 7,10]" in text and "25/11/2026 (corrida curta)" in text
+    assert "6,56 [6,10; 7,10]" in text and "25/11/2026 (rodada curta)" in text
     desk.run("--save-reference")
     assert [path.name for path in desk.reference.iterdir()] == ["README.md"]
 

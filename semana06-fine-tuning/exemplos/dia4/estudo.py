@@ -160,7 +160,7 @@ def show(result: Day4Study) -> None:
         scores = decimal(row.perplexity, 2) + spread, decimal(row.test, 2)
         costs = decimal(row.trainable_parameters), decimal(row.minutes, 1)
         rows.append([mark + describe(row.change), *scores, *costs])
-    tables.show(["configuração", "ppl validação", "ppl teste", "treináveis", "min"], rows)
+    tables.show(["configuração", "perplexidade, validação", "teste", "treináveis", "min"], rows)
     print(f"Escolhida pela regra: {describe(result.chosen.change)}")
 
 

@@ -1,4 +1,4 @@
-"""O plano de memória de um modelo que você talvez não tenha: treinar tudo, LoRA ou QLoRA.
+"""O plano de memória de um modelo que você talvez não tenha: todos os pesos, LoRA e QLoRA.
 
     python semana06-fine-tuning/exemplos/dia4/plano.py --model pasta/do/modelo --rank 64 --batch 4
     python semana06-fine-tuning/exemplos/dia4/plano.py --model google/gemma-2-2b   # sem internet

@@ -128,7 +128,7 @@ def pareto(rows: Rows) -> list[str]:
 
 
 def choices(rows: Rows) -> dict[str, str]:
-    """O que levar em cada situação, pelos números desta corrida: situação → técnica."""
+    """O que levar em cada situação, pelos números desta rodada: situação → técnica."""
     best = score(rows["fp32"])
     plain = {name: row for name, row in rows.items() if name in ("fp32", "bf16")}
     close = {name: row for name, row in rows.items() if score(row) <= CLOSE * best}
@@ -149,7 +149,7 @@ def guide(rows: Rows, runs: dict[str, TrainingRun]) -> list[str]:
     lines = [f"Nesta máquina ({here}), por estes números:"]
     lines += [f"  {situation}: {name}" for situation, name in choices(rows).items()]
     lines.append(f"  frente de Pareto (arquivo x perplexidade): {', '.join(pareto(rows))}")
-    lines.append(f"Em {other} não se mediu nada nesta corrida; rode lá a mesma lição.")
+    lines.append(f"Em {other} não se mediu nada nesta rodada; rode lá a mesma lição.")
     lines.append("Literatura e esta máquina:")
     published = {
         "bnb-int8": "LLM.int8() (Dettmers et al., 2022): metade da memória do fp16 sem perda, e "

@@ -430,7 +430,7 @@ def show_classifiers(found: Classification) -> None:
     for name in ("lora", "head"):
         entry = found.classifiers[name]
         points = signed(100 * (entry.accuracy.value - tfidf.accuracy.value), 1)
-        chance = "pode ser" if entry.p_against_tfidf >= 0.05 else "não é"
+        chance = "pode ser" if entry.p_against_tfidf >= 0.05 else "dificilmente é"
         cost = decimal(entry.train_seconds / max(tfidf.train_seconds, 1e-3))
         print(
             f"{CLASSIFIERS[name]}: {points} pontos sobre o TF-IDF ({chance} acaso), "

@@ -257,7 +257,7 @@ class AnswerTrainer(SFTTrainer):
 def build_trainer(
     config: Config, tokenizer: PreTrainedTokenizerBase, train_set: Dataset, validation_set: Dataset
 ) -> AnswerTrainer:
-    """Monta o Trainer; as camadas rápidas entram quando o modelo e o aparelho as permitem."""
+    """Monta o Trainer; as camadas rápidas entram quando o modelo e o dispositivo as permitem."""
     full, wanted = config.training.method == "full", config.training.fused_layers
     dtype = precision(config)
     # Com todos os pesos treinando, eles ficam em float32: passos miúdos se perderiam em bf16.

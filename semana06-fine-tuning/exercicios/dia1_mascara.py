@@ -1,8 +1,8 @@
 """Dia 1: o que o treino olha. Prever o próximo token, e só os da resposta.
 
-Treinar é aumentar a probabilidade p que o modelo dá a cada token certo; −ln p, zero quando p é 1, é a
-perda, e o rótulo de uma posição é o token certo dela (o guia volta aos dois no dia 3). Complete as
-três funções e confira: `python semana06-fine-tuning/exercicios/conferir.py dia1`
+Treinar é aumentar a probabilidade p que o modelo dá a cada token certo; −ln p, zero quando p é 1, é
+a perda, e o rótulo de uma posição é o token certo dela (o guia volta aos dois no dia 3). Complete
+as três funções e confira: `python semana06-fine-tuning/exercicios/conferir.py dia1`
 """
 
 

@@ -1,7 +1,7 @@
 """Dia 6: de um arquivo sujo a dados em que se confia, e de respostas a números em que se confia.
 
 Você vai consertar, dividir e conferir o atendimento bruto da loja; calcular cada medida à mão e ao
-lado da biblioteca; e ajustar o modelo em três formatos, para ver quando ele não vale a pena.
+lado da biblioteca; e ajustar o modelo em três formatos, para ver se ele vale o que custa.
 
     python semana06-fine-tuning/exemplos/exemplo_04_dataset_preparation.py --quick   # 1 minuto
     python semana06-fine-tuning/exemplos/exemplo_04_dataset_preparation.py           # 10 minutos

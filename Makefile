@@ -4,7 +4,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 WEEK := semana06-fine-tuning
 PROJECT := $(WEEK)/mini-projeto/mini_projeto_fine_tuning_especializado
-LONG := $(PROJECT)/models/lora/adapter_config.json
 MODEL := $(WEEK)/modelos/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
@@ -15,21 +14,19 @@ help:  ## mostra esta ajuda
 
 setup: $(MODEL)  ## instala tudo em .venv e prepara o modelo base (uma vez)
 
-demo: setup  ## o mini-projeto inteiro em miniatura: dados, treino, perguntas e notas (6 a 15 min)
-	$(PY) $(PROJECT)/data_prep.py --config configs/rapido.yaml
-	$(PY) $(PROJECT)/train.py --config configs/rapido.yaml
-	$(PY) $(PROJECT)/inference.py --config configs/rapido.yaml \
+demo: setup  ## perguntas ao modelo pronto; depois um treino curto, medido ao lado dele (5 a 10 min)
+	$(PY) $(PROJECT)/inference.py \
 	  "quantos clientes temos em Minas Gerais?" \
 	  "quais os 3 produtos mais caros?" \
 	  "faturamento por forma de pagamento em 2024"
-	$(PY) $(PROJECT)/evaluate.py --config configs/rapido.yaml
-	$(PY) $(PROJECT)/export.py --config configs/rapido.yaml --forms q8_0
+	$(PY) $(PROJECT)/data_prep.py --config configs/rapido.yaml
+	$(PY) $(PROJECT)/train.py --config configs/rapido.yaml
+	$(PY) $(PROJECT)/evaluate.py --config configs/rapido.yaml --also models/pronto
 	@echo
 	@echo "Para continuar:"
-	@echo "  make app                                                       # a página, com o modelo que você treinou"
-	@echo "  $(PY) $(PROJECT)/inference.py --config configs/rapido.yaml      # o mesmo no terminal"
-	@echo "  make longo                                                     # o treino longo (cerca de 1 h 30 min)"
-	@echo "  $(PY) $(PROJECT)/inference.py                                  # conversa com ele"
+	@echo "  make app                           # a página"
+	@echo "  $(PY) $(PROJECT)/inference.py      # a conversa no terminal"
+	@echo "  make longo                         # o seu próprio treino longo"
 
 longo: setup  ## o treino longo e a avaliação no teste inteiro (cerca de 1 h 30 min)
 	$(PY) $(PROJECT)/data_prep.py
@@ -40,8 +37,8 @@ longo: setup  ## o treino longo e a avaliação no teste inteiro (cerca de 1 h 3
 
 completo: longo
 
-app: setup  ## a página do mini-projeto, com o modelo longo ou, sem ele, o da demonstração
-	$(PY) $(PROJECT)/app.py $(if $(wildcard $(LONG)),,--config configs/rapido.yaml)
+app: setup  ## a página do mini-projeto, com o seu treino longo ou, sem ele, o modelo pronto
+	$(PY) $(PROJECT)/app.py
 
 dia3: setup  ## lição do dia 3: fine-tuning de todos os pesos
 	$(PY) $(WEEK)/exemplos/exemplo_01_fine_tuning_basico.py

@@ -41,6 +41,11 @@ FILES: dict[str, tuple[type[Result], str, str]] = {
     "tuning": (Day6Training, "dia6_treino", "dia6_treino_quick"),
     "project": (Evaluation, "mini_projeto_lora_test", "mini_projeto_rapido_test"),
 }
+SHIPPED = {  # o modelo que vem pronto: o nome de cada teste
+    "mini_projeto_pronto_test": "teste",
+    "mini_projeto_pronto_test_typos": "teste, um erro de digitação em cada pergunta",
+    "mini_projeto_pronto_test_2": "segundo teste",
+}
 TRIED = 3  # colunas de valores na tabela do plano
 TUNED = ("r", "alpha", "dropout", "learning_rate")
 # O que mais tem de ser igual entre dois treinos para a diferença ser do hiperparâmetro.
@@ -69,7 +74,10 @@ TECHNIQUES = {
 
 @dataclass(frozen=True)
 class Measured:
-    """O que há numa pasta de resultados; None: não se mediu. `tries`: o dia 4, vez a vez."""
+    """O que há numa pasta de resultados; None: não se mediu.
+
+    `tries` é o dia 4, vez a vez; `shipped`, o modelo pronto, teste a teste.
+    """
 
     day3: Day3 | None
     day4: Day4 | None
@@ -80,6 +88,7 @@ class Measured:
     tuning: Day6Training | None
     project: Evaluation | None
     tries: dict[str, Day4]
+    shipped: dict[str, Evaluation]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -93,7 +102,9 @@ class Measured:
         names = [path.stem.removeprefix("dia4_lora").strip("_") for path in kept]
         tries = {n or "sem nome": Day4.load(p) for n, p in zip(names, kept, strict=True)}
         found["day4"] = found["day4"] or next(iter(tries.values()), None)
-        return cls(**found, tries=tries)
+        paths = {name: folder / f"{name}.json" for name in SHIPPED}
+        shipped = {SHIPPED[n]: Evaluation.load(p) for n, p in paths.items() if p.is_file()}
+        return cls(**found, tries=tries, shipped=shipped)
 
 
 def block_lines(name: str, found: Measured) -> list[str]:
@@ -107,6 +118,7 @@ def block_lines(name: str, found: Measured) -> list[str]:
 def page(title: str, opening: str, found: Measured) -> str:
     """A página inteira de uma pasta."""
     results = {key: x for key, x in vars(found).items() if isinstance(x, Result)}
+    results |= {f"shipped{n}": x for n, x in enumerate(found.shipped.values(), 1)}
     words = {"title": title, "opening": opening, "results": results}
     return MOLDS.get_template("page.jinja").render(vars(found) | words).rstrip() + "\n"
 

@@ -233,6 +233,5 @@ def test_drafts_count_what_follows_each_ngram(tmp_path):
 def test_the_modelfile_holds_the_training_prompt(exported):
     _, folder = exported
     text = (folder / "exported" / "Modelfile").read_text("utf-8")
-    prompt = "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n"
-    assert f'{prompt}"""' in text and "FROM ./modelo-q8_0.gguf" in text
+    assert 'TEMPLATE """SQL\n{{ .Prompt }}\n"""' in text and "FROM ./modelo-q8_0.gguf" in text
     assert "temperature 0" in text and "inference.py --hints" in text

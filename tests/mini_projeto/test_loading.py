@@ -102,10 +102,17 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(
         load_model(config, copy)
 
 
-def test_render_ends_where_the_answer_begins(tiny_llama):
-    config = load_config(None, [f"model.name={tiny_llama}"])
-    text = render(load_tokenizer(config), config, "  quantos clientes?  ", CONTEXT)
-    assert text == (
-        "<|im_start|>system\nSQL<|im_end|>\n<|im_start|>user\nquantos clientes?<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("plain", "SQL\nquantos clientes?\n"),
+        (
+            "model",
+            "<|im_start|>system\nSQL<|im_end|>\n<|im_start|>user\nquantos clientes?<|im_end|>\n"
+            "<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_render_ends_where_the_answer_begins(tiny_llama, template, expected):
+    config = load_config(None, [f"model.name={tiny_llama}", f"prompt.template={template}"])
+    assert render(load_tokenizer(config), config, "  quantos clientes?  ", CONTEXT) == expected

@@ -87,6 +87,9 @@ REFERENCES = {
     "dia6_metricas": results.Day6Metrics,
     "dia6_treino": results.Day6Training,
     "mini_projeto_lora_test": results.Evaluation,
+    "mini_projeto_pronto_test": results.Evaluation,
+    "mini_projeto_pronto_test_2": results.Evaluation,
+    "mini_projeto_pronto_test_typos": results.Evaluation,
 }
 
 

@@ -95,6 +95,7 @@ class Data(_Section):
     recombined: int = Field(ge=0)
     curated_in_training: int | None = Field(ge=1)
     unanswerable_in_training: int | None = Field(ge=0)
+    unanswerable_repeats: int = Field(ge=1)
     validation_size: int = Field(ge=1)
     feedback: Text | None
 

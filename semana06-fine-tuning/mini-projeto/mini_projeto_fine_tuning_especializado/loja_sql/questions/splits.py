@@ -85,6 +85,7 @@ def training_rows(config: Config) -> list[dict]:
     written = [r for r in written if r["sql"] != DECLINE][: config.data.curated_in_training]
     names = {r["id"] for r in written}
     made = [r for r in rows if r["source"] in MADE and r["id"].rpartition("-")[0] in names]
+    unanswerable *= config.data.unanswerable_repeats
     chosen = written + made + unanswerable + generated[: config.data.generated_in_training]
     random.Random(config.training.seed).shuffle(chosen)
     if not chosen:

@@ -501,21 +501,11 @@ def mutilate(text: str, rng: random.Random) -> str:
     lines = text.splitlines(True)
     for _ in range(rng.randint(1, 3)):
         here, there = rng.randrange(len(lines)), rng.randrange(len(lines))
-        kind = rng.randrange(6)
-        if kind == 0:
-            lines[here] = ""
-        elif kind == 1:
-            lines.insert(there, lines[here])
-        elif kind == 2:
-            lines[here], lines[there] = lines[there], lines[here]
-        elif kind == 3:
-            lines[here] = lines[here].rstrip("\n")
-        elif kind == 4:
-            place = rng.randrange(len(lines[here]) + 1)
-            lines[here] = lines[here][:place] + rng.choice("ç|<-!>\t ") + lines[here][place:]
-        else:
-            place = rng.randrange(len(lines[here]) + 1)
-            lines[here] = lines[here][:place] + lines[here][place + 1 :]
+        line, other, letter = lines[here], lines[there], rng.choice("ç|<-!>\t ")
+        place = rng.randrange(len(line) + 1)
+        moved = [line[:place] + letter + line[place:]], [line[:place] + line[place + 1 :]]
+        choices = [], [line, other], [other], [line.rstrip("\n")], *moved
+        lines[here : here + 1] = rng.choice(choices)
     return "".join(lines)
 
 
@@ -524,18 +514,15 @@ def test_whatever_the_damage_nothing_of_the_learner_is_lost(desk, capsys):
     filled = desk.book.read_text("utf-8")
     desk.result("dia3_full", day3(after=4.0))
     rng = random.Random(6)
-    refused = 0
-    for _ in range(400):
+    statuses = []
+    for _ in range(120):
         text = mutilate(filled, rng)
         data = desk.write(text)
-        status = desk.run()
+        statuses.append(desk.run())
         after = desk.book.read_bytes()
-        if status == 2:
-            refused += 1
-            assert after == data
-            assert f"{desk.book}:" in capsys.readouterr().err
+        if statuses[-1] == 2:
+            assert after == data and f"{desk.book}:" in capsys.readouterr().err
         else:
-            assert status == 0
             assert desk.outside(after.decode()) == desk.outside(text)
             assert desk.run("--check") == 0
-    assert 100 < refused < 380
+    assert set(statuses) == {0, 2} and 30 < statuses.count(2) < 114

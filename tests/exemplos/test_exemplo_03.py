@@ -195,15 +195,3 @@ def test_a_gguf_is_measured_by_llama_cpp(wide_llama, tmp_path):
     )
     found = measuring.measure(tmp_path / "gguf-q8_0", tmp_path / "referencia.pt", sizes, made)
     assert found.speed["8"].decode > 0 and found.memory_bytes < found.disk_bytes
-
-
-@pytest.mark.parametrize("option", [["--nada"], ["--model"], ["--model", "/nao/existe"]])
-def test_bad_arguments_end_in_one_sentence(lesson_process, option):
-    done = lesson_process(lesson.__file__, *option)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("Erro:")
-
-
-def test_an_unknown_technique_is_refused():
-    with pytest.raises(UserError, match="gptq-4bit-g64"):
-        lesson.main(lesson.arguments(["--only", "gptq"]))

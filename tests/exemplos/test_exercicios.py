@@ -1,9 +1,9 @@
 """Os exercícios: as soluções passam, e cada engano comum ouve o que lhe falta."""
 
-import hashlib
 import inspect
 import math
-import subprocess
+import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -151,27 +151,28 @@ def test_an_error_is_told_in_a_sentence_with_its_line(tmp_path, capsys):
     assert said.count("não achei esta função") == 2
 
 
-def test_checking_writes_nothing_and_exits_with_zero_only_when_all_is_right(tmp_path):
-    folder = tmp_path / "exercicios"
-    folder.mkdir()
-    for name in ("conferir.py", "dicas.yaml", "dia6_dividir.py"):
-        (folder / name).write_bytes((FOLDER / name).read_bytes())
+def test_checking_writes_nothing_and_exits_with_zero_only_when_all_is_right(
+    tmp_path, monkeypatch, capsys
+):
+    """Como quem o digita; neste processo, que já tem o torch carregado."""
+    folder = shutil.copytree(FOLDER, tmp_path / "exercicios")
 
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, folder / "conferir.py", *arguments]
-        return subprocess.run(command, capture_output=True, text=True)
+    def run(day: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["conferir.py", day])
+        with pytest.raises(SystemExit) as done:
+            runpy.run_path(str(folder / "conferir.py"), run_name="__main__")
+        return done.value.code, *capsys.readouterr()
 
-    before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*")}
-    assert run("dia6").returncode == 1
-    after = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*")}
-    assert after == before
-    (folder / "dia6_dividir.py").write_bytes((FOLDER / "solucoes" / "dia6.py").read_bytes())
-    done = run("dia6")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "3 de 3 certos" in done.stdout
-    wrong = run("dia9")
-    assert wrong.returncode == 2
-    assert "escolha entre" in wrong.stderr
+    def written() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before = written()
+    assert run("dia6")[0] == 1 and written() == before
+    shutil.copy(FOLDER / "solucoes" / "dia6.py", folder / "dia6_dividir.py")
+    code, said, error = run("dia6")
+    assert (code, error) == (0, "") and "3 de 3 certos" in said
+    code, _, error = run("dia9")
+    assert code == 2 and "escolha entre" in error
 
 
 @pytest.mark.model

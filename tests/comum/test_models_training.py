@@ -134,13 +134,6 @@ def test_similar_lengths_is_one_shuffled_pass_over_all():
     assert again == batches
 
 
-def test_the_same_seed_gives_the_same_numbers():
-    models.fix_seeds(6)
-    first = torch.rand(3), random.random()
-    models.fix_seeds(6)
-    assert torch.equal(torch.rand(3), first[0]) and random.random() == first[1]
-
-
 def test_alone_is_another_process_and_its_errors_come_back():
     assert process.alone(os.getpid) != os.getpid()
     with pytest.raises(ZeroDivisionError):

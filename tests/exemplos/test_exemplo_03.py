@@ -56,11 +56,6 @@ def test_a_failed_check_stops_the_lesson(capsys):
     assert "[ERRADO] errada" in capsys.readouterr().out
 
 
-def test_bits_per_weight():
-    assert RECIPES["bnb-nf4"].bits_per_weight == 4.5
-    assert RECIPES["gptq-4bit-g64"].bits_per_weight == 4.25
-
-
 def test_a_missing_library_becomes_an_absent_row(tiny_llama, weight, tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
     gone = ("bitsandbytes", "xllamacpp")

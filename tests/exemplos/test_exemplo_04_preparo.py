@@ -25,7 +25,6 @@ KEY = Path(__file__).parents[1] / "dados" / "atendimento_bruto_chave.jsonl"
 NOT_DIRT = {"decoy"}
 PAIRS = {"duplicate_near", "conflict"}  # a chave diz a segunda de um par; qual sai é decisão nossa
 read = files.read_jsonl
-SPLIT_OF = {file: split for split, file in dataset.FILES.items()}
 
 
 def numbers_of(folder: Path) -> dict:
@@ -50,6 +49,12 @@ def raw_rows():
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="session")
+def rejected(prepared):
+    """As rejeitadas, pelo número da linha."""
+    return {x["record"]: x for x in read(prepared[0] / "rejeitados.jsonl")}
+
+
 def kinds_in_key() -> list[str]:
     return sorted({entry["kind"] for entry in read(KEY)} - NOT_DIRT)
 
@@ -68,33 +73,29 @@ def test_each_kind_of_dirt_is_found(prepared, key, kind):
     assert (len(found) - len(false)) / len(found) >= 0.95, sorted(false)
 
 
-def test_twins_are_the_ones_in_the_key(prepared, key):
-    rejected = {x["record"]: x for x in read(prepared[0] / "rejeitados.jsonl")}
+def test_twins_are_the_ones_in_the_key(rejected, key):
     for entry in key:
         if entry["kind"] == "duplicate_near":
             pair = sorted((entry["row"], entry["twin"]))
             assert rejected[pair[1]]["twin"] == pair[0]
 
 
-def test_the_repaired_text_is_the_original(prepared, key, raw_rows):
+def test_the_repaired_text_is_the_original(prepared, rejected, key):
     """O conserto devolve o texto que havia antes de estragar, não só um texto sem o defeito."""
     texts = {" ".join(turn["content"].split()) for name in ("treino", "validacao", "teste")
              for row in read(prepared[0] / "chat" / f"{name}.jsonl")
              for turn in row["messages"]}  # fmt: skip
     wholly = {"mojibake", "html", "emoji", "invisible", "boilerplate"}
-    rejected = {x["record"] for x in read(prepared[0] / "rejeitados.jsonl")}
-    other = {x["row"] for x in key if x["kind"] in ("decoy", "duplicate_near")}
-    other |= {x["row"] for x in key if x["kind"].startswith("pii")}
-    wanted = [x for x in key if x["kind"] in wholly and x["original"]
-              and x["row"] not in rejected | other]  # fmt: skip
+    spoilt = ("decoy", "duplicate_near", "pii")
+    other = {x["row"] for x in key if x["kind"].startswith(spoilt)} | rejected.keys()
+    wanted = [x for x in key if x["kind"] in wholly and x["original"] and x["row"] not in other]
     assert len(wanted) > 60
     missed = [x["row"] for x in wanted if " ".join(x["original"].split()) not in texts]
     assert not missed
 
 
-def test_decoys_stay_and_personal_data_goes(prepared, key):
+def test_decoys_stay_and_personal_data_goes(prepared, rejected, key):
     text = "".join(p.read_text("utf-8") for p in sorted((prepared[0] / "chat").glob("*.jsonl")))
-    rejected = {x["record"] for x in read(prepared[0] / "rejeitados.jsonl")}
     for entry in key:
         if entry["kind"] == "decoy" and entry["row"] not in rejected:
             assert entry["value"] in text
@@ -117,13 +118,12 @@ def test_every_kind_is_shown_before_and_after(day6):
             assert f"\n{label}:\n" in day6.shown or kind == "date_format", kind
 
 
-def test_no_row_is_lost(prepared, raw_rows):
-    folder, numbers = prepared
-    rejected = read(folder / "rejeitados.jsonl")
-    out = {x["record"] for x in rejected if x["excluded_from"] == "all"}
+def test_no_row_is_lost(prepared, rejected, raw_rows):
+    _, numbers = prepared
+    out = {record for record, x in rejected.items() if x["excluded_from"] == "all"}
     kept = sum(numbers["formats"]["chat"].values())
     assert len(out) + kept == len(raw_rows) == numbers["read"]
-    for entry in rejected:
+    for entry in rejected.values():
         assert entry["reason"] in DIRT and entry["explanation"]
         assert entry["original"] == raw_rows[entry["record"]]
     only_class = len(rejected) - len(out)
@@ -132,16 +132,15 @@ def test_no_row_is_lost(prepared, raw_rows):
 
 def test_formats_say_the_same_thing(prepared):
     folder, _ = prepared
-    for name in dataset.FILES.values():
+    for part, name in dataset.FILES.items():
         chat = read(folder / "chat" / f"{name}.jsonl")
         generation = read(folder / "generation" / f"{name}.jsonl")
         for one, other in zip(chat, generation, strict=True):
             message, reply = (turn["content"] for turn in one["messages"])
             assert other["prompt"] == dataset.PROMPT.format(message)
             assert other["completion"] == f" {reply}"
-        assert list(dataset.messages(folder / "chat", SPLIT_OF[name])) == list(
-            dataset.messages(folder / "generation", SPLIT_OF[name])
-        )
+        said = (dataset.messages(folder / format, part) for format in ("chat", "generation"))
+        assert [*next(said)] == [*next(said)]
     labels = {row["label"] for row in read(folder / "classification" / "treino.jsonl")}
     assert len(labels) == 10
 

@@ -192,7 +192,6 @@ def broken(kind: str, folder) -> tuple:
     name, content, said = {
         "só o cabeçalho": ("ruim.csv", good.partition(b"\n")[0], "só tem o cabeçalho"),
         "sem a coluna": ("ruim.csv", good.replace(b"reply", b"resposta", 1), columns),
-        "extensão": ("ruim.doc", good, "formato desconhecido"),
         "parquet cortado": ("ruim.parquet", whole.getvalue().to_pybytes()[:-500], cut),
         "parquet falso": ("ruim.parquet", good, cut),
     }[kind]
@@ -201,7 +200,7 @@ def broken(kind: str, folder) -> tuple:
 
 
 @pytest.mark.parametrize(
-    "kind", ["só o cabeçalho", "sem a coluna", "extensão", "parquet cortado", "parquet falso"]
+    "kind", ["só o cabeçalho", "sem a coluna", "parquet cortado", "parquet falso"]
 )
 def test_a_broken_file_is_refused_in_one_sentence(prepare, tmp_path, kind):
     path, said = broken(kind, tmp_path)
@@ -212,7 +211,8 @@ def test_a_broken_file_is_refused_in_one_sentence(prepare, tmp_path, kind):
 
 def test_when_no_row_serves_each_is_still_kept_with_its_reason(prepare, tmp_path):
     """A pasta não chega a existir; as recusadas ficam ao lado de onde ela estaria."""
-    path = write_jsonl(tmp_path / "ruim.jsonl", [{"message": "oi", "reply": ""}] * 2)
+    empty = {"message": "oi", "reply": "", "intent": "troca"}
+    path = write_jsonl(tmp_path / "ruim.jsonl", [empty] * 2)
     path.write_text(path.read_text() + '{"message": "meio \\ud83d par", "reply": "a"}\n{"mess')
     with pytest.raises(UserError, match="nenhuma linha foi aceita.*dados_rejeitados.jsonl"):
         prepare("--input", path, "--output", tmp_path / "dados")
@@ -220,19 +220,17 @@ def test_when_no_row_serves_each_is_still_kept_with_its_reason(prepare, tmp_path
     assert [(x["line"], x["reason"]) for x in found] == [
         *((1, "empty"), (2, "empty"), (3, "unreadable"), (4, "unreadable"))
     ]
-    assert found[0]["original"] == {"message": "oi", "reply": ""}
+    assert found[0]["original"] == empty
     assert "meio caractere" in found[2]["detail"] and "não é JSON" in found[3]["detail"]
     assert not (tmp_path / "dados").exists()
 
 
 BAD_LINES = {
     '{"message": "oi", ': "não é JSON",
-    '["oi", "olá"]': "não é um objeto JSON",
     '{"message": ["oi"], "reply": "a"}': "não é texto, é list",
     '{"message": "oi\\u0000", "reply": "a"}': "bytes NUL",
     '{"message": "sem resposta"}': "vazia",
     '{"message": "meio \\ud83d par", "reply": "Claro que sim."}': "meio caractere",
-    '{"message": "oi", "reply": "a", "message": "b"}': "a chave message aparece duas vezes",
     '{"messages": [{"role": "tool", "content": "x"}]}': "não é texto de system",
     '{"message": "letra \ufffd perdida", "reply": "Claro que sim."}': "letras perdidas",
 }

@@ -144,8 +144,9 @@ def test_the_day_3_model_is_made_when_missing(tmp_path, monkeypatch):
     assert len(calls) == 1 and calls[0][-1] == "--quick" and "base" in calls[0]
 
 
-def test_quick_end_to_end(tiny_llama, tmp_path, capsys):
+def test_quick_end_to_end(tiny_llama, tmp_path, monkeypatch, capsys):
     """Largura 32: o GPTQ usa grupos de 32, o NF4 é recusado com o motivo, o resto é medido."""
+    monkeypatch.setattr(measuring.process, "alone", lambda function, *given: function(*given))
     arguments = ["--quick", "--only", "bnb-nf4-double", "--only", "gptq-4bit-g64"]
     folders = ["--model", tiny_llama, "--base", tiny_llama, "--output", tmp_path / "dia5"]
     lesson.main(lesson.arguments([*arguments, *map(str, folders)]))

@@ -574,7 +574,8 @@ def refusal(row: Record) -> str:
 
 
 def write_lines(rows: datasets.Dataset, facts: pandas.DataFrame, folder: Path) -> None:
-    """Grava as rejeitadas e o que se achou em cada linha, sem os textos (teriam dados pessoais)."""
+    """Grava as rejeitadas, inteiras e com o motivo, e o que se achou em cada linha, este sem os
+    textos (teriam dados pessoais)."""
     options = {"mode": "w", "encoding": "utf-8", "newline": "\n"}
     with (
         (folder / REJECTED).open(**options) as refused,

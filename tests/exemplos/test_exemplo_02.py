@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 from comum import conversations, memory_plan, models, sft
 from comum.conversations import DATA_DIR, read_conversations
-from comum.labels import METHODS
 from comum.models import linears_of, load_tokenizer
 from comum.paths import DEFAULT_MODEL, REFERENCE_DIR
 from comum.results import Day4, Day4Study, Score, TrainingRun
@@ -38,6 +37,14 @@ def settings(model, method="lora", *extra) -> argparse.Namespace:
     args = lesson.arguments(["--quick", "--no-answers", "--model", str(model), *extra])
     args.output = Path(args.output) if "--output" in extra else Path("/nao/usada")
     return lesson.settings_of(args, method, args.learning_rate or 4e-3)
+
+
+def built(model, method: str, folder: Path, count: int = 3) -> tuple:
+    """O que a lição monta antes de treinar: opções, tokenizador, conversas e o SFTTrainer."""
+    run = settings(model, method, "--output", str(folder))
+    tokenizer = load_tokenizer(run.model)
+    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", count)
+    return run, tokenizer, texts, lesson.build_trainer(run, tokenizer, texts)
 
 
 def first_layer(model):
@@ -97,7 +104,7 @@ def test_the_checks_fail_when_lora_is_wrong(tiny_llama, monkeypatch):
     assert list(checks.values()) == [True, False, True, True]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["full", *lesson.VARIANTS])
 def test_every_method_learns(tiny_llama, tmp_path, method):
     more = ["--learning-rate", "1e-2", "--epochs", "4", "--rank", "4", "--output", str(tmp_path)]
     result = lesson.train_one(settings(tiny_llama, method, *more))
@@ -108,23 +115,18 @@ def test_every_method_learns(tiny_llama, tmp_path, method):
 
 def test_the_library_learns_what_the_mask_of_day_three_says(tiny_llama, tmp_path):
     """A resposta, o fim dela e, diferença do TRL, a quebra de linha que o template põe depois."""
-    run = settings(tiny_llama, "lora", "--output", str(tmp_path))
-    tokenizer = load_tokenizer(run.model)
-    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 3)
-    trainer = lesson.build_trainer(run, tokenizer, texts)
-    ours = sorted(
-        [t for t in conversations.encode(tokenizer, m)["labels"] if t >= 0] for m in texts
+    _, tokenizer, texts, trainer = built(tiny_llama, "lora", tmp_path)
+    rows = [conversations.encode(tokenizer, messages)["labels"] for messages in texts]
+    ours, theirs = (
+        sorted([token for token in labels if token >= 0] for labels in found)
+        for found in (rows, trainer.train_dataset["labels"])
     )
-    theirs = sorted([t for t in labels if t >= 0] for labels in trainer.train_dataset["labels"])
     end = tokenizer("\n", add_special_tokens=False).input_ids
     assert theirs == [labels + end for labels in ours]
 
 
 def test_adalora_keeps_its_penalty(tiny_llama, tmp_path):
-    run = settings(tiny_llama, "adalora", "--output", str(tmp_path))
-    tokenizer = load_tokenizer(run.model)
-    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 3)
-    trainer = lesson.build_trainer(run, tokenizer, texts)
+    *_, trainer = built(tiny_llama, "adalora", tmp_path)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
     with torch.no_grad():
         with_penalty = trainer.compute_loss(trainer.model, dict(batch)).item()
@@ -174,10 +176,7 @@ def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monke
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for module in (lesson.models, sft):
         monkeypatch.setattr(module, "compute_dtype", lambda: dtype)
-    run = settings(DEFAULT_MODEL, method, "--output", str(tmp_path))
-    tokenizer = load_tokenizer(run.model)
-    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 2)
-    trainer = lesson.build_trainer(run, tokenizer, texts)
+    run, tokenizer, texts, trainer = built(DEFAULT_MODEL, method, tmp_path, 2)
     rows = [conversations.encode(tokenizer, messages) for messages in texts]
     with lesson.disable_input_dtype_casting(trainer.model):
         batch = lesson.pad(rows, tokenizer.pad_token_id)

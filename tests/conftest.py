@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -119,18 +117,6 @@ def tiny_gpt2(tmp_path_factory) -> Path:
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def lesson_process(tmp_path):
-    """Roda uma lição como quem a digita, num processo só dela, com os resultados em `tmp_path`."""
-
-    def run(script: str, *arguments) -> subprocess.CompletedProcess:
-        command = [str(part) for part in (sys.executable, script, *arguments)]
-        environment = os.environ | {"SEMANA06_RESULTADOS": str(tmp_path / "resultados")}
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-    return run
 
 
 @pytest.fixture(scope="session")

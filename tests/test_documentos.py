@@ -2,10 +2,12 @@
 
 import ast
 import functools
+import os
 import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from comum import memory_plan
@@ -180,20 +182,17 @@ def problem_of(words: list[str]) -> str | None:
     return None
 
 
+def test_help_answers_before_the_heavy_imports():
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # cada ajuda é um processo
+        loaded = zip(SCRIPTS, (modules for _, modules in pool.map(help_of, SCRIPTS)), strict=True)
+        assert {path.name: found for path, modules in loaded if (found := modules & HEAVY)} == {}
+
+
 def test_every_command_in_the_documents_exists_and_parses():
     commands = python_commands()
     assert len(commands) > 40
-    problems = [
-        f"{where}: {' '.join(words)}: {problem}"
-        for where, words in commands
-        if (problem := problem_of(words))
-    ]
-    assert problems == []
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_help_answers_before_the_heavy_imports(script):
-    assert help_of(script)[1] & HEAVY == set()
+    found = ((where, words, problem_of(words)) for where, words in commands)
+    assert [one for one in found if one[-1]] == []
 
 
 @pytest.mark.parametrize(
@@ -267,9 +266,8 @@ def test_lora_counts_and_memory_in_the_notes_are_the_ones_of_the_plan():
     plans = memory_plan.plan(llama, 16, tokens=1024, checkpointing=True).values()
     rows = {label: [plan[key] for plan in plans] for key, label in MEMORY.items()}
     del rows[MEMORY["activations"]]
-    rows["soma, sem ativações"] = [
-        sum(round(x, 2) for x in column) for column in zip(*rows.values(), strict=True)
-    ]
+    columns = zip(*rows.values(), strict=True)
+    rows["soma, sem ativações"] = [sum(round(x, 2) for x in column) for column in columns]
     rows["arquivo a guardar por tarefa"] = [plan["file"] for plan in plans]
     for label, values in rows.items():
         assert f"| {label} | {' | '.join(decimal(x, 2) for x in values)} |" in text

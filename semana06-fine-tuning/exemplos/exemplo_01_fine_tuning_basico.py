@@ -101,10 +101,7 @@ def main(args: argparse.Namespace) -> None:
     sizes = QUICK if args.quick else FULL
 
     banner(1, "O ambiente")
-    here = machine()
-    print(f"{here.system}; {here.processor}; GPU: {here.gpu or 'nenhuma'}")
-    print("; ".join(f"{name} {version}" for name, version in library_versions().items()))
-    print(f"contas do treino em {PRECISIONS[compute_dtype()]}; os pesos, em float32")
+    show_environment()
 
     banner(2, f"O modelo: {args.model}")
     tokenizer, model = load_tokenizer(args.model), load_model(args.model)
@@ -113,12 +110,8 @@ def main(args: argparse.Namespace) -> None:
     print(f"fim da resposta: {tokenizer.eos_token!r}; preenchimento: {tokenizer.pad_token!r}")
 
     banner(3, "Os dados, e um exemplo como o modelo o vê")
-    texts = {
-        part: conversations.read_conversations(args.data / f"atendimento_{file}.jsonl", sizes[part])
-        for part, file in (("train", "treino"), ("validation", "validacao"), ("test", "teste"))
-    }
+    texts = read_parts(args.data, sizes)
     rows = {part: [mask(tokenizer, m) for m in found] for part, found in texts.items()}
-    print(", ".join(f"{len(found)} de {SPLITS[part]}" for part, found in texts.items()))
     show_example(tokenizer, model, texts["train"][0], rows["train"][0])
 
     banner(4, "Antes do treino")
@@ -134,8 +127,7 @@ def main(args: argparse.Namespace) -> None:
 
     banner(7, "Depois do treino")
     after, new_answers = measure(model, tokenizer, texts["test"], rows["test"], args, sizes)
-    for prompt, old, new in zip(conversations.PROMPTS, old_answers, new_answers, strict=True):
-        print(f"\n> {prompt}\n  antes:  {' '.join(old.split())}\n  depois: {' '.join(new.split())}")
+    show_answers(old_answers, new_answers)
     tables.scores({"antes": before, "depois": after}, SCORES)
     print(f"assinatura do BLEU: {after['bleu'].signature}")
 
@@ -164,7 +156,24 @@ def main(args: argparse.Namespace) -> None:
     result.announce(name)
 
 
+def show_environment() -> None:
+    """O que decide o tempo e o último bit dos números: máquina, versões e precisão."""
+    here = machine()
+    print(f"{here.system}; {here.processor}; GPU: {here.gpu or 'nenhuma'}")
+    print("; ".join(f"{name} {version}" for name, version in library_versions().items()))
+    print(f"contas do treino em {PRECISIONS[compute_dtype()]}; os pesos, em float32")
+
+
 # --- o que entra na perda -----------------------------------------------------------------------
+def read_parts(folder: Path, sizes: dict) -> dict[str, list[conversations.Messages]]:
+    """As conversas de treino, de validação e de teste, no máximo `sizes` de cada."""
+    names = {"train": "treino", "validation": "validacao", "test": "teste"}
+    paths = {part: folder / f"atendimento_{name}.jsonl" for part, name in names.items()}
+    found = {p: conversations.read_conversations(path, sizes[p]) for p, path in paths.items()}
+    print(", ".join(f"{len(texts)} de {SPLITS[part]}" for part, texts in found.items()))
+    return found
+
+
 def mask(tokenizer, messages: conversations.Messages) -> Row:
     """A conversa em tokens, e nos rótulos só o que o modelo deve aprender a escrever.
 
@@ -238,6 +247,13 @@ def measure(model, tokenizer, texts, rows, args, sizes) -> tuple[dict[str, Score
         scores[f"outside_{language}"] = text_perplexity(model, tokenizer, text)
     fixed = conversations.fixed_prompts(tokenizer)
     return scores, conversations.greedy_answers(model, tokenizer, fixed, sizes["new_tokens"])
+
+
+def show_answers(before: list[str], after: list[str]) -> None:
+    """As perguntas fixas, cada uma com as duas respostas."""
+    for prompt, *answers in zip(conversations.PROMPTS, before, after, strict=True):
+        old, new = (" ".join(answer.split()) for answer in answers)
+        print(f"\n> {prompt}\n  antes:  {old}\n  depois: {new}")
 
 
 def check_memory(model, batch: dict[str, torch.Tensor]) -> tuple[MemoryParts, MemoryParts]:

@@ -140,12 +140,7 @@ def main(args: argparse.Namespace) -> None:
         found[method] = alone(train_one, settings_of(args, method, rate))
 
     banner(4, "Lado a lado")
-    for number, prompt in enumerate(conversations.PROMPTS):
-        answers = [(m, " ".join(r.answers[number].split())) for m, r in found.items() if r.answers]
-        print(f"\n> {prompt}", *(f"{runs.METHODS[m]}: {text}" for m, text in answers), sep="\n  ")
-    sft.show_runs({runs.METHODS[method]: run for method, run in found.items()})
-    if len(found) == 2:
-        runs.show_verdict(*found.values())
+    side_by_side(found)
 
     banner(5, f"Um modelo maior, sem tê-lo: {PLANNED}")
     memory_plan.show_plan(PLANNED, args.r)
@@ -157,6 +152,16 @@ def main(args: argparse.Namespace) -> None:
         "A seguir: mude um hiperparâmetro, com --name, e compare; `dia4/estudo.py` o faz por você."
     )
     Day4(model=args.model, seed=args.seed, checks=checks, runs=found).announce(name)
+
+
+def side_by_side(found: dict[str, TrainingRun]) -> None:
+    """As respostas às mesmas perguntas, as medidas e o que se pode dizer delas."""
+    for number, prompt in enumerate(conversations.PROMPTS):
+        answers = [(m, " ".join(r.answers[number].split())) for m, r in found.items() if r.answers]
+        print(f"\n> {prompt}", *(f"{runs.METHODS[m]}: {text}" for m, text in answers), sep="\n  ")
+    sft.show_runs({runs.METHODS[method]: run for method, run in found.items()})
+    if len(found) == 2:
+        runs.show_verdict(*found.values())
 
 
 # --- à mão --------------------------------------------------------------------------------------

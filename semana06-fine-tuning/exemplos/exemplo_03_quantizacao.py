@@ -17,7 +17,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import textwrap
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,7 +55,6 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from dia5 import findings, measuring
 from dia5.measuring import RECIPES, missing, relative_error
-from utils import save_figure
 
 BLOCK = 64  # pesos que dividem uma escala, no NF4
 NF4_EDGE = 0.9677083  # a última fração da normal que ainda é um nível (QLoRA, apêndice E)
@@ -122,31 +120,26 @@ def main(args) -> None:
         sft.show_runs({f"LoRA sobre {half}": runs["lora"], "QLoRA sobre NF4": runs["qlora"]})
 
     banner(8, "O que levar")
-    advice = findings.guide(rows, runs)
-    print(*(textwrap.fill(line, 100, subsequent_indent="    ") for line in advice), sep="\n")
+    findings.show_guide(rows, runs)
     stem = "dia5_quantizacao" + "_quick" * bool(args.quick or args.only)
-    levels = save_figure(findings.draw_levels(weight, nf4_levels(), BLOCK), "dia5_niveis")
-    print(f"Figuras: {levels}, {save_figure(findings.draw_tradeoff(rows), stem)}")
-    result = Day5(
-        **{"model": source, "sizes": sizes, "checks": checks, "trap": trap, "techniques": rows},
-        **{"absent": absent, "gptq_over_rounding": paired, "qlora": runs},
-    )
-    result.announce(stem)
+    findings.save_figures(rows, weight, nf4_levels(), BLOCK, stem)
+    found = {"checks": checks, "trap": trap, "techniques": rows, "absent": absent, "qlora": runs}
+    Day5(model=source, sizes=sizes, gptq_over_rounding=paired, **found).announce(stem)
     print("Sua vez: python semana06-fine-tuning/exercicios/conferir.py dia5")
     print("A seguir: repita com --only e outra calibração (SIZES).")
 
 
 def trained_model(args) -> Path:
     """A pasta do modelo treinado; na falta dela, roda o dia 3 (curto, com --quick)."""
-    # O dia 3 roda como se alguém o digitasse: é outro script, e o processo dele acaba com ele.
-    folders = [MODELS_DIR / "dia3", *([MODELS_DIR / "dia3-curto"] if args.quick else [])]
+    folders = [MODELS_DIR / name for name in ("dia3", "dia3-curto")[: 1 + args.quick]]
     for folder in [args.model] if args.model else folders:
         if (folder / "config.json").is_file():
             return folder
     print("Falta o modelo do dia 3: treinando agora.", flush=True)
+    # O dia 3 roda como se alguém o digitasse: é outro script, e o processo dele acaba com ele.
     script = Path(__file__).with_name("exemplo_01_fine_tuning_basico.py")
     command = [sys.executable, script, "--model", args.base, "--output", folders[-1]]
-    if subprocess.run([*command, *(["--quick"] if args.quick else [])]).returncode:
+    if subprocess.run(command + ["--quick"] * args.quick).returncode:
         raise UserError("o dia 3 não terminou; veja a mensagem acima.")
     return folders[-1]
 
@@ -166,11 +159,10 @@ def eight_bits(weight: Tensor) -> dict[str, bool]:
     outlier = weight.clone()
     outlier[0, 0] = 50 * weight.abs().max()
     for label, matrix in (("o peso", weight), ("com um valor 50 vezes maior", outlier)):
-        for per_row in (False, True):
+        for per_row, where in ((False, "por tensor"), (True, "por linha")):
             codes, scale = int8(matrix, per_row)
             # Só as outras linhas: numa escala única, o extremo da primeira estraga todas elas.
             error = relative_error((codes * scale)[1:], matrix[1:])
-            where = "por linha" if per_row else "por tensor"
             print(f"int8 {where}, {label}: erro nas outras linhas {percent(error, 2)}")
     if missing(RECIPES["bnb-int8"]):
         return {}
@@ -191,10 +183,9 @@ def nf4_levels() -> Tensor:
     # Pesos treinados parecem tirados de uma normal: níveis em quantis iguais são usados por igual,
     # e há mais deles junto do zero, onde há mais pesos. São sete abaixo do zero e oito acima: com
     # 16 níveis simétricos o zero ficaria entre dois deles, e deixaria de ser exato.
-    normal = torch.distributions.Normal(0.0, 1.0)
-    upper = normal.icdf(torch.linspace(NF4_EDGE, 0.5, 9)[:-1])
-    lower = -normal.icdf(torch.linspace(NF4_EDGE, 0.5, 8)[:-1])
-    levels = torch.cat([lower, torch.zeros(1), upper]).sort().values
+    quantile = torch.distributions.Normal(0.0, 1.0).icdf
+    upper, lower = (quantile(torch.linspace(NF4_EDGE, 0.5, n)[:-1]) for n in (9, 8))
+    levels = torch.cat([-lower, torch.zeros(1), upper]).sort().values
     return levels / levels.max()
 
 
@@ -248,28 +239,26 @@ def four_bits(weight: Tensor) -> dict[str, bool]:
         return {}
     from bitsandbytes.functional import quantize_4bit
 
-    options = {"blocksize": BLOCK, "quant_type": "nf4"}
-    packed, state = quantize_4bit(weight, **options)
-    _, nested = quantize_4bit(weight, compress_statistics=True, **options)
+    packed, state = quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4")
+    _, nested = quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=True)
     levels, theirs = nested.state2.code, nested.absmax
     ours, second, _ = double_quantize(absmax, levels)
     # Os códigos que diferem são empates, ou valores junto do zero em que a busca do bitsandbytes
     # não escolhe o nível mais próximo.
     same = (ours == theirs).float().mean().item() >= 0.99
-    gap = (levels[ours.long()] - levels[theirs.long()]).abs().max()
-    near = bool(gap <= levels.diff().max() + 1e-6)
+    near = (levels[ours.long()] - levels[theirs.long()]).abs().max() <= levels.diff().max() + 1e-6
     return {
         "códigos NF4 empacotados": torch.equal(pack(codes), packed.reshape(-1)),
         "absmax dos blocos": torch.equal(absmax, state.absmax),
-        "escalas em 8 bits (99% dos códigos, os outros a um degrau)": same and near,
+        "escalas em 8 bits (99% dos códigos, os outros a um degrau)": same and bool(near),
         "escalas das escalas": torch.allclose(second, nested.state2.absmax, rtol=1e-4),
     }
 
 
 # --- a armadilha --------------------------------------------------------------------------------
 # O modelo base foi publicado em GGUF Q4_1 e voltou a float32. Arredondá-lo nessa grade não muda
-# nada: quem mede a partir dele conclui que 4 bits saem de graça. O treino tira os pesos da grade,
-# mas por pouco, bem menos que um passo, e quem volta a ela volta quase ao modelo base.
+# nada: quem parte dele conclui que 4 bits saem de graça. O treino tira os pesos da grade, mas por
+# bem menos que um passo, e quem volta a ela volta quase ao modelo base.
 def q4_1(weight: Tensor) -> Tensor:
     """Ida e volta pela grade do GGUF Q4_1: 16 passos iguais, do mínimo ao máximo de cada 32."""
     blocks = weight.reshape(-1, 32)
@@ -327,7 +316,7 @@ def gptq_against_rounding(model, layer, sequences: list[list[int]]) -> dict[str,
 # --- as bibliotecas -----------------------------------------------------------------------------
 def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder: Path) -> None:
     """Quantiza `source` com a técnica `name` e o grava em `folder`; UserError se ela não serve."""
-    recipe = RECIPES[name]
+    recipe, options = RECIPES[name], None
     if recipe.kind == "gguf":  # o formato do llama.cpp, escrito direto da pasta
         folder.mkdir(parents=True)
         gguf.write(Path(source), folder / measuring.GGUF_NAME, recipe.quant_type)
@@ -339,7 +328,6 @@ def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder
         scales = gptq.quantize(model, seen, recipe.bits, recipe.group)
         gptq.save(model, scales, recipe.bits, recipe.group, folder)
         return
-    options = None
     if recipe.kind == "bnb":  # o bitsandbytes quantiza enquanto carrega, sem ver dado algum
         options = BitsAndBytesConfig(
             load_in_8bit=recipe.bits == 8,
@@ -375,19 +363,16 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
     dtype = models.compute_dtype()
     model = models.load_model(base, dtype, load_in_4bit=method == "qlora")
     lora = {"r": QLORA["r"], "lora_alpha": QLORA["alpha"], "target_modules": "all-linear"}
+    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 1}
+    rates = {"lr_scheduler_type": "cosine", "warmup_steps": 1, "num_train_epochs": 1}
     trainer = SFTTrainer(
         get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora)),
         SFTConfig(
             output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            logging_steps=1,
             learning_rate=QLORA["learning_rate"],
-            lr_scheduler_type="cosine",
-            warmup_steps=1,
-            num_train_epochs=1,
             per_device_train_batch_size=size,
+            **quiet,
+            **rates,
             train_sampling_strategy="sequential",  # os lotes já estão sorteados, iguais nas duas
             max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é a resposta
             gradient_checkpointing=False,  # o padrão, True, trocaria tempo por memória
@@ -404,17 +389,10 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
     batch = pad(rows[:size], tokenizer.pad_token_id)
     settings = QLORA | {"model": base, "load_in_4bit": method == "qlora", "method": "lora"}
     plan = SimpleNamespace(**settings, target_modules="all-linear")
-    return sft.training_run(
-        trainer,
-        batch,
-        texts,
-        measuring.ANSWER_TOKENS,
-        around=disable_input_dtype_casting(trainer.model),  # como no dia 4: sem cópias à toa
-        method="lora",
-        settings=settings,
-        idle_mib=idle,
-        memory_predicted=sft.predicted_memory(model.config, batch, plan),
-    )
+    known = {"method": "lora", "settings": settings, "idle_mib": idle}
+    known["memory_predicted"] = sft.predicted_memory(model.config, batch, plan)
+    around = disable_input_dtype_casting(trainer.model)  # como no dia 4: sem cópias à toa
+    return sft.training_run(trainer, batch, texts, measuring.ANSWER_TOKENS, around=around, **known)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ ALL_PAIRS = 2000  # até aqui comparam-se todas com todas, em segundos; um milh�
 
 def drop_duplicates(rows: datasets.Dataset, facts: pandas.DataFrame, args):
     """Tira as repetidas e as que são do teste oficial; devolve também os pares de parentes."""
-    alive = dataset.alive(rows, facts)
+    alive = dataset.alive(rows, facts, args.output)
     exact = dataset.repeated(facts, alive)  # linha -> a primeira igual a ela em tudo
     removed = {row: ("duplicate_exact", first) for row, first in exact.items()}
     conflicts, relatives, replaced = set(), [], set()
@@ -216,7 +216,7 @@ ROUNDS = 8  # divisões tentadas até que nenhum parente fique separado
 
 def split(rows: datasets.Dataset, facts: pandas.DataFrame, relatives: list, args):
     """Parentes e conversas inteiras vão para a mesma parte: treino, validação ou teste."""
-    alive, normal = dataset.alive(rows, facts), rows.select_columns("normal")
+    alive, normal = dataset.alive(rows, facts, args.output), rows.select_columns("normal")
     together = [dataset.same_conversation(facts), numpy.array(relatives, int).reshape(-1, 2)]
     for _ in range(ROUNDS):
         # O grupo é o dos parentes, e o dos parentes dos parentes.

@@ -30,8 +30,8 @@ from comum.results import (
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-# De cada parte: a forma, o arquivo da rodada inteira e, na falta dele, o da curta.
-FILES: dict[str, tuple[type[Result], str, str]] = {
+# De cada parte: a forma, o arquivo da rodada inteira e, na falta dele, o da curta, se há uma.
+FILES: dict[str, tuple] = {
     "day3": (Day3, "dia3_full", "dia3_full_quick"),
     "day4": (Day4, "dia4_lora", "dia4_lora_quick"),
     "study": (Day4Study, "dia4_estudo_full", "dia4_estudo_quick"),
@@ -41,11 +41,12 @@ FILES: dict[str, tuple[type[Result], str, str]] = {
     "tuning": (Day6Training, "dia6_treino", "dia6_treino_quick"),
     "project": (Evaluation, "mini_projeto_lora_test", "mini_projeto_rapido_test"),
 }
-SHIPPED = {  # o modelo que vem pronto: o nome de cada teste
-    "mini_projeto_pronto_test": "teste",
-    "mini_projeto_pronto_test_typos": "teste, um erro de digitação em cada pergunta",
-    "mini_projeto_pronto_test_2": "segundo teste",
+SHIPPED = {  # o modelo que vem pronto, pelo nome de cada teste
+    "teste": (Evaluation, "mini_projeto_pronto_test"),
+    "teste, um erro de digitação em cada pergunta": (Evaluation, "mini_projeto_pronto_test_typos"),
+    "segundo teste": (Evaluation, "mini_projeto_pronto_test_2"),
 }
+FILES |= SHIPPED
 TRIED = 3  # colunas de valores na tabela do plano
 TUNED = ("r", "alpha", "dropout", "learning_rate")
 # O que mais tem de ser igual entre dois treinos para a diferença ser do hiperparâmetro.
@@ -102,8 +103,7 @@ class Measured:
         names = [path.stem.removeprefix("dia4_lora").strip("_") for path in kept]
         tries = {n or "sem nome": Day4.load(p) for n, p in zip(names, kept, strict=True)}
         found["day4"] = found["day4"] or next(iter(tries.values()), None)
-        paths = {name: folder / f"{name}.json" for name in SHIPPED}
-        shipped = {SHIPPED[n]: Evaluation.load(p) for n, p in paths.items() if p.is_file()}
+        shipped = {part: x for part in SHIPPED if (x := found.pop(part))}
         return cls(**found, tries=tries, shipped=shipped)
 
 

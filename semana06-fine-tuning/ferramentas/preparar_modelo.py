@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from comum.files import building, check_output, sha256
+from comum.numbers import decimal
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import Parser, UserError, progress, run_main
 
@@ -47,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     gguf = find_gguf()
     print(f"Conferindo {gguf.name} e convertendo para safetensors (cerca de um minuto)…")
     check(gguf)
-    before, after = convert(gguf, args.output)
-    print(f"Perplexidade do texto fixo: {before:.4f} no GGUF, {after:.4f} na pasta gravada.")
+    before, after = (decimal(value, 4) for value in convert(gguf, args.output))
+    print(f"Perplexidade do texto fixo: {before} no GGUF, {after} na pasta gravada.")
     print(f"Modelo pronto em {args.output}")
     return 0
 
@@ -99,8 +100,9 @@ def convert(gguf: Path, output: Path) -> tuple[float, float]:
         after = perplexity(loaded, AutoTokenizer.from_pretrained(saved))
         if not math.isclose(before, after, rel_tol=1e-4):
             raise UserError(
-                f"a conversão mudou o modelo: perplexidade {before:.4f} antes e {after:.4f} "
-                "depois. Nada foi gravado; reinstale as dependências e tente de novo."
+                f"a conversão mudou o modelo: perplexidade {decimal(before, 4)} antes e "
+                f"{decimal(after, 4)} depois. Nada foi gravado; reinstale as dependências e tente "
+                "de novo."
             )
     return before, after
 

@@ -26,10 +26,9 @@ from pathlib import Path
 
 from comum.files import write_json, write_text
 from comum.paths import REFERENCE_DIR, RESULTS_DIR, WEEK_DIR
-from comum.results import Evaluation
 from comum.terminal import Parser, UserError, run_main
 
-from measured_pages import FILES, SHIPPED, Measured, block_lines, page
+from measured_pages import FILES, Measured, block_lines, page
 
 DAYS = [f"dia{number}" for number in range(1, 8)]
 BOOK = WEEK_DIR / "experimentos.md"
@@ -114,8 +113,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def save_reference(results: Path, reference: Path) -> None:
     """Copia as rodadas inteiras, com os caminhos contados a partir da semana, e refaz a página."""
     local = json.dumps(f"{WEEK_DIR}{os.sep}", ensure_ascii=False)[1:-1]
-    whole = [(shape, name) for shape, name, _ in FILES.values()]
-    for shape, name in whole + [(Evaluation, name) for name in SHIPPED]:
+    for shape, name, *_ in FILES.values():
         if (path := results / f"{name}.json").is_file():
             content = json.dumps(shape.load(path).model_dump(mode="json"), ensure_ascii=False)
             write_json(reference / path.name, json.loads(content.replace(local, "")))

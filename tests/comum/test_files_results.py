@@ -11,6 +11,8 @@ from comum.terminal import UserError
 
 import pytest
 
+from measured_pages import FILES
+
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "pasta" / "notas.txt"
@@ -78,19 +80,7 @@ def test_a_result_of_another_shape_is_refused_in_one_sentence(tmp_path, content)
         results.Day6Metrics.load(path)
 
 
-REFERENCES = {
-    "dia3_full": results.Day3,
-    "dia4_lora": results.Day4,
-    "dia4_estudo_full": results.Day4Study,
-    "dia5_quantizacao": results.Day5,
-    "dia6_dados": results.Day6Data,
-    "dia6_metricas": results.Day6Metrics,
-    "dia6_treino": results.Day6Training,
-    "mini_projeto_lora_test": results.Evaluation,
-    "mini_projeto_pronto_test": results.Evaluation,
-    "mini_projeto_pronto_test_2": results.Evaluation,
-    "mini_projeto_pronto_test_typos": results.Evaluation,
-}
+REFERENCES = {name: shape for shape, name, *_ in FILES.values()}
 
 
 @pytest.mark.parametrize("name", REFERENCES)

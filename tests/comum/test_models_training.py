@@ -103,12 +103,19 @@ def test_a_text_longer_than_the_model_reads_is_refused(tiny_gpt2, tmp_path):
         next(decoding.stream(None, tokenizer, "quantos clientes?", 40))
 
 
-def test_the_answer_loss_is_the_one_of_the_model(tiny_llama):
-    model = models.load_model(str(tiny_llama))
-    rows = [training.masked([5, 6, 7], [8, 9, 2]), training.masked([5], [10, 2])]
-    batch = {key: x.to(model.device) for key, x in training.pad(rows, 0).items()}
-    ours = training.answer_loss(model, batch)
-    assert ours.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+@pytest.mark.parametrize("fixture", ["tiny_llama", "tiny_gpt2"])
+def test_the_answer_loss_is_the_loss_of_the_library(fixture, request):
+    """Pular os logits do prompt não muda a perda nem os gradientes."""
+    name, found = str(request.getfixturevalue(fixture)), []
+    batch = training.pad([training.masked([5, 6, 7], [8, 9, 2]), training.masked([5], [10, 2])], 0)
+    for loss_of in (lambda model, batch: model(**batch).loss, training.answer_loss):
+        model = models.load_model(name)
+        batch = {key: tensor.to(model.device) for key, tensor in batch.items()}
+        loss = loss_of(model, batch)
+        loss.backward()
+        found.append((loss.item(), model.get_input_embeddings().weight.grad))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-6)
     logits, answers = training.answer_logits(model, batch)
     assert answers.tolist() == [8, 9, 2, 10, 2] and logits.shape == (5, model.config.vocab_size)
 
@@ -125,13 +132,6 @@ def test_similar_lengths_is_one_shuffled_pass_over_all():
     assert torch.corrcoef(torch.stack([means, places]))[0, 1].abs() < 0.5  # sem desfile
     again = training.similar_lengths(lengths, 8, random.Random(6), short_last=True)
     assert again == batches
-
-
-def test_the_same_seed_gives_the_same_numbers():
-    models.fix_seeds(6)
-    first = torch.rand(3), random.random()
-    models.fix_seeds(6)
-    assert torch.equal(torch.rand(3), first[0]) and random.random() == first[1]
 
 
 def test_alone_is_another_process_and_its_errors_come_back():

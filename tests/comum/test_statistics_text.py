@@ -1,6 +1,9 @@
 """Incerteza e comparação de textos: as contas das bibliotecas batem com as conhecidas."""
 
+import json
 import math
+import subprocess
+import sys
 
 from comum import statistics
 from comum.results import Score
@@ -43,9 +46,17 @@ def test_bootstrap_holds_the_value_and_repeats_with_the_seed():
     assert 0.9 <= numpy.mean([low <= 0 <= high for low, high in intervals]) <= 0.99
 
 
-def test_bleu_says_how_it_was_measured():
-    found = statistics.bleu(["o gato subiu no telhado"] * 5, ["o gato subiu no telhado"] * 5)
-    assert found.value == pytest.approx(100) and "tok:13a" in found.signature
+def test_bleu_is_the_score_of_the_command_line_of_sacrebleu(tmp_path):
+    said = "O prazo de troca é de 30 dias corridos.", "O frete sai grátis acima de R$ 199."
+    right = "O prazo de troca é de 30 dias, com etiqueta.", "O frete é grátis a partir de R$ 199."
+    for name, lines in (("saida", said), ("referencia", right)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "sacrebleu", tmp_path / "referencia", "-i", tmp_path / "saida"]
+    done = subprocess.run([*command, "-m", "bleu", "-w", "6"], capture_output=True, text=True)
+    shown, found = json.loads(done.stdout), statistics.bleu(list(said), list(right))
+    assert found.value == pytest.approx(shown["score"], abs=1e-5) and shown["score"] > 10
+    # A nossa assinatura só acrescenta o bootstrap (bs e seed).
+    assert set(shown["signature"].split("|")) <= set(found.signature.split("|"))
 
 
 def test_apart_only_when_the_intervals_do_not_touch():

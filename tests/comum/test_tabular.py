@@ -1,5 +1,6 @@
 """O leitor das duas metades: toda linha sai, inteira ou com o motivo; o arquivo ruim diz qual."""
 
+import io
 import json
 import zipfile
 from unicodedata import normalize
@@ -117,53 +118,48 @@ def test_only_a_newline_ends_a_line_of_jsonl(tmp_path):
     assert [record.values for record in read_table(path)] == [{"x": odd}] * 2
 
 
-def broken(kind, path):
-    good = csv_text().encode()
-    contents = {
-        "vazio": b" \n",
-        "só a marca": b"\xef\xbb\xbf",
-        "coluna repetida": good.replace("preço".encode(), b"pergunta", 1),
-        "utf-16 sem marca": good.decode().encode("utf-16-le"),
-        "binário": b"message,reply\0\0\x01\n" + good,
-        "json com nome de csv": json.dumps(ROWS).encode(),
-        "título enorme": b"x" * 200_000,
-    }
-    if kind in contents:
-        path.write_bytes(contents[kind])
-    elif kind == "planilha":
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("xl/workbook.xml", "<x/>")
-    elif kind == "pasta":
-        path.mkdir()
-    elif kind == "extensão":
-        path = path.with_suffix(".doc")
-        path.write_bytes(good)
-    return path
+def spreadsheet() -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<x/>")
+    return content.getvalue()
 
 
+GOOD = csv_text().encode()
 REFUSED = {
-    "vazio": "está vazio",
-    "só a marca": "está vazio",
-    "coluna repetida": "repete a coluna pergunta",
-    "utf-16 sem marca": "bytes NUL",
-    "binário": "bytes NUL",
-    "json com nome de csv": "Mude a extensão",
-    "título enorme": "não é CSV",
-    "planilha": "é um binário",
-    "pasta": "é uma pasta",
-    "extensão": "formato desconhecido",
-    "não existe": "não existe",
+    "vazio": (b" \n", "está vazio"),
+    "só a marca": (b"\xef\xbb\xbf", "está vazio"),
+    "coluna repetida": (GOOD.replace("preço".encode(), b"pergunta", 1), "repete a coluna pergunta"),
+    "utf-16 sem marca": (GOOD.decode().encode("utf-16-le"), "bytes NUL"),
+    "binário": (b"message,reply\0\0\x01\n" + GOOD, "bytes NUL"),
+    "json com nome de csv": (json.dumps(ROWS).encode(), "Mude a extensão"),
+    "título enorme": (b"x" * 200_000, "não é CSV"),
+    "planilha": (spreadsheet(), "é um binário"),
 }
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_a_file_that_does_not_serve_is_refused_in_one_sentence(tmp_path, kind):
-    with pytest.raises(UserError, match=REFUSED[kind]):
-        list(read_table(broken(kind, tmp_path / "ruim.csv")))
-    with pytest.raises(UserError, match="codificação 'klingon'"):
-        path = tmp_path / "bom.csv"
-        path.write_bytes(csv_text().encode())
-        list(read_table(path, "klingon"))
+@pytest.mark.parametrize(("content", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_file_that_does_not_serve_is_refused_in_one_sentence(tmp_path, content, words):
+    (tmp_path / "ruim.csv").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        list(read_table(tmp_path / "ruim.csv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "words"),
+    [
+        ("pasta.csv", "auto", "é uma pasta"),
+        ("nada.csv", "auto", "não existe"),
+        ("a.doc", "auto", "formato desconhecido"),
+        ("a.csv", "klingon", "codificação 'klingon'"),
+    ],
+)
+def test_what_is_asked_wrong_is_refused_too(tmp_path, name, encoding, words):
+    (tmp_path / "pasta.csv").mkdir()
+    for extension in ("csv", "doc"):
+        (tmp_path / f"a.{extension}").write_bytes(GOOD)
+    with pytest.raises(UserError, match=words):
+        list(read_table(tmp_path / name, encoding))
 
 
 def test_a_cut_list_is_not_half_read(tmp_path):

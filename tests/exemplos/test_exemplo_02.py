@@ -11,10 +11,9 @@ from types import SimpleNamespace
 
 from comum import conversations, memory_plan, models, sft
 from comum.conversations import DATA_DIR, read_conversations
-from comum.labels import METHODS
 from comum.models import linears_of, load_tokenizer
-from comum.paths import DEFAULT_MODEL
-from comum.results import Day4, Day4Study, MemoryParts, Score, TrainingRun
+from comum.paths import DEFAULT_MODEL, REFERENCE_DIR
+from comum.results import Day4, Day4Study, Score, TrainingRun
 from comum.terminal import UserError, run_main
 
 import pytest
@@ -40,6 +39,14 @@ def settings(model, method="lora", *extra) -> argparse.Namespace:
     return lesson.settings_of(args, method, args.learning_rate or 4e-3)
 
 
+def built(model, method: str, folder: Path, count: int = 3) -> tuple:
+    """O que a lição monta antes de treinar: opções, tokenizador, conversas e o SFTTrainer."""
+    run = settings(model, method, "--output", str(folder))
+    tokenizer = load_tokenizer(run.model)
+    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", count)
+    return run, tokenizer, texts, lesson.build_trainer(run, tokenizer, texts)
+
+
 def first_layer(model):
     one = AutoModelForCausalLM.from_pretrained(model, num_hidden_layers=1)
     return one, next(iter(linears_of(one).values()))
@@ -62,10 +69,9 @@ def test_the_whole_lesson_side_by_side(results, tiny_llama, tmp_path, monkeypatc
 
 
 def test_the_script_trains_in_a_process_of_its_own(lesson_process, tiny_gpt2, tmp_path):
-    arguments = ["--only-lora", "--model", tiny_gpt2, "--output", tmp_path]
-    done = lesson_process(lesson.__file__, "--quick", *arguments)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    lora = Day4.load(tmp_path / "resultados" / "dia4_lora_quick.json").runs["lora"]
+    arguments = ["--quick", "--only-lora", "--model", tiny_gpt2, "--output", tmp_path]
+    lesson_process(tmp_path, lesson, *arguments)
+    lora = Day4.load(tmp_path / "dia4_lora_quick.json").runs["lora"]
     assert lora.peak_mib > lora.idle_mib > 0 and lora.steps == 2
 
 
@@ -98,7 +104,7 @@ def test_the_checks_fail_when_lora_is_wrong(tiny_llama, monkeypatch):
     assert list(checks.values()) == [True, False, True, True]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["full", *lesson.VARIANTS])
 def test_every_method_learns(tiny_llama, tmp_path, method):
     more = ["--learning-rate", "1e-2", "--epochs", "4", "--rank", "4", "--output", str(tmp_path)]
     result = lesson.train_one(settings(tiny_llama, method, *more))
@@ -109,23 +115,18 @@ def test_every_method_learns(tiny_llama, tmp_path, method):
 
 def test_the_library_learns_what_the_mask_of_day_three_says(tiny_llama, tmp_path):
     """A resposta, o fim dela e, diferença do TRL, a quebra de linha que o template põe depois."""
-    run = settings(tiny_llama, "lora", "--output", str(tmp_path))
-    tokenizer = load_tokenizer(run.model)
-    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 3)
-    trainer = lesson.build_trainer(run, tokenizer, texts)
-    ours = sorted(
-        [t for t in conversations.encode(tokenizer, m)["labels"] if t >= 0] for m in texts
+    _, tokenizer, texts, trainer = built(tiny_llama, "lora", tmp_path)
+    rows = [conversations.encode(tokenizer, messages)["labels"] for messages in texts]
+    ours, theirs = (
+        sorted([token for token in labels if token >= 0] for labels in found)
+        for found in (rows, trainer.train_dataset["labels"])
     )
-    theirs = sorted([t for t in labels if t >= 0] for labels in trainer.train_dataset["labels"])
     end = tokenizer("\n", add_special_tokens=False).input_ids
     assert theirs == [labels + end for labels in ours]
 
 
 def test_adalora_keeps_its_penalty(tiny_llama, tmp_path):
-    run = settings(tiny_llama, "adalora", "--output", str(tmp_path))
-    tokenizer = load_tokenizer(run.model)
-    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 3)
-    trainer = lesson.build_trainer(run, tokenizer, texts)
+    *_, trainer = built(tiny_llama, "adalora", tmp_path)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
     with torch.no_grad():
         with_penalty = trainer.compute_loss(trainer.model, dict(batch)).item()
@@ -146,36 +147,6 @@ def test_passes_and_fractions_of_passes_lose_nothing():
         found = [len(m[0]["content"]) for m in lesson.in_similar_batches(texts, run)]
         assert len(found) == expected
         assert sorted(found[:10]) == (list(range(10)) if epochs >= 1 else sorted(set(found)))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--rank", "0"], "maior que zero"),
-        (["--dropout", "1"], "--dropout: esperava"),
-        (["--variant", "lorra"], "valor inválido: 'lorra'"),
-        (["--study", "quick"], "argumento desconhecido"),
-    ],
-)
-def test_a_bad_option_is_one_sentence(capsys, arguments, sentence):
-    with pytest.raises(SystemExit) as caught:
-        lesson.arguments(arguments)
-    assert caught.value.code == 2 and sentence in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--target-modules", "q_proj,x_proj"], "camada linear chamada x_proj. As que tem: q_proj"),
-        (["--model", "pasta/que/nao/existe"], "não consegui carregar o modelo"),
-    ],
-)
-def test_a_bad_value_is_one_sentence(capsys, monkeypatch, tiny_llama, arguments, sentence):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    args = lesson.arguments(["--quick", "--model", str(tiny_llama), *arguments])
-    assert run_main(lesson.main, args) == 2
-    error = capsys.readouterr().err
-    assert sentence in error and "Traceback" not in error
 
 
 def test_a_folder_without_weights_and_an_output_of_someone_else_are_refused(
@@ -205,10 +176,7 @@ def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monke
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for module in (lesson.models, sft):
         monkeypatch.setattr(module, "compute_dtype", lambda: dtype)
-    run = settings(DEFAULT_MODEL, method, "--output", str(tmp_path))
-    tokenizer = load_tokenizer(run.model)
-    texts = read_conversations(DATA_DIR / "atendimento_treino.jsonl", 2)
-    trainer = lesson.build_trainer(run, tokenizer, texts)
+    run, tokenizer, texts, trainer = built(DEFAULT_MODEL, method, tmp_path, 2)
     rows = [conversations.encode(tokenizer, messages) for messages in texts]
     with lesson.disable_input_dtype_casting(trainer.model):
         batch = lesson.pad(rows, tokenizer.pad_token_id)
@@ -296,24 +264,10 @@ def test_the_plan_orders_the_methods(capsys):
 
 # --- o estudo -----------------------------------------------------------------------------------
 def fake_run(score: float, trainable: int) -> TrainingRun:
+    run = Day4.load(REFERENCE_DIR / "dia4_lora.json").runs["lora"]
     value = {"perplexity_token": Score(value=score, ci95=(score, score))}
-    return TrainingRun(
-        method="lora",
-        settings={},
-        validation=value,
-        test=value,
-        total_parameters=9,
-        trainable_parameters=trainable,
-        memory_tokens=1,
-        memory_predicted=None,
-        memory_measured=MemoryParts(weights=1, gradients=1, optimizer=1, activations=1),
-        peak_mib=1,
-        idle_mib=1,
-        steps=1,
-        seconds=60,
-        tokens_per_second=1,
-        losses=[1.0],
-    )
+    changed = {"validation": value, "test": value, "trainable_parameters": trainable}
+    return run.model_copy(update=changed)
 
 
 def test_the_study_resumes_and_chooses_by_the_rule(tmp_path, monkeypatch, results, capsys):
@@ -383,6 +337,7 @@ def test_a_bad_study_file_is_explained(tmp_path, text, message):
 def test_the_lesson_takes_what_the_study_of_the_repository_asks(level, monkeypatch, results):
     """Cada configuração vira opções que a lição aceita."""
     points, seeds = estudo.load_study(estudo.STUDY, level)
+    assert {factor for factor, _ in points} <= {"base", *estudo.TITLES}, "um painel sem nome"
     assert len(points) >= 5 and len(seeds) >= (2 if level == "full" else 1)
     monkeypatch.setattr(estudo, "RESULTS_DIR", results)
     accepted = []

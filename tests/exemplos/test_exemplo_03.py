@@ -56,11 +56,6 @@ def test_a_failed_check_stops_the_lesson(capsys):
     assert "[ERRADO] errada" in capsys.readouterr().out
 
 
-def test_bits_per_weight():
-    assert RECIPES["bnb-nf4"].bits_per_weight == 4.5
-    assert RECIPES["gptq-4bit-g64"].bits_per_weight == 4.25
-
-
 def test_a_missing_library_becomes_an_absent_row(tiny_llama, weight, tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
     gone = ("bitsandbytes", "xllamacpp")
@@ -149,8 +144,9 @@ def test_the_day_3_model_is_made_when_missing(tmp_path, monkeypatch):
     assert len(calls) == 1 and calls[0][-1] == "--quick" and "base" in calls[0]
 
 
-def test_quick_end_to_end(tiny_llama, tmp_path, capsys):
+def test_quick_end_to_end(tiny_llama, tmp_path, monkeypatch, capsys):
     """Largura 32: o GPTQ usa grupos de 32, o NF4 é recusado com o motivo, o resto é medido."""
+    monkeypatch.setattr(measuring.process, "alone", lambda function, *given: function(*given))
     arguments = ["--quick", "--only", "bnb-nf4-double", "--only", "gptq-4bit-g64"]
     folders = ["--model", tiny_llama, "--base", tiny_llama, "--output", tmp_path / "dia5"]
     lesson.main(lesson.arguments([*arguments, *map(str, folders)]))
@@ -195,15 +191,3 @@ def test_a_gguf_is_measured_by_llama_cpp(wide_llama, tmp_path):
     )
     found = measuring.measure(tmp_path / "gguf-q8_0", tmp_path / "referencia.pt", sizes, made)
     assert found.speed["8"].decode > 0 and found.memory_bytes < found.disk_bytes
-
-
-@pytest.mark.parametrize("option", [["--nada"], ["--model"], ["--model", "/nao/existe"]])
-def test_bad_arguments_end_in_one_sentence(lesson_process, option):
-    done = lesson_process(lesson.__file__, *option)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("Erro:")
-
-
-def test_an_unknown_technique_is_refused():
-    with pytest.raises(UserError, match="gptq-4bit-g64"):
-        lesson.main(lesson.arguments(["--only", "gptq"]))

@@ -2,13 +2,12 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
+import re
 
-from comum import conversations, files, models, results
+from comum import conversations, models, results
 from comum.conversations import DATA_DIR
-from comum.terminal import run_main
+from comum.files import read_jsonl as rows_of
+from comum.terminal import UserError
 
 import numpy
 import pyarrow
@@ -20,26 +19,6 @@ import exemplo_04_dataset_preparation as lesson
 from dia6 import dataset, measures, texts
 
 HEADER = ["message", "reply", "intent", "date"]
-
-
-@pytest.fixture
-def prepare(monkeypatch, tmp_path, tiny_llama):
-    """Roda `--only prep` sobre uma fonte; devolve a pasta dos dados."""
-
-    def run(source, *extra):
-        output = tmp_path / "dados"
-        monkeypatch.setattr(results, "RESULTS_DIR", tmp_path / "resultados")
-        command = ["--only", "prep", "--model", tiny_llama, "--output", output, "--input", source]
-        args = lesson.arguments([str(part) for part in (*command, *extra)])
-        if code := run_main(lesson.main, args):
-            raise SystemExit(code)
-        return output
-
-    return run
-
-
-def rows_of(path) -> list[dict]:
-    return files.read_jsonl(path)
 
 
 def accepted(folder, name="chat") -> list[dict]:
@@ -69,18 +48,11 @@ def write_csv(path, rows, encoding="utf-8", delimiter=",", header=None):
 # --- a lição --------------------------------------------------------------------------------------
 
 
-def test_the_whole_lesson_in_its_own_process(tiny_llama, tmp_path):
-    output, folder = tmp_path / "dados", tmp_path / "resultados"
-    command = [sys.executable, lesson.__file__, "--quick", "--model", tiny_llama]
-    done = subprocess.run(
-        [str(part) for part in (*command, "--output", output)],
-        env=os.environ | {"SEMANA06_RESULTADOS": str(folder)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert "[ERRADO]" not in done.stdout and "vazamentos nos arquivos gravados: 0" in done.stdout
-    found = results.Day6Training.load(folder / "dia6_treino_quick.json")
+def test_the_whole_lesson(day6):
+    assert "[ERRADO]" not in day6.shown
+    assert day6.shown.count("[certo]") == len(measures.checks())
+    assert "vazamentos nos arquivos gravados: 0" in day6.shown
+    found = results.Day6Training.load(day6.results / "dia6_treino_quick.json")
     for name in ("chat", "generation"):
         for scores in (found.texts[name].before, found.texts[name].after):
             for key, score in scores.items():
@@ -92,14 +64,8 @@ def test_the_whole_lesson_in_its_own_process(tiny_llama, tmp_path):
     for entry in classifiers.values():
         assert 0 <= entry.accuracy.value <= 1 and 0 <= entry.p_against_tfidf <= 1
     assert classifiers["tfidf"].p_against_tfidf == 1
-    results.Day6Data.load(folder / "dia6_dados_quick.json")
-    results.Day6Metrics.load(folder / "dia6_metricas_quick.json")
-
-
-def test_training_needs_prepared_data(tmp_path, capsys):
-    args = lesson.arguments(["--only", "train", "--output", str(tmp_path / "nada")])
-    assert run_main(lesson.main, args) == 2
-    assert "--only prep" in capsys.readouterr().err
+    results.Day6Data.load(day6.results / "dia6_dados_quick.json")
+    assert results.Day6Metrics.load(day6.results / "dia6_metricas_quick.json").checks
 
 
 def test_likelihoods_are_the_sum_of_the_label_tokens(tiny_llama):
@@ -166,7 +132,7 @@ def test_every_kind_of_source_gives_the_same_data(prepare, tmp_path, kind):
                          {role: answers, content: r["reply"]}],
                  "intent": r["intent"]} for r in rows]  # fmt: skip
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    folder = prepare(path, "--seed", "3")
+    folder = prepare("--input", path, "--seed", "3")
     found = {row["messages"][0]["content"] for row in accepted(folder)}
     assert found == {" ".join(row["message"].split()) for row in sample()}
 
@@ -174,15 +140,15 @@ def test_every_kind_of_source_gives_the_same_data(prepare, tmp_path, kind):
 def test_other_column_names_and_no_replies(prepare, tmp_path):
     rows = [{"texto": r["message"], "classe": r["intent"]} for r in sample()]
     path = write_csv(tmp_path / "outra.csv", rows, header=["texto", "classe"])
-    folder = prepare(path, "--message-column", "texto", "--reply-column", "none",
-                     "--label-column", "classe", "--date-column", "none")  # fmt: skip
+    options = "--message-column texto --reply-column none --label-column classe --date-column none"
+    folder = prepare("--input", path, *options.split())
     assert {p.name for p in folder.iterdir() if p.is_dir()} == {"classification"}
     assert len(accepted(folder, "classification")) == 60
 
 
 def test_one_format_without_labels(prepare, tmp_path):
     path = write_csv(tmp_path / "sem.csv", sample())
-    folder = prepare(path, "--label-column", "none", "--format", "generation")
+    folder = prepare("--input", path, "--label-column", "none", "--format", "generation")
     assert {p.name for p in folder.iterdir() if p.is_dir()} == {"generation"}
 
 
@@ -192,77 +158,79 @@ def test_extra_footers_come_from_a_file(prepare, tmp_path):
         row["reply"] += "\nVisite nossas lojas físicas!"
     patterns = tmp_path / "rodapes.txt"
     patterns.write_text("Visite nossas lojas.*\n", encoding="utf-8")
-    folder = prepare(write_csv(tmp_path / "r.csv", rows), "--boilerplate", patterns)
+    source = write_csv(tmp_path / "r.csv", rows)
+    folder = prepare("--input", source, "--boilerplate", patterns)
     assert "Visite" not in (folder / "chat" / "treino.jsonl").read_text("utf-8")
     assert sum("boilerplate" in r["kinds"] for r in rows_of(folder / "consertos.jsonl")) == 5
 
 
 def test_a_second_run_replaces_the_first_and_nothing_else(prepare, tmp_path):
-    path = write_csv(tmp_path / "f.csv", sample())
-    folder = prepare(path)
+    options = "--input", write_csv(tmp_path / "f.csv", sample()), "--output", tmp_path / "dados"
+    folder = prepare(*options)
     (folder / "chat" / "treino.jsonl").unlink()
-    assert (prepare(path) / "chat" / "treino.jsonl").is_file()
+    assert (prepare(*options) / "chat" / "treino.jsonl").is_file()
     assert {p.name for p in tmp_path.iterdir()} == {"f.csv", "dados", "resultados"}
 
 
-def test_a_folder_of_someone_else_is_left_alone(prepare, tmp_path, capsys):
-    mine = tmp_path / "dados"
-    mine.mkdir()
-    (mine / "tese.txt").write_text("dois anos de trabalho", encoding="utf-8")
-    with pytest.raises(SystemExit):
-        prepare(write_csv(tmp_path / "f.csv", sample()))
-    assert "não foi feita por este programa" in capsys.readouterr().err
-    assert [p.name for p in mine.iterdir()] == ["tese.txt"]
+def test_a_folder_of_someone_else_is_left_alone(prepare, tmp_path):
+    (tmp_path / "tese.txt").write_text("dois anos de trabalho", encoding="utf-8")
+    with pytest.raises(UserError, match="não foi feita por este programa"):
+        prepare("--output", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["tese.txt"]
 
 
 # --- arquivos estragados --------------------------------------------------------------------------
 
 
-REFUSED = {
-    "só o cabeçalho": "só tem o cabeçalho",
-    "sem a coluna": "reply (--reply-column). As que há: message, resposta, intent, date",
-    "extensão": "formato desconhecido",
-    "parquet cortado": "não é um Parquet inteiro",
-    "parquet falso": "não é um Parquet inteiro",
-    "lista cortada": "nenhuma linha foi aceita",
-}
-
-
-def broken(kind: str, folder):
-    """Escreve um arquivo estragado de um jeito; devolve o caminho."""
+def broken(kind: str, folder) -> tuple:
+    """Um arquivo estragado de um jeito, e o que se diz dele."""
     good = write_csv(folder / "bom.csv", sample()).read_bytes()
     whole = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.Table.from_pylist(sample()), whole)
-    name, content = {
-        "só o cabeçalho": ("ruim.csv", good.partition(b"\n")[0]),
-        "sem a coluna": ("ruim.csv", good.replace(b"reply", b"resposta", 1)),
-        "extensão": ("ruim.doc", good),
-        "parquet cortado": ("ruim.parquet", whole.getvalue().to_pybytes()[:-500]),
-        "parquet falso": ("ruim.parquet", good),
-        "lista cortada": ("ruim.json", json.dumps(sample()).encode()[:-9]),
+    columns = "reply (--reply-column). As que há: message, resposta, intent, date"
+    cut = "não é um Parquet inteiro"
+    name, content, said = {
+        "só o cabeçalho": ("ruim.csv", good.partition(b"\n")[0], "só tem o cabeçalho"),
+        "sem a coluna": ("ruim.csv", good.replace(b"reply", b"resposta", 1), columns),
+        "parquet cortado": ("ruim.parquet", whole.getvalue().to_pybytes()[:-500], cut),
+        "parquet falso": ("ruim.parquet", good, cut),
     }[kind]
     (folder / name).write_bytes(content)
-    return folder / name
+    return folder / name, said
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-def test_a_broken_file_is_refused_in_one_sentence(prepare, tmp_path, capsys, kind):
-    with pytest.raises(SystemExit) as caught:
-        prepare(broken(kind, tmp_path))
-    error = capsys.readouterr().err
-    assert caught.value.code == 2 and REFUSED[kind] in error, error
-    assert error.count("Erro: ") == 1 and "Traceback" not in error
+@pytest.mark.parametrize(
+    "kind", ["só o cabeçalho", "sem a coluna", "parquet cortado", "parquet falso"]
+)
+def test_a_broken_file_is_refused_in_one_sentence(prepare, tmp_path, kind):
+    path, said = broken(kind, tmp_path)
+    with pytest.raises(UserError, match=re.escape(said)):
+        prepare("--input", path, "--output", tmp_path / "dados")
+    assert {p.name for p in tmp_path.iterdir()} == {"bom.csv", path.name}
+
+
+def test_when_no_row_serves_each_is_still_kept_with_its_reason(prepare, tmp_path):
+    """A pasta não chega a existir; as recusadas ficam ao lado de onde ela estaria."""
+    empty = {"message": "oi", "reply": "", "intent": "troca"}
+    path = write_jsonl(tmp_path / "ruim.jsonl", [empty] * 2)
+    path.write_text(path.read_text() + '{"message": "meio \\ud83d par", "reply": "a"}\n{"mess')
+    with pytest.raises(UserError, match="nenhuma linha foi aceita.*dados_rejeitados.jsonl"):
+        prepare("--input", path, "--output", tmp_path / "dados")
+    found = rows_of(tmp_path / "dados_rejeitados.jsonl")
+    assert [(x["line"], x["reason"]) for x in found] == [
+        *((1, "empty"), (2, "empty"), (3, "unreadable"), (4, "unreadable"))
+    ]
+    assert found[0]["original"] == empty
+    assert "meio caractere" in found[2]["detail"] and "não é JSON" in found[3]["detail"]
     assert not (tmp_path / "dados").exists()
 
 
 BAD_LINES = {
     '{"message": "oi", ': "não é JSON",
-    '["oi", "olá"]': "não é um objeto JSON",
     '{"message": ["oi"], "reply": "a"}': "não é texto, é list",
     '{"message": "oi\\u0000", "reply": "a"}': "bytes NUL",
     '{"message": "sem resposta"}': "vazia",
     '{"message": "meio \\ud83d par", "reply": "Claro que sim."}': "meio caractere",
-    '{"message": "oi", "reply": "a", "message": "b"}': "a chave message aparece duas vezes",
     '{"messages": [{"role": "tool", "content": "x"}]}': "não é texto de system",
     '{"message": "letra \ufffd perdida", "reply": "Claro que sim."}': "letras perdidas",
 }
@@ -273,7 +241,7 @@ def test_broken_lines_are_reported_and_the_others_are_kept(prepare, tmp_path):
     lines[20:20] = BAD_LINES
     path = tmp_path / "ruim.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    folder = prepare(path)
+    folder = prepare("--input", path)
     entries = rows_of(folder / "rejeitados.jsonl")
     assert [entry["line"] for entry in entries] == [*range(21, 21 + len(BAD_LINES))]
     for entry, reason in zip(entries, BAD_LINES.values(), strict=True):
@@ -282,20 +250,12 @@ def test_broken_lines_are_reported_and_the_others_are_kept(prepare, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--validation", "0.6", "--test", "0.5"], "juntas"),
-        (["--near", "0.2"], "--related não pode ser maior"),
-        (["--format", "sql"], "valor inválido"),
-        (["--reply-column", "none", "--format", "chat"], "é preciso a coluna reply"),
-        (["--boilerplate", "nao-existe.txt"], "rodapés"),
-        (["--encoding", "klingon"], "codificação 'klingon'"),
-    ],
+    ("option", "value", "sentence"),
+    [("--boilerplate", "nao-existe.txt", "rodapés"), ("--encoding", "klingon", "'klingon'")],
 )
-def test_bad_options_are_one_sentence(prepare, tmp_path, capsys, arguments, sentence):
-    with pytest.raises(SystemExit) as caught:
-        prepare(write_csv(tmp_path / "f.csv", sample(20)), *arguments)
-    assert caught.value.code == 2 and sentence in capsys.readouterr().err
+def test_a_bad_value_stops_the_preparation(prepare, tmp_path, option, value, sentence):
+    with pytest.raises(UserError, match=sentence):
+        prepare("--input", write_csv(tmp_path / "f.csv", sample(20)), option, value)
 
 
 def write_jsonl(path, rows):
@@ -313,7 +273,8 @@ def test_a_conversation_gives_a_pair_a_turn_on_one_side(prepare, tmp_path):
                   f"a:Sobre isso, {x['message'][::-1]}.") for x in sample(40)]  # fmt: skip
     rows[3] = turns("s:seja gentil", "u:Oi", f"u:{sample()[3]['message']}", "a:Claro.")
     rows[4] = turns("u:Quando chega o meu pedido de ontem?")
-    folder = prepare(write_jsonl(tmp_path / "conversas.jsonl", rows), "--label-column", "none")
+    path = write_jsonl(tmp_path / "conversas.jsonl", rows)
+    folder = prepare("--input", path, "--label-column", "none")
     side_of, pairs = {}, {}
     for part in dataset.FILES.values():
         for row in rows_of(folder / "chat" / f"{part}.jsonl"):
@@ -334,7 +295,7 @@ def test_a_label_that_says_nothing_is_missing(prepare, tmp_path):
     rows, nothing = sample(), (float("nan"), "NaN", None, "NULL", "#N/A")
     for number, row in enumerate(rows):
         row["intent"] = nothing[number % 5] if number < 20 else "troca"
-    folder = prepare(write_jsonl(tmp_path / "rotulos.jsonl", rows))
+    folder = prepare("--input", write_jsonl(tmp_path / "rotulos.jsonl", rows))
     assert {row["label"] for row in accepted(folder, "classification")} == {"troca"}
     unknown = [x for x in rows_of(folder / "rejeitados.jsonl") if x["reason"] == "label_unknown"]
     assert len(unknown) == 20 and {x["excluded_from"] for x in unknown} == {"classification"}
@@ -344,12 +305,11 @@ def test_a_label_that_says_nothing_is_missing(prepare, tmp_path):
 def test_an_empty_part_is_said_aloud(prepare, tmp_path, capsys):
     rows = [row | {"message": f"Quero saber do pedido {n} que fiz ontem na loja de vocês."}
             for n, row in enumerate(sample(12))]  # fmt: skip
-    prepare(write_csv(tmp_path / "iguais.csv", rows), "--near", "0.99")
+    prepare("--input", write_csv(tmp_path / "iguais.csv", rows), "--near", "0.99")
     assert "Atenção: validação e teste sem nenhuma linha" in capsys.readouterr().out
 
 
-def test_a_name_that_is_neither_a_file_nor_on_the_hub(prepare, monkeypatch, capsys):
+def test_a_name_that_is_neither_a_file_nor_on_the_hub(prepare, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(SystemExit):
-        prepare("nao/existe")
-    assert "nem um conjunto com esse nome no hub" in capsys.readouterr().err
+    with pytest.raises(UserError, match="nem um conjunto com esse nome no hub"):
+        prepare("--input", "nao/existe")

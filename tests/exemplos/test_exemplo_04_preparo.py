@@ -1,17 +1,13 @@
 """Dia 6, preparo: cada sujeira achada, contra a chave; divisão sem vazamento; os mesmos bytes."""
 
-import contextlib
 import csv
-import io
 import json
-import os
 import random
-import subprocess
-import sys
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from comum import files, results
+from comum import files
 from comum.conversations import DATA_DIR, read_conversations
 from comum.labels import DIRT, SPLITS
 from comum.terminal import UserError
@@ -29,44 +25,17 @@ KEY = Path(__file__).parents[1] / "dados" / "atendimento_bruto_chave.jsonl"
 NOT_DIRT = {"decoy"}
 PAIRS = {"duplicate_near", "conflict"}  # a chave diz a segunda de um par; qual sai é decisão nossa
 read = files.read_jsonl
-SPLIT_OF = {file: split for split, file in dataset.FILES.items()}
+
+
+def numbers_of(folder: Path) -> dict:
+    return files.read_json(folder.with_name("resultados") / "dia6_dados.json")
 
 
 @pytest.fixture(scope="session")
-def prepare_raw(tmp_path_factory, tiny_llama):
-    """Prepara uma fonte como quem digita o comando; devolve (pasta, números)."""
-
-    def prepare(*extra):
-        folder = tmp_path_factory.mktemp("preparo")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(results, "RESULTS_DIR", folder / "resultados")
-            command = [
-                "--only",
-                "prep",
-                "--model",
-                tiny_llama,
-                "--output",
-                folder / "dados",
-                *extra,
-            ]
-            lesson.main(lesson.arguments([str(part) for part in command]))
-        numbers = files.read_json(folder / "resultados" / "dia6_dados.json")
-        return folder / "dados", numbers
-
-    return prepare
-
-
-@pytest.fixture(scope="session")
-def shown(prepare_raw):
-    """O preparo do arquivo da lição: (pasta, números) e o que apareceu na tela."""
-    with contextlib.redirect_stdout(io.StringIO()) as screen:
-        done = prepare_raw()
-    return done, screen.getvalue()
-
-
-@pytest.fixture(scope="session")
-def prepared(shown):
-    return shown[0]
+def prepared(prepare):
+    """O preparo do arquivo da lição: (pasta, números)."""
+    folder = prepare()
+    return folder, numbers_of(folder)
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +47,12 @@ def key():
 def raw_rows():
     with lesson.RAW.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def rejected(prepared):
+    """As rejeitadas, pelo número da linha."""
+    return {x["record"]: x for x in read(prepared[0] / "rejeitados.jsonl")}
 
 
 def kinds_in_key() -> list[str]:
@@ -98,33 +73,29 @@ def test_each_kind_of_dirt_is_found(prepared, key, kind):
     assert (len(found) - len(false)) / len(found) >= 0.95, sorted(false)
 
 
-def test_twins_are_the_ones_in_the_key(prepared, key):
-    rejected = {x["record"]: x for x in read(prepared[0] / "rejeitados.jsonl")}
+def test_twins_are_the_ones_in_the_key(rejected, key):
     for entry in key:
         if entry["kind"] == "duplicate_near":
             pair = sorted((entry["row"], entry["twin"]))
             assert rejected[pair[1]]["twin"] == pair[0]
 
 
-def test_the_repaired_text_is_the_original(prepared, key, raw_rows):
+def test_the_repaired_text_is_the_original(prepared, rejected, key):
     """O conserto devolve o texto que havia antes de estragar, não só um texto sem o defeito."""
     texts = {" ".join(turn["content"].split()) for name in ("treino", "validacao", "teste")
              for row in read(prepared[0] / "chat" / f"{name}.jsonl")
              for turn in row["messages"]}  # fmt: skip
     wholly = {"mojibake", "html", "emoji", "invisible", "boilerplate"}
-    rejected = {x["record"] for x in read(prepared[0] / "rejeitados.jsonl")}
-    other = {x["row"] for x in key if x["kind"] in ("decoy", "duplicate_near")}
-    other |= {x["row"] for x in key if x["kind"].startswith("pii")}
-    wanted = [x for x in key if x["kind"] in wholly and x["original"]
-              and x["row"] not in rejected | other]  # fmt: skip
+    spoilt = ("decoy", "duplicate_near", "pii")
+    other = {x["row"] for x in key if x["kind"].startswith(spoilt)} | rejected.keys()
+    wanted = [x for x in key if x["kind"] in wholly and x["original"] and x["row"] not in other]
     assert len(wanted) > 60
     missed = [x["row"] for x in wanted if " ".join(x["original"].split()) not in texts]
     assert not missed
 
 
-def test_decoys_stay_and_personal_data_goes(prepared, key):
+def test_decoys_stay_and_personal_data_goes(prepared, rejected, key):
     text = "".join(p.read_text("utf-8") for p in sorted((prepared[0] / "chat").glob("*.jsonl")))
-    rejected = {x["record"] for x in read(prepared[0] / "rejeitados.jsonl")}
     for entry in key:
         if entry["kind"] == "decoy" and entry["row"] not in rejected:
             assert entry["value"] in text
@@ -141,19 +112,18 @@ def test_what_is_written_beside_the_data_has_no_personal_data(prepared, key):
     assert not [x["value"] for x in key if x["kind"].startswith("pii") and x["value"] in text]
 
 
-def test_every_kind_is_shown_before_and_after(shown):
+def test_every_kind_is_shown_before_and_after(day6):
     for kind, label in DIRT.items():
         if kind in kinds_in_key():
-            assert f"\n{label}:\n" in shown[1] or kind == "date_format", kind
+            assert f"\n{label}:\n" in day6.shown or kind == "date_format", kind
 
 
-def test_no_row_is_lost(prepared, raw_rows):
-    folder, numbers = prepared
-    rejected = read(folder / "rejeitados.jsonl")
-    out = {x["record"] for x in rejected if x["excluded_from"] == "all"}
+def test_no_row_is_lost(prepared, rejected, raw_rows):
+    _, numbers = prepared
+    out = {record for record, x in rejected.items() if x["excluded_from"] == "all"}
     kept = sum(numbers["formats"]["chat"].values())
     assert len(out) + kept == len(raw_rows) == numbers["read"]
-    for entry in rejected:
+    for entry in rejected.values():
         assert entry["reason"] in DIRT and entry["explanation"]
         assert entry["original"] == raw_rows[entry["record"]]
     only_class = len(rejected) - len(out)
@@ -162,16 +132,15 @@ def test_no_row_is_lost(prepared, raw_rows):
 
 def test_formats_say_the_same_thing(prepared):
     folder, _ = prepared
-    for name in dataset.FILES.values():
+    for part, name in dataset.FILES.items():
         chat = read(folder / "chat" / f"{name}.jsonl")
         generation = read(folder / "generation" / f"{name}.jsonl")
         for one, other in zip(chat, generation, strict=True):
             message, reply = (turn["content"] for turn in one["messages"])
             assert other["prompt"] == dataset.PROMPT.format(message)
             assert other["completion"] == f" {reply}"
-        assert list(dataset.messages(folder / "chat", SPLIT_OF[name])) == list(
-            dataset.messages(folder / "generation", SPLIT_OF[name])
-        )
+        said = (dataset.messages(folder / format, part) for format in ("chat", "generation"))
+        assert [*next(said)] == [*next(said)]
     labels = {row["label"] for row in read(folder / "classification" / "treino.jsonl")}
     assert len(labels) == 10
 
@@ -193,19 +162,11 @@ def test_splits_are_stratified(prepared):
         assert abs(labels["validation"][label] - 0.1 * total) <= 1.5, label
 
 
-def test_the_same_input_gives_the_same_bytes(prepared, tmp_path, tiny_llama):
+def test_the_same_input_gives_the_same_bytes(prepared, day6):
     """Noutro processo, com a ordem dos conjuntos do Python embaralhada de outro jeito."""
-    command = [sys.executable, lesson.__file__, "--only", "prep", "--model", tiny_llama]
-    done = subprocess.run(
-        [str(part) for part in (*command, "--output", tmp_path / "dados")],
-        env=os.environ | {"PYTHONHASHSEED": "1", "SEMANA06_RESULTADOS": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
     first, second = (
         {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        for folder in (prepared[0], tmp_path / "dados")
+        for folder in (prepared[0], day6.data)
     )
     assert first.keys() == second.keys() and len(first) > 20
     assert [str(path) for path in first if first[path] != second[path]] == []
@@ -228,20 +189,15 @@ def test_the_manifest_tells_every_file_and_parameter(prepared):
 
 def test_the_leakage_check_can_fail(prepared, tmp_path):
     """Posta uma mensagem do teste no treino, mexida, a conferência tem de reclamar dela."""
-    folder = tmp_path / "dados"
-    (folder / "chat").mkdir(parents=True)
-    for name in dataset.FILES.values():
-        rows = read(prepared[0] / "chat" / f"{name}.jsonl")
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / "chat" / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    lesson.check_leaks(folder / "chat")
-    hidden = max(read(folder / "chat" / "teste.jsonl"),
-                 key=lambda row: len(row["messages"][0]["content"]))  # fmt: skip
-    hidden["messages"][0]["content"] = "OI, " + hidden["messages"][0]["content"].upper() + " OBG"
-    with (folder / "chat" / "treino.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(hidden, ensure_ascii=False) + "\n")
+    folder = shutil.copytree(prepared[0] / "chat", tmp_path / "chat")
+    lesson.check_leaks(folder)
+    said = [row["messages"] for row in read(folder / "teste.jsonl")]
+    hidden = max(said, key=lambda messages: len(messages[0]["content"]))
+    hidden[0]["content"] = "OI, " + hidden[0]["content"].upper() + " OBG"
+    with (folder / "treino.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"messages": hidden}, ensure_ascii=False) + "\n")
     with pytest.raises(UserError, match="vazamento: 1 mensagens de teste estão em treino"):
-        lesson.check_leaks(folder / "chat")
+        lesson.check_leaks(folder)
 
 
 def test_no_message_of_the_official_test_is_left(prepared):
@@ -272,35 +228,35 @@ def made_up(count: int) -> list[dict]:
     ]  # fmt: skip
 
 
-def test_one_conversation_stays_on_one_side(prepare_raw, tmp_path):
+def test_one_conversation_stays_on_one_side(prepare, tmp_path):
     source = write_csv(tmp_path / "conversas.csv", made_up(200))
-    folder, numbers = prepare_raw("--input", source, "--group-column", "cliente")
+    folder = prepare("--input", source, "--group-column", "cliente")
     owner = {row["message"]: row["cliente"] for row in made_up(200)}
     sides = defaultdict(set)
     for split in dataset.FILES.values():
         for row in read(folder / "chat" / f"{split}.jsonl"):
             sides[owner[row["messages"][0]["content"]]].add(split)
     assert len(sides) == 50 and all(len(found) == 1 for found in sides.values())
-    assert numbers["formats"]["chat"]["test"] in range(24, 33)
+    assert numbers_of(folder)["formats"]["chat"]["test"] in range(24, 33)
 
 
-def test_relatives_stay_on_one_side(prepare_raw, tmp_path, monkeypatch):
+def test_relatives_stay_on_one_side(prepare, tmp_path, monkeypatch):
     """Parecidas demais para o acaso, diferentes demais para serem o mesmo pedido: ficam juntas."""
     rows = made_up(60)
     for row in rows[:20]:
         words = row["message"].split()
         extra = " ".join(word[::-1] for word in words[:5])
         rows.append(row | {"message": " ".join(words[:8]) + f" e ainda {extra}."})
-    source = write_csv(tmp_path / "parentes.csv", rows)
-    _, numbers = prepare_raw("--input", source, "--test", "0.3")
+    options = "--input", write_csv(tmp_path / "parentes.csv", rows), "--test", "0.3"
+    numbers = numbers_of(prepare(*options))
     assert numbers["accepted"] == 80, numbers["rejected"]
     # Sem a conferência, os parentes que o Jaccard não viu se separam, e o que se gravou não passa.
     monkeypatch.setattr(lesson, "near_pairs", lambda pool, least: [])
-    assert prepare_raw("--input", source, "--test", "0.3")[1]["accepted"] == 80
+    assert numbers_of(prepare(*options))["accepted"] == 80
     blind, real = [True], lesson.leaks
     monkeypatch.setattr(lesson, "leaks", lambda *said: [] if blind and blind.pop() else real(*said))
     with pytest.raises(UserError, match="vazamento"):
-        prepare_raw("--input", source, "--test", "0.3")
+        prepare(*options)
 
 
 def drawn(groups, *options) -> list[int]:
@@ -338,9 +294,9 @@ def test_candidates_find_what_comparing_all_finds():
     assert len(found) / len(similar) >= 0.95
 
 
-def test_minhash_serves_a_bigger_file_with_the_same_result(prepare_raw, prepared, monkeypatch):
+def test_minhash_serves_a_bigger_file_with_the_same_result(prepare, prepared, monkeypatch):
     monkeypatch.setattr(lesson, "ALL_PAIRS", 0)
-    assert prepare_raw()[1]["rejected"] == prepared[1]["rejected"]
+    assert numbers_of(prepare())["rejected"] == prepared[1]["rejected"]
 
 
 @pytest.mark.parametrize(
@@ -359,11 +315,25 @@ def test_messages_in_another_alphabet_do_not_break_it():
     assert (0, 1) in {(a, b) for a, b, _ in found}
 
 
+# --- consertos ------------------------------------------------------------------------------------
+
+
 def repair(text: str, **options):
     return texts.repair(text, texts.boilerplate(), **options)
 
 
-# --- consertos ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("não chegou\rmeu.\x0bEspero\x0cdesde\x85ontem", "não chegou meu. Espero desde ontem"),
+        ("so ascii\rcola\x0bpalavras", "so ascii cola palavras"),
+        ("quebrou\x07\x1b[31m hoje", "quebrou hoje"),
+        ("linha\r\nseguinte", "linha\nseguinte"),
+        ("um\u2028dois", "um dois"),
+    ],
+)
+def test_old_line_breaks_become_a_space_and_control_characters_go(before, after):
+    assert repair(before)[0] == after
 
 
 @pytest.mark.parametrize(
@@ -470,20 +440,3 @@ def test_a_short_message_counts_as_the_expected_language():
     assert texts.language("ok thanks") == "pt"
     assert texts.language("where is my order? it is not here and you can see") == "en"
     assert texts.language("dónde está mi pedido, no ha llegado y quiero saber cuándo") == "es"
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (
-            "não chegou\rmeu pedido.\x0bEspero\x0cdesde\x85ontem",
-            "não chegou meu pedido. Espero desde ontem",
-        ),
-        ("so ascii\rcola\x0bpalavras", "so ascii cola palavras"),
-        ("quebrou\x07\x1b[31m hoje", "quebrou hoje"),
-        ("linha\r\nseguinte", "linha\nseguinte"),
-        ("um\u2028dois", "um dois"),
-    ],
-)
-def test_old_line_breaks_become_a_space_and_control_characters_go(before, after):
-    assert repair(before)[0] == after

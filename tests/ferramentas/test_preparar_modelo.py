@@ -83,17 +83,3 @@ def test_special_tokens_and_template():
     assert tokenizer.decode(tokenizer(sample).input_ids) == sample
     # O modelo foi pré-treinado com um token por algarismo.
     assert len(tokenizer("2024").input_ids) == 4
-
-
-@ready
-@pytest.mark.model
-def test_the_model_really_is_pretrained():
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
-    model = AutoModelForCausalLM.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
-    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-    with torch.inference_mode():
-        following = model(ids).logits[0, -1].argmax()
-    assert tokenizer.decode([following]).strip() == "Paris"

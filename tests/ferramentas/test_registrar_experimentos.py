@@ -91,6 +91,11 @@ def desk(tmp_path):
             text = json.dumps(data, ensure_ascii=False)
             ((folder or self.results) / f"{name}.json").write_text(text, "utf-8")
 
+        def files(self) -> dict:
+            """Cada arquivo da mesa, com a data e o conteúdo."""
+            paths = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+            return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
         def page(self, folder) -> str:
             return (folder / "README.md").read_text("utf-8")
 
@@ -126,14 +131,9 @@ def test_fills_the_block_and_says_which_command_is_missing(desk, capsys):
 
 def test_a_second_run_changes_nothing_and_writes_nothing(desk, capsys):
     desk.run()
-    files = sorted(desk.book.parent.rglob("*"))
-    before = [(path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in files]
+    before = desk.files()
     capsys.readouterr()
-    assert desk.run() == 0
-    assert sorted(desk.book.parent.rglob("*")) == files
-    assert [(path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in files] == (
-        before
-    )
+    assert desk.run() == 0 and desk.files() == before
     assert "tudo em dia" in capsys.readouterr().out
 
 
@@ -157,23 +157,14 @@ def test_every_backup_is_what_there_was(desk):
     desk.run()
     backups = [desk.book.with_name(f"experimentos.md.bak{n}") for n in ("", 1)]
     assert [path.read_bytes() for path in backups] == [first, second]
-    assert {path.name for path in desk.book.parent.iterdir()} == {
-        "experimentos.md",
-        "experimentos.md.bak",
-        "experimentos.md.bak1",
-        "referencia",
-        "resultados",
+    assert {path.name for path in desk.book.parent.glob("*.*")} == {
+        *("experimentos.md", "experimentos.md.bak", "experimentos.md.bak1")
     }
 
 
 def test_check_writes_nothing(desk):
-    old = desk.book.read_bytes()
-    assert desk.run("--check") == 1
-    assert desk.book.read_bytes() == old
-    assert [path.name for path in desk.book.parent.rglob("*.*")] == [
-        "experimentos.md",
-        "dia3_full.json",
-    ]
+    before = desk.files()
+    assert desk.run("--check") == 1 and desk.files() == before
     desk.run()
     assert desk.run("--check") == 0
 
@@ -314,12 +305,11 @@ def turned(text: str) -> str:
 
 def aligned(text: str) -> str:
     """As tabelas como um formatador as deixaria: colunas alinhadas, traços compridos."""
-    return re.sub(
-        r"^\|.*\|$",
-        lambda m: m[0].replace("---", " ------- ").replace(" | ", "   |  "),
-        text,
-        flags=re.M,
-    )
+
+    def wider(row: re.Match) -> str:
+        return row[0].replace("---", " ------- ").replace(" | ", "   |  ")
+
+    return re.sub(r"(?m)^\|.*\|$", wider, text)
 
 
 EDITED = {
@@ -417,10 +407,9 @@ def test_damaged_marks_are_refused_with_the_line(desk, capsys, kind, filled):
         desk.run()
     damage, piece, words = DAMAGED[kind]
     text = damage(desk.book.read_text("utf-8"))
-    data = desk.write(text)
-    files = sorted(desk.book.parent.rglob("*"))
-    assert desk.run() == 2
-    assert desk.book.read_bytes() == data and sorted(desk.book.parent.rglob("*")) == files
+    desk.write(text)
+    before = desk.files()
+    assert desk.run() == 2 and desk.files() == before
     message = capsys.readouterr().err
     line = line_of(text, piece) if piece else text.count("\n") - MARKED.search(text)[0].count("\n")
     assert f"{desk.book}:{line}: " in message and words in message
@@ -440,10 +429,10 @@ INSIDE = {
 @pytest.mark.parametrize("kind", INSIDE)
 def test_text_written_inside_a_table_is_never_overwritten(desk, capsys, kind):
     desk.run()
-    data = desk.write(INSIDE[kind](desk.book.read_text("utf-8")))
+    desk.write(INSIDE[kind](desk.book.read_text("utf-8")))
     desk.result("dia3_full", day3(after=4.0))
-    assert desk.run() == 2
-    assert desk.book.read_bytes() == data
+    before = desk.files()
+    assert desk.run() == 2 and desk.files() == before
     message = capsys.readouterr().err
     assert f"{desk.book}:6: dentro do bloco `dia3`" in message and "marca de fim" in message
 
@@ -471,11 +460,9 @@ def test_a_book_that_is_not_utf8_is_refused(desk, capsys, content, line):
 )
 def test_an_unreadable_result_is_refused_by_name(desk, capsys, text):
     (desk.results / "dia3_full.json").write_text(text, "utf-8")
-    old = desk.book.read_bytes()
-    assert desk.run() == 2
-    assert desk.book.read_bytes() == old
-    message = capsys.readouterr().err
-    assert "dia3_full.json" in message and not (desk.results / "README.md").exists()
+    before = desk.files()
+    assert desk.run() == 2 and desk.files() == before
+    assert "dia3_full.json" in capsys.readouterr().err
 
 
 def test_a_book_saved_meanwhile_is_not_overwritten(desk, monkeypatch, capsys):
@@ -501,21 +488,11 @@ def mutilate(text: str, rng: random.Random) -> str:
     lines = text.splitlines(True)
     for _ in range(rng.randint(1, 3)):
         here, there = rng.randrange(len(lines)), rng.randrange(len(lines))
-        kind = rng.randrange(6)
-        if kind == 0:
-            lines[here] = ""
-        elif kind == 1:
-            lines.insert(there, lines[here])
-        elif kind == 2:
-            lines[here], lines[there] = lines[there], lines[here]
-        elif kind == 3:
-            lines[here] = lines[here].rstrip("\n")
-        elif kind == 4:
-            place = rng.randrange(len(lines[here]) + 1)
-            lines[here] = lines[here][:place] + rng.choice("ç|<-!>\t ") + lines[here][place:]
-        else:
-            place = rng.randrange(len(lines[here]) + 1)
-            lines[here] = lines[here][:place] + lines[here][place + 1 :]
+        line, other, letter = lines[here], lines[there], rng.choice("ç|<-!>\t ")
+        place = rng.randrange(len(line) + 1)
+        moved = [line[:place] + letter + line[place:]], [line[:place] + line[place + 1 :]]
+        choices = [], [line, other], [other], [line.rstrip("\n")], *moved
+        lines[here : here + 1] = rng.choice(choices)
     return "".join(lines)
 
 
@@ -524,18 +501,15 @@ def test_whatever_the_damage_nothing_of_the_learner_is_lost(desk, capsys):
     filled = desk.book.read_text("utf-8")
     desk.result("dia3_full", day3(after=4.0))
     rng = random.Random(6)
-    refused = 0
-    for _ in range(400):
+    statuses = []
+    for _ in range(120):
         text = mutilate(filled, rng)
         data = desk.write(text)
-        status = desk.run()
+        statuses.append(desk.run())
         after = desk.book.read_bytes()
-        if status == 2:
-            refused += 1
-            assert after == data
-            assert f"{desk.book}:" in capsys.readouterr().err
+        if statuses[-1] == 2:
+            assert after == data and f"{desk.book}:" in capsys.readouterr().err
         else:
-            assert status == 0
             assert desk.outside(after.decode()) == desk.outside(text)
             assert desk.run("--check") == 0
-    assert 100 < refused < 380
+    assert set(statuses) == {0, 2} and 30 < statuses.count(2) < 114

@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from comum import tables
+from comum.labels import METHODS
 from comum.numbers import comma_axes, decimal, general
 from comum.paths import DEFAULT_MODEL, RESULTS_DIR
 from comum.results import Day4, Day4Study, StudyRow, TrainingRun
@@ -36,6 +37,11 @@ STUDY = Path(__file__).with_name("estudo.yaml")
 FLAGS = {"method": "--variant", "r": "--rank", "alpha": "--alpha", "dropout": "--dropout"}
 FLAGS |= {"learning_rate": "--learning-rate", "target_modules": "--target-modules"}
 FLAGS |= {"epochs": "--epochs", "train_examples": "--train-examples"}
+# O nome de cada fator na figura; entre parênteses, a chave do YAML, quando é outra.
+TITLES = {"method": "variante (method)", "r": "posto (r)", "alpha": "alpha", "dropout": "dropout"}
+TITLES |= {"learning_rate": "taxa de aprendizado (learning_rate)"}
+TITLES |= {"target_modules": "camadas com LoRA (target_modules)"}
+TITLES |= {"epochs": "passadas (epochs)", "train_examples": "conversas (train_examples)"}
 Point = dict[str, float | int | str | list[str]]
 
 
@@ -144,7 +150,9 @@ def written(value: float | str | list[str]) -> str:
     """O valor de um fator, curto: as camadas pela inicial, os números com vírgula."""
     if isinstance(value, list):
         return ", ".join(name.removesuffix("_proj") for name in value)
-    return value if isinstance(value, str) else general(value)
+    if value == "all-linear":
+        return "todas"
+    return METHODS.get(value, value) if isinstance(value, str) else general(value)
 
 
 def describe(change: Point) -> str:
@@ -182,13 +190,15 @@ def draw(result: Day4Study, path: Path) -> Path:
         if ordered:
             pairs.sort(key=lambda pair: pair[0])
         labels = [written(value) + " (base)" * (row is base) for value, row in pairs]
-        axes.plot(labels, [row.perplexity for _, row in pairs], "o-" if ordered else "o")
-        for label, (_, row) in zip(labels, pairs, strict=True):
-            axes.plot([label] * len(row.by_seed), row.by_seed, "x", color="gray")
-        axes.set_title(factor)
+        style = "o-" if ordered else "o"
+        axes.plot(labels, [row.perplexity for _, row in pairs], style, label="média")
+        each = [(x, y) for x, (_, row) in zip(labels, pairs, strict=True) for y in row.by_seed]
+        axes.plot(*zip(*each, strict=True), "x", color="gray", label="cada semente")
+        axes.set_title(TITLES[factor])
         axes.tick_params(axis="x", rotation=20)
     for axes in panels.flat[len(factors) :]:
         axes.axis("off")
+    panels.flat[0].legend()
     figure.supylabel("perplexidade (validação)")
     comma_axes(figure)
     figure.savefig(path, dpi=120)

@@ -1,5 +1,6 @@
 """As tabelas, o guia e as figuras do dia 5, calculados dos números medidos."""
 
+import textwrap
 from collections.abc import Callable
 
 from comum.labels import SCORES
@@ -10,6 +11,8 @@ from comum.tables import show
 from comum.terminal import UserError
 
 import torch
+
+from utils import save_figure
 
 CLOSE, USABLE = 1.02, 1.10  # perplexidade relativa ao fp32: quase igual; ainda aceitável
 GRIDS = {"none": "sem arredondar", "q4_1": "Q4_1 (a de origem)", "nf4": "NF4"}
@@ -182,6 +185,19 @@ def guide(rows: Rows, runs: dict[str, TrainingRun]) -> list[str]:
             f"{'separados' if scores[0].apart(scores[1]) else 'que se cruzam'})."
         )
     return lines
+
+
+def show_guide(rows: Rows, runs: dict[str, TrainingRun]) -> None:
+    lines = guide(rows, runs)
+    print(*(textwrap.fill(line, 100, subsequent_indent="    ") for line in lines), sep="\n")
+
+
+def save_figures(
+    rows: Rows, weight: torch.Tensor, levels: torch.Tensor, block: int, stem: str
+) -> None:
+    """Grava as duas figuras: `dia5_niveis.png` e, em `{stem}.png`, a da comparação."""
+    drawn = {"dia5_niveis": draw_levels(weight, levels, block), stem: draw_tradeoff(rows)}
+    print("Figuras:", ", ".join(str(save_figure(figure, name)) for name, figure in drawn.items()))
 
 
 def draw_levels(weight: torch.Tensor, levels: torch.Tensor, block: int):

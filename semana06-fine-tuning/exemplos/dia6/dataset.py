@@ -36,6 +36,7 @@ from dia6 import texts
 
 COLUMNS = ("message", "reply", "label", "date", "group")
 FILES = {"train": "treino", "validation": "validacao", "test": "teste"}
+REJECTED = "rejeitados.jsonl"
 SAMPLE = 5000  # linhas de cada parte na ficha e nas figuras
 NOT_PARAMETERS = ("input", "output", "only", "quick", "model")
 LIBRARIES = ("datasets", "pyarrow", "numpy", "matplotlib", "datasketch", "ftfy")
@@ -196,17 +197,22 @@ def texts_of(rows: datasets.Dataset) -> Iterator[str]:
     return (row["normal"] for row in each(rows, "normal"))
 
 
-def alive(rows: datasets.Dataset, facts: pandas.DataFrame) -> numpy.ndarray:
+def alive(rows: datasets.Dataset, facts: pandas.DataFrame, output: Path) -> numpy.ndarray:
     """As linhas que ainda não têm motivo para sair.
 
     Raises:
-        UserError: não sobrou nenhuma.
+        UserError: não sobrou nenhuma; as recusadas ficam, com o motivo, ao lado de `output`.
     """
     found = numpy.flatnonzero(facts.reason == "")
     if not len(found):
         counted = ", ".join(f"{DIRT[kind]}: {n}" for kind, n in Counter(facts.reason).items())
         problem = next((f"; a primeira: {text}" for text in rows["problem"] if text), "")
-        raise UserError(f"nenhuma linha foi aceita ({counted}{problem}). Confira as colunas.")
+        path = output.with_name(f"{output.name}_{REJECTED}")  # `output` não chega a existir
+        files.write_text(path, "".join(map(refusal, judged(rows, facts))))
+        raise UserError(
+            f"nenhuma linha foi aceita ({counted}{problem}). Confira as colunas. As recusadas "
+            f"estão, com o motivo, em {path}."
+        )
     return found
 
 
@@ -547,29 +553,39 @@ def examples(rows: datasets.Dataset, facts: pandas.DataFrame) -> dict[str, tuple
     return {kind: found[kind] for kind in DIRT if kind in found}
 
 
-def write_lines(rows: datasets.Dataset, facts: pandas.DataFrame, folder: Path) -> None:
-    """Grava as rejeitadas, inteiras e com o motivo, e o que se achou em cada linha, sem os textos
-    (teriam dados pessoais)."""
+def refusal(row: Record) -> str:
+    """A linha de `rejeitados.jsonl`: a que saiu, inteira e com o motivo; vazia se ela ficou."""
+    if not (why := row["reason"] or row["unfit"]):
+        return ""
+    twin = row.get("twin", -1)
+    entry = {
+        "record": row["number"],
+        "line": row["line"],
+        "reason": why,
+        "explanation": DIRT[why],
+        "detail": row["problem"] or None,
+        "twin": twin if twin >= 0 else None,
+        "excluded_from": "all" if row["reason"] else "classification",
+        "original": json.loads(row["original"]),
+    }
     # Meio caractere não se grava em UTF-8; escapado, é o JSON que veio.
-    options = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    written = json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return written.decode() + "\n"
+
+
+def write_lines(rows: datasets.Dataset, facts: pandas.DataFrame, folder: Path) -> None:
+    """Grava as rejeitadas, inteiras e com o motivo, e o que se achou em cada linha, este sem os
+    textos (teriam dados pessoais)."""
+    options = {"mode": "w", "encoding": "utf-8", "newline": "\n"}
     with (
-        (folder / "rejeitados.jsonl").open(**options) as refused,
+        (folder / REJECTED).open(**options) as refused,
         (folder / "consertos.jsonl").open(**options) as repaired,
     ):
         for row in judged(rows, facts):
-            place = {"record": row["number"], "line": row["line"]}
-            if why := row["reason"] or row["unfit"]:
-                entry = place | {
-                    "reason": why,
-                    "explanation": DIRT[why],
-                    "detail": row["problem"] or None,
-                    "twin": row["twin"] if row["twin"] >= 0 else None,
-                    "excluded_from": "all" if row["reason"] else "classification",
-                    "original": json.loads(row["original"]),
-                }
-                refused.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            refused.write(refusal(row))
             if row["kinds"]:
-                entry = place | {"kinds": row["kinds"].split(), "split": row["split"] or None}
+                kinds, place = row["kinds"].split(), {"record": row["number"], "line": row["line"]}
+                entry = place | {"kinds": kinds, "split": row["split"] or None}
                 repaired.write(json.dumps(entry) + "\n")
 
 

@@ -1,7 +1,6 @@
 """export.py: fusão fiel, formas que recarregam, o que há dito num manifesto e numa ficha."""
 
 import shutil
-import struct
 
 import comum  # noqa: F401  (antes do torch)
 from comum import results
@@ -18,7 +17,6 @@ import export
 import train
 from loja_sql.config import load_config
 from loja_sql.model import card, exporting
-from loja_sql.model.drafts import count_ngrams, write_drafts
 from loja_sql.model.engines import TransformersEngine, has_llama_cpp, open_form
 from loja_sql.model.exports import exported_forms, read_manifest
 from loja_sql.model.loading import load_model
@@ -219,14 +217,6 @@ def test_unknown_forms_are_refused(text, capsys):
 def test_exporting_before_training_says_so(project, capsys):
     assert run_main(export.main, project[0]) == 2
     assert "Treine antes" in capsys.readouterr().err
-
-
-def test_drafts_count_what_follows_each_ngram(tmp_path):
-    table = count_ngrams([[1, 2, 3, 2, 3], [2, 3, 9]], range(1, 3))
-    assert table[(2,)] == {3: 3} and table[(2, 3)] == {2: 1, 9: 1}
-    write_drafts(tmp_path, [[7, 8, 9]])
-    bigram = (tmp_path / "rascunho-bigramas.bin").read_bytes()
-    assert struct.unpack("<7i", bigram) == (7, 8, -1, -1, 1, 9, 1)
 
 
 @needs_llama_cpp

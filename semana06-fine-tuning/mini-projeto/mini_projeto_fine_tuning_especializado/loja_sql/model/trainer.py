@@ -316,9 +316,7 @@ def build_trainer(
 
 def _arguments(config: Config, examples: int, autocast: torch.dtype, recomputed: bool) -> SFTConfig:
     training = config.training
-    global_batch = training.batch_size * training.gradient_accumulation_steps
-    steps_per_epoch = math.ceil(examples / (global_batch * all_processes().num_processes))
-    steps = training.max_steps or math.ceil(steps_per_epoch * training.epochs)
+    steps = run_folder.total_steps(config, examples, all_processes().num_processes)
     eval_steps = min(training.eval_steps, steps)
     return SFTConfig(
         output_dir=str(config.output_dir / WORK),

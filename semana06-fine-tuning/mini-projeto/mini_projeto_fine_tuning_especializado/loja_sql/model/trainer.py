@@ -126,8 +126,10 @@ def tokenized(
     O SFTTrainer faria isto a partir das mensagens, mas ensinaria também a quebra de linha que o
     template põe depois do fim da resposta, e que o modelo nunca chega a escrever.
     """
-    pairs = (encode_pair(tokenizer, config, row["question"], row["sql"], context) for row in rows)
-    return Dataset.from_list([masked(*pair) for pair in pairs])
+    pairs = [(row["question"], row["sql"]) for row in rows]
+    # Um exemplo que entra mais de uma vez na passada se monta uma.
+    made = {p: masked(*encode_pair(tokenizer, config, *p, context)) for p in dict.fromkeys(pairs)}
+    return Dataset.from_list([made[pair] for pair in pairs])
 
 
 def audit(

@@ -7,8 +7,7 @@ A velocidade de uma máquina dividida varia de um minuto a outro: em cada rodada
 respondem às mesmas perguntas, um logo depois do outro, e as razões são tiradas dentro da rodada.
 Cada medida tem o seu processo: depois do transformers, no mesmo processo, o llama.cpp responde
 quase duas vezes mais devagar. `fp32` é o adaptador no transformers, sem bf16; as outras, o que
-`python export.py --forms …` gravou (o llama.cpp, com os rascunhos por n-gramas; com `-puro` no fim
-do nome, sem eles). Precisa do modelo treinado; de 5 a 10 minutos.
+`python export.py --forms …` gravou. Precisa do modelo treinado; de 5 a 10 minutos.
 """
 
 import argparse
@@ -90,13 +89,11 @@ def measure(path: str | None, overrides: list[str], form: str, questions: int) -
 
 
 def open_engine(config, form: str):
-    """O motor de `form`; `-puro` no fim, sem os rascunhos."""
+    """O motor de `form`; `fp32` é o adaptador, no transformers."""
     from loja_sql.model import engines
 
-    if form.endswith("-puro"):
-        engines.drafts_ready = lambda folder: False
     if form != "fp32":
-        return engines.open_form(config, config.output_dir, form.removesuffix("-puro"))
+        return engines.open_form(config, config.output_dir, form)
     config.training.precision = "fp32"
     return engines.TransformersEngine(config, config.output_dir)
 

@@ -1,7 +1,9 @@
-"""Dados de 36 perguntas, e um modelo minúsculo treinado neles uma vez por sessão."""
+"""Dados de 36 perguntas, e um modelo minúsculo treinado neles uma vez por sessão e por método."""
 
 import json
 import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import comum  # noqa: F401  (antes do torch)
@@ -70,6 +72,36 @@ def trained(tmp_path_factory, wide_llama, small_data) -> tuple[list[str], Path]:
     folder = tmp_path_factory.mktemp("treinado") / "lora"
     args = _arguments(wide_llama, small_data, folder, tokens=16)
     args.append("training.learning_rate=1.0e-2")
+    assert train.main(args) == 0
+    return args, folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path) -> tuple[list[str], Path]:
+    """`trained` numa pasta que se pode mudar; devolve (args, pasta)."""
+    args, folder = trained
+    copy = shutil.copytree(folder, tmp_path / "lora")
+    return [*args, f"training.output_dir={copy}"], copy
+
+
+@pytest.fixture(scope="session")
+def qlora(tmp_path_factory, wide_llama, small_data) -> tuple[list[str], Path, str]:
+    """Um treino sobre 4 bits, com o modelo tomado por grande: (args, pasta, o que disse)."""
+    folder = tmp_path_factory.mktemp("qlora") / "lora"
+    args = _arguments(wide_llama, small_data, folder, tokens=8)
+    args += ["model.load_in_4bit=true", "training.precision=bf16", "training.learning_rate=1.0e-2"]
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as shown:
+        patch.setattr("comum.training.LARGE", 1)
+        assert train.main(args) == 0
+    return args, folder, shown.getvalue()
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory, tiny_llama, small_data) -> tuple[list[str], Path]:
+    """Um treino de todos os pesos, com as contas em bf16; devolve (args, pasta), só para ler."""
+    folder = tmp_path_factory.mktemp("todos") / "lora"
+    args = _arguments(tiny_llama, small_data, folder, tokens=8)
+    args += ["training.method=full", "training.precision=bf16", "training.learning_rate=1.0e-2"]
     assert train.main(args) == 0
     return args, folder
 

@@ -3,9 +3,13 @@
 import json
 import shutil
 import sys
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 from comum import decoding, results
+from comum.files import read_jsonl
 from comum.paths import REFERENCE_DIR
 from comum.results import Evaluation, Latency
 from comum.terminal import run_main
@@ -22,37 +26,42 @@ from loja_sql.scores import latency, overview, variants
 from loja_sql.scores.variants import BASE, TUNED
 
 
-@pytest.fixture
-def measure(tmp_path, monkeypatch):
-    """Roda evaluate.py e devolve (o resultado, as linhas).
+def run(folder: Path, args: list[str], *options: object, name: str = "lora_test"):
+    """Roda evaluate.py e devolve (o resultado, as linhas), que ficam em `folder`.
 
     A latência, que pede um processo por variante, tem o seu teste.
     """
     found = Latency(questions=2, p50_s=0.25, p95_s=0.5, tokens_per_second=40)
-    monkeypatch.setattr(results, "RESULTS_DIR", tmp_path)
-    monkeypatch.setattr(latency, "measure", lambda variant, prompts: (found, 10**7))
-
-    def run(args: list[str], *options: object, name: str = "lora_test"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "RESULTS_DIR", folder)
+        patch.setattr(latency, "measure", lambda variant, prompts: (found, 10**7))
         assert evaluate.main([*args, *map(str, options)]) == 0
-        path = tmp_path / f"mini_projeto_{name}.json"
-        lines = path.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
-        return Evaluation.load(path), [json.loads(line) for line in lines]
-
-    return run
+    path = folder / f"mini_projeto_{name}.json"
+    lines = path.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()
+    return Evaluation.load(path), [json.loads(line) for line in lines]
 
 
-def _copied(trained: tuple[list[str], Path], folder: Path, **changes: object) -> list[str]:
-    """Outro treino em `folder`, igual ao de `trained` menos no que o resumo dele diz."""
-    args, adapter = trained
-    shutil.copytree(adapter, folder, dirs_exist_ok=True)
-    summary = read_summary(folder).model_copy(update=changes)
-    (folder / "training.json").write_text(summary.model_dump_json(), encoding="utf-8")
-    return [*args, f"training.output_dir={folder}"]
+@pytest.fixture(scope="module")
+def measured(trained, tmp_path_factory) -> tuple[Path, str]:
+    """O modelo sem treino e o treinado, medidos uma vez: (pasta dos resultados, o que se viu)."""
+    folder = tmp_path_factory.mktemp("medido")
+    with redirect_stdout(StringIO()) as shown:
+        run(folder, trained[0])
+    return folder, shown.getvalue()
 
 
-def test_evaluation_writes_scores_and_one_line_per_question(trained, measure, capsys):
-    args, _ = trained
-    found, lines = measure(args)
+@pytest.fixture
+def measure(measured, tmp_path, monkeypatch):
+    """`run` numa pasta que já tem o que se mediu; devolve (o resultado, as linhas)."""
+    shutil.copytree(measured[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(results, "RESULTS_DIR", tmp_path)
+    return partial(run, tmp_path)
+
+
+def test_evaluation_writes_scores_and_one_line_per_question(measured):
+    folder, shown = measured
+    path = folder / "mini_projeto_lora_test.json"
+    found, lines = Evaluation.load(path), read_jsonl(path.with_suffix(".jsonl"))
     assert list(found.variants) == [BASE, TUNED] and len(lines) == 2 * 6
     for name, variant in found.variants.items():
         mine = [line for line in lines if line["variant"] == name]
@@ -64,7 +73,6 @@ def test_evaluation_writes_scores_and_one_line_per_question(trained, measure, ca
     assert set(lines[0]) == keys | {"declined", "difficulty", "cause"}
     assert found.base_against_trained and found.config["training"]["max_steps"] == 6
     assert found.training.steps == 6 and found.command.startswith("python evaluate.py")
-    shown = capsys.readouterr().out
     assert "acurácia de execução" in shown and "McNemar" in shown and "10 MB" in shown
 
 
@@ -184,14 +192,11 @@ def test_bm25_prefers_rare_words_in_common_and_ignores_accents():
 
 def test_adding_a_variant_keeps_what_was_measured(trained, measure, capsys):
     args, _ = trained
-    measure(args, "--only", "trained")
     found, lines = measure(args, "--only", "untrained", "--add")
-    assert list(found.variants) == [BASE, TUNED] and len(lines) == 12
-    assert found.base_against_trained
+    assert list(found.variants) == [BASE, TUNED] and found.base_against_trained
+    assert len(lines) == 12, "refeita, não repetida"
     first, second = found.command.split(" && ")
     assert first.endswith("--add") and "--add" not in second
-    _, lines = measure(args, "--only", "untrained", "--add")
-    assert len(lines) == 12, "refeita, não repetida"
     other = [*args, "--only", "untrained", "--add", "evaluation.limit=3"]
     assert run_main(evaluate.main, other) == 2
     assert "outras perguntas" in capsys.readouterr().err
@@ -200,10 +205,12 @@ def test_adding_a_variant_keeps_what_was_measured(trained, measure, capsys):
 def test_after_another_training_only_the_untrained_measures_stay(
     trained, measure, tmp_path, capsys
 ):
-    args = _copied(trained, tmp_path / "outro")
-    measure(args, name="outro_test")
-    _copied(trained, tmp_path / "outro", steps=1)
-    found, _ = measure(args, "--only", "trained", "--add", name="outro_test")
+    args, adapter = trained
+    other = shutil.copytree(adapter, tmp_path / "lora")
+    summary = read_summary(other).model_copy(update={"steps": 1})
+    (other / "training.json").write_text(summary.model_dump_json(), encoding="utf-8")
+    args = [*args, f"training.output_dir={other}"]
+    found, _ = measure(args, "--only", "trained", "--add")
     assert "só as medidas do modelo sem treino" in capsys.readouterr().out
     assert list(found.variants) == [BASE, TUNED]
     assert found.training.steps == found.variants[TUNED].training.steps == 1
@@ -211,12 +218,12 @@ def test_after_another_training_only_the_untrained_measures_stay(
 
 def test_wordings_ask_the_same_questions_without_accents_and_with_a_typo(trained, measure):
     args, _ = trained
-    _, lines = measure(args, "--only", "trained", "--only", "wordings", "--wordings")
+    _, lines = measure(args, "--add", "--only", "wordings", "--wordings")
     asked: dict = {}
     for line in lines:
         asked.setdefault(line["variant"], {})[line["id"]] = line["question"]
-    clean, plain, wrong = asked.values()
-    assert list(asked) == [TUNED, "treinado, sem acentos", "treinado, com erro de digitação"]
+    _, clean, plain, wrong = asked.values()
+    assert list(asked)[1:] == [TUNED, "treinado, sem acentos", "treinado, com erro de digitação"]
     assert all(text.isascii() or "–" in text for text in plain.values())
     assert sum(wrong[i] != clean[i] for i in clean) >= len(clean) - 1
 
@@ -225,15 +232,13 @@ def test_other_trainings_are_measured_on_the_same_questions(
     trained, measure, wide_llama, tmp_path, capsys
 ):
     args, adapter = trained
-    full = tmp_path / "full"
-    shutil.copytree(wide_llama, full)
+    full = shutil.copytree(wide_llama, tmp_path / "full")
     shutil.copy(adapter / "effective_config.yaml", full)
     summary = read_summary(adapter).model_copy(update={"method": "full"})
     (full / "training.json").write_text(summary.model_dump_json(), encoding="utf-8")
-    measure(args, "--only", "trained")
     found, _ = measure(args, "--add", "--only", "others", "--also", full)
-    lora, other = found.variants.values()
-    assert list(found.variants) == [TUNED, f"{TUNED}, full"]
+    _, lora, other = found.variants.values()
+    assert list(found.variants) == [BASE, TUNED, f"{TUNED}, full"]
     assert (lora.training.method, other.training.method) == ("lora", "full")
     assert other.weights_bytes == (full / "model.safetensors").stat().st_size
     assert lora.weights_bytes > other.weights_bytes

@@ -1,7 +1,6 @@
 """export.py: fusão fiel, formas que recarregam, o que há dito num manifesto e numa ficha."""
 
 import shutil
-import struct
 
 import comum  # noqa: F401  (antes do torch)
 from comum import results
@@ -15,10 +14,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import export
-import train
 from loja_sql.config import load_config
 from loja_sql.model import card, exporting
-from loja_sql.model.drafts import count_ngrams, write_drafts
 from loja_sql.model.engines import TransformersEngine, has_llama_cpp, open_form
 from loja_sql.model.exports import exported_forms, read_manifest
 from loja_sql.model.loading import load_model
@@ -30,11 +27,11 @@ needs_llama_cpp = pytest.mark.skipif(not has_llama_cpp(), reason="pede o pacote 
 
 
 @pytest.fixture
-def copied(trained, tmp_path):
-    """O treino da sessão numa pasta que se pode mudar; devolve (args, pasta)."""
-    args, folder = trained
-    shutil.copytree(folder, tmp_path / "lora")
-    return [*args, f"training.output_dir={tmp_path / 'lora'}"], tmp_path / "lora"
+def again(exported, tmp_path):
+    """O treino exportado, numa pasta que se pode mudar; devolve (args, pasta)."""
+    args, folder = exported
+    copy = shutil.copytree(folder, tmp_path / "lora")
+    return [*args, f"training.output_dir={copy}"], copy
 
 
 def test_merging_keeps_the_logits_and_is_in_full_precision(exported):
@@ -69,23 +66,28 @@ def test_a_quantized_base_is_refused(copied, wide_llama, tmp_path, capsys):
     assert "é quantizada" in capsys.readouterr().err
 
 
-def test_an_adapter_trained_in_4_bits_merges_into_the_full_base(project, wide_llama):
-    args, folder = project
-    args = [*args, f"model.name={wide_llama}"]
-    train.main([*args, "model.load_in_4bit=true", "training.max_steps=2"])
-    assert export.main([*args, "--forms", "bf16"]) == 0
-    loaded = AutoModelForCausalLM.from_pretrained(exported_forms(folder / "lora")["bf16"])
+def test_an_adapter_trained_in_4_bits_merges_into_the_full_base(qlora, tmp_path):
+    args, folder, _ = qlora
+    copy = shutil.copytree(folder, tmp_path / "lora")
+    assert export.main([*args, f"training.output_dir={copy}", "--forms", "bf16"]) == 0
+    loaded = AutoModelForCausalLM.from_pretrained(exported_forms(copy)["bf16"])
     assert getattr(loaded.config, "quantization_config", None) is None
 
 
-def test_a_model_with_all_weights_trained_is_exported_without_a_merge(project):
-    args, folder = project
-    args = [*args, "training.method=full", "training.max_steps=1"]
-    train.main(args)
-    assert export.main([*args, "--forms", "bf16"]) == 0
-    manifest = read_manifest(folder / "lora")
+def test_all_weights_are_exported_without_a_merge_and_a_form_that_fails_stops_no_other(
+    full, tmp_path, capsys
+):
+    """A largura 32 do Llama minúsculo não cabe em grupos de 64: o GPTQ fica de fora."""
+    args, folder = full
+    copy = shutil.copytree(folder, tmp_path / "lora")
+    assert export.main([*args, f"training.output_dir={copy}", "--forms", "gptq,bf16"]) == 0
+    manifest = read_manifest(copy)
     assert manifest.merge is None and manifest.forms["bf16"].bytes > 0
-    assert "todos os pesos" in (folder / "lora" / "exported" / "README.md").read_text("utf-8")
+    assert "todos os pesos" in (copy / "exported" / "README.md").read_text("utf-8")
+    assert set(exported_forms(copy)) == {"bf16"}
+    assert "largura 32" in manifest.forms["gptq"].missing
+    assert "falta: " in capsys.readouterr().out
+    assert not list((copy / "exported").glob(".*")), "nada pela metade"
 
 
 def test_each_folder_answers_almost_as_the_adapter(copied):
@@ -125,22 +127,9 @@ def test_the_adapter_to_publish_is_whole_half_the_size_and_free_of_folders(copie
     assert str(wide_llama) in settings, "uma base que não é a padrão fica pelo nome que tem"
 
 
-def test_a_form_that_cannot_be_written_does_not_stop_the_others(project, capsys):
-    """A largura 32 do Llama minúsculo não cabe em grupos de 64: o GPTQ fica de fora."""
-    args, folder = project
-    train.main([*args, "training.max_steps=1"])
-    assert export.main([*args, "--forms", "gptq,bf16"]) == 0
-    assert set(exported_forms(folder / "lora")) == {"bf16"}
-    assert "largura 32" in read_manifest(folder / "lora").forms["gptq"].missing
-    assert "falta: " in capsys.readouterr().out
-    assert not list((folder / "lora" / "exported").glob(".*")), "nada pela metade"
-
-
-def test_exporting_again_redoes_only_what_is_missing(exported, tmp_path, monkeypatch):
-    args, folder = exported
-    again = tmp_path / "lora"
-    shutil.copytree(folder, again)
-    args = [*args, f"training.output_dir={again}", "--forms", "bf16"]
+def test_exporting_again_redoes_only_what_is_missing(again, monkeypatch):
+    args, again = again
+    args += ["--forms", "bf16"]
     manifest = again / "exported" / "exported.json"
     before = manifest.read_text()
     with monkeypatch.context() as patch:
@@ -162,19 +151,17 @@ def test_exporting_again_redoes_only_what_is_missing(exported, tmp_path, monkeyp
     assert set(exported_forms(again)) == {"bf16"}
 
 
-def test_an_export_of_another_training_does_not_count(exported, tmp_path):
-    args, folder = exported
-    again = tmp_path / "lora"
-    shutil.copytree(folder, again)
+def test_an_export_of_another_training_does_not_count(again):
+    args, again = again
     weights = again / "adapter_model.safetensors"
-    weights.write_bytes((folder / "checkpoint-3" / weights.name).read_bytes())
+    weights.write_bytes((again / "checkpoint-3" / weights.name).read_bytes())
     assert exported_forms(again) == {}
     with pytest.raises(UserError, match="python export.py --forms bf16"):
         open_form(load_config(None, args), again, "bf16")
 
 
-def test_the_card_says_where_it_came_from_and_brings_measured_scores(copied, tmp_path, monkeypatch):
-    args, folder = copied
+def test_the_card_says_where_it_came_from_and_brings_measured_scores(again, tmp_path, monkeypatch):
+    args, folder = again
     monkeypatch.setattr(card, "RESULTS_DIR", tmp_path)
     monkeypatch.setattr(results, "RESULTS_DIR", tmp_path)
     assert export.main([*args, "--forms", "bf16"]) == 0
@@ -219,14 +206,6 @@ def test_unknown_forms_are_refused(text, capsys):
 def test_exporting_before_training_says_so(project, capsys):
     assert run_main(export.main, project[0]) == 2
     assert "Treine antes" in capsys.readouterr().err
-
-
-def test_drafts_count_what_follows_each_ngram(tmp_path):
-    table = count_ngrams([[1, 2, 3, 2, 3], [2, 3, 9]], range(1, 3))
-    assert table[(2,)] == {3: 3} and table[(2, 3)] == {2: 1, 9: 1}
-    write_drafts(tmp_path, [[7, 8, 9]])
-    bigram = (tmp_path / "rascunho-bigramas.bin").read_bytes()
-    assert struct.unpack("<7i", bigram) == (7, 8, -1, -1, 1, 9, 1)
 
 
 @needs_llama_cpp

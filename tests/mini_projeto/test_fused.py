@@ -18,17 +18,16 @@ NORMS = 2 * LAYERS + 1
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 
 
-def tiny_llama():
+def tiny_llama(**options):
+    shape = {"num_hidden_layers": LAYERS, "num_key_value_heads": 2, "tie_word_embeddings": True}
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=WIDTH,
             intermediate_size=80,
-            num_hidden_layers=LAYERS,
             num_attention_heads=4,
-            num_key_value_heads=2,
             max_position_embeddings=64,
-            tie_word_embeddings=True,
+            **shape | options,
         )
     )
 
@@ -90,51 +89,47 @@ def replaced(model):
     return [name for name, layer in model.named_modules() if "forward" in layer.__dict__]
 
 
-def test_outputs_and_gradients_equal_plain_autograd(batch):
-    """Com todas as camadas trocadas, logits e gradientes de A e B são os do autograd."""
-    plain = with_lora()
-    fast = copy.deepcopy(plain)
-    assert accelerate_layers(fast) == LINEARS + NORMS + LAYERS
-    torch.testing.assert_close(logits_of(fast, batch), logits_of(plain, batch), **TOLERANCE)
-    expected = gradients(plain, plain_loss(plain, batch))
-    found = gradients(fast, plain_loss(fast, batch))
-    assert len(expected) == 2 * LINEARS, "A e B de cada camada linear, e mais nada"
+def assert_close(found, expected, rtol=1e-4, atol=1e-5):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert gradient.abs().max() > 1e-4, f"{name}: gradiente nulo não prova nada"
         torch.testing.assert_close(
-            found[name], gradient, msg=lambda m, n=name: f"{n}: {m}", rtol=1e-4, atol=1e-5
+            found[name], gradient, msg=lambda m, n=name: f"{n}: {m}", rtol=rtol, atol=atol
         )
 
 
-def test_fast_layers_together_with_answer_loss(batch):
-    """O caminho do treino inteiro: camadas rápidas e perda em blocos contra o autograd puro."""
-    plain = with_lora()
+def doubled(**options):
+    """O mesmo modelo duas vezes: como o peft o faz, e com as camadas trocadas."""
+    plain = with_lora(**options)
     fast = copy.deepcopy(plain)
-    accelerate_layers(fast)
-    loss, count = answer_loss(fast, batch)
+    return plain, fast, accelerate_layers(fast)
+
+
+def test_outputs_and_gradients_equal_plain_autograd(batch):
+    """Com todas as camadas trocadas, logits, perda e gradientes de A e B são os do autograd."""
+    plain, fast, changed = doubled()
+    assert changed == LINEARS + NORMS + LAYERS
+    torch.testing.assert_close(logits_of(fast, batch), logits_of(plain, batch), **TOLERANCE)
     reference = plain_loss(plain, batch)
+    expected = gradients(plain, reference)
+    assert len(expected) == 2 * LINEARS, "A e B de cada camada linear, e mais nada"
+    assert min(gradient.abs().max() for gradient in expected.values()) > 1e-4, "nulo nada prova"
+    assert_close(gradients(fast, plain_loss(fast, batch)), expected)
+    loss, _ = answer_loss(fast, batch)
     torch.testing.assert_close(loss, reference, **TOLERANCE)
-    assert count == int((batch["labels"][:, 1:] != -100).sum())
-    expected = gradients(plain, reference / count)
-    found = gradients(fast, loss / count)
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+    assert_close(gradients(fast, loss), expected)
 
 
 def test_the_rows_of_merged_tokens_learn_as_in_autograd(batch):
     """Com as últimas linhas da tabela treinando, entrada e saída dão a elas o mesmo gradiente."""
-    plain = with_lora(trainable_token_indices=list(range(VOCABULARY - 40, VOCABULARY)))
-    fast = copy.deepcopy(plain)
-    accelerate_layers(fast)
+    new = list(range(VOCABULARY - 40, VOCABULARY))
+    plain, fast, _ = doubled(trainable_token_indices=new)
     assert supports_answer_loss(fast)
     reference, (loss, _) = plain_loss(plain, batch), answer_loss(fast, batch)
     torch.testing.assert_close(loss, reference, **TOLERANCE)
-    expected, found = gradients(plain, reference), gradients(fast, loss)
+    expected = gradients(plain, reference)
     (rows,) = (name for name in expected if "lora_" not in name)
     assert expected[rows].abs().min() > 0, "toda linha nova entra nos logits"
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+    assert_close(gradients(fast, loss), expected)
 
 
 def test_gradients_accumulate_like_autograd(batch):
@@ -146,16 +141,13 @@ def test_gradients_accumulate_like_autograd(batch):
     model.zero_grad(set_to_none=True)
     for half in halves:
         answer_loss(model, half)[0].backward()
-    for name, gradient in whole.items():
-        found = model.get_parameter(name).grad
-        torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-5)
+    found = {name: model.get_parameter(name).grad for name in whole}
+    assert_close(found, whole, rtol=1e-3)
 
 
 def test_optimizer_steps_stay_together(batch):
     """Dez passos de AdamW com e sem as camadas rápidas chegam aos mesmos pesos."""
-    plain = with_lora()
-    fast = copy.deepcopy(plain)
-    accelerate_layers(fast)
+    plain, fast, _ = doubled()
     for model, loss_of in ((plain, plain_loss), (fast, lambda m, b: answer_loss(m, b)[0])):
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-3)
@@ -190,27 +182,21 @@ def lora_replaced(model):
 
 
 @pytest.mark.parametrize(
-    "options", [{"lora_dropout": 0.5}, {"use_dora": True}], ids=["dropout", "dora"]
+    ("options", "linears"),
+    [({"lora_dropout": 0.5}, 0), ({"use_dora": True}, 0), ({"use_rslora": True}, LINEARS)],
+    ids=["dropout", "dora", "rslora"],
 )
-def test_layers_with_another_formula_are_left_alone(options, batch):
-    """Camadas com dropout ou DoRA não são trocadas, e o modelo continua dando o que dava."""
+def test_only_layers_of_the_plain_formula_are_replaced(options, linears, batch):
+    """Com dropout ou DoRA, não; com rsLoRA (escala alpha/√r), sim: a escala é a do peft."""
     model = with_lora(**options).eval()
     before = logits_of(model, batch)
-    assert accelerate_layers(model) == NORMS + LAYERS
-    assert lora_replaced(model) == []
+    assert accelerate_layers(model) == linears + NORMS + LAYERS
+    assert len(lora_replaced(model)) == linears
     torch.testing.assert_close(logits_of(model, batch), before, **TOLERANCE)
 
 
-def test_rank_stabilized_scale_is_respected(batch):
-    """Com rsLoRA a escala é alpha/√r: a troca usa a do peft, não a refaz."""
-    model = with_lora(use_rslora=True).eval()
-    before = logits_of(model, batch)
-    assert accelerate_layers(model) == LINEARS + NORMS + LAYERS
-    torch.testing.assert_close(logits_of(model, batch), before, **TOLERANCE)
-
-
-def test_half_float_and_merged_layers_are_left_alone():
-    """Pesos em float16 e adaptador já fundido: a forma simples não vale."""
+def test_half_float_biased_and_merged_layers_are_left_alone():
+    """Pesos em float16, viés e adaptador já fundido: a forma simples não vale."""
     model = with_lora()
     model.get_base_model().model.layers[0].self_attn.q_proj.base_layer.to(torch.float16)
     accelerate_layers(model)
@@ -219,6 +205,10 @@ def test_half_float_and_merged_layers_are_left_alone():
     merged.merge_adapter()
     accelerate_layers(merged)
     assert lora_replaced(merged) == []
+    biased = tiny_llama(num_hidden_layers=1, attention_bias=True)
+    biased = get_peft_model(biased, LoraConfig(target_modules=["q_proj", "down_proj"]))
+    accelerate_layers(biased)
+    assert [name.rpartition(".")[2] for name in lora_replaced(biased)] == ["down_proj"]
 
 
 def test_bfloat16_base_stays_close_to_full_precision(batch):
@@ -237,24 +227,6 @@ def test_bfloat16_base_stays_close_to_full_precision(batch):
         assert found[name].dtype == torch.float32, "o otimizador soma passos miúdos"
         error = (found[name] - gradient).norm() / gradient.norm()
         assert error < 0.05, f"{name}: {error:.3f}"
-
-
-def test_layers_with_bias_are_left_alone(batch):
-    """Uma camada linear com viés fica com o forward do peft."""
-    torch.manual_seed(0)
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=80,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            attention_bias=True,
-        )
-    )
-    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "down_proj"]))
-    accelerate_layers(model)
-    assert [name.rsplit(".", 1)[-1] for name in lora_replaced(model)] == ["down_proj"]
 
 
 def test_trainable_norm_is_left_alone(batch):
@@ -293,30 +265,17 @@ def test_written_gradients_pass_gradcheck(rows):
     assert torch.autograd.gradcheck(fused._SwigluFunction.apply, (tensor(rows, 4), tensor(rows, 4)))
 
 
-def test_answer_loss_equals_cross_entropy_on_labelled_tokens(batch):
-    """A soma é a da cross_entropy sobre os tokens com rótulo, e só eles contam."""
-    model = with_lora()
-    with torch.no_grad():
-        logits = logits_of(model, batch)[:, :-1]
-        targets = batch["labels"][:, 1:]
-        chosen = targets != -100
-        expected = functional.cross_entropy(logits[chosen], targets[chosen], reduction="sum")
-        loss, count = answer_loss(model, batch)
-    torch.testing.assert_close(loss, expected, **TOLERANCE)
-    assert count == 8 + 5 + 1
-
-
 @pytest.mark.parametrize("chunk", [1, 3, 14, 1000])
 def test_answer_loss_does_not_depend_on_the_chunk(monkeypatch, batch, chunk):
-    """Qualquer tamanho de bloco dá a mesma perda e os mesmos gradientes."""
+    """Em qualquer bloco, a soma é a da cross_entropy dos tokens com rótulo, e só eles contam."""
     model = with_lora()
     reference = plain_loss(model, batch)
     expected = gradients(model, reference)
     monkeypatch.setattr(fused, "HEAD_CHUNK", chunk)
-    loss, _ = answer_loss(model, batch)
+    loss, count = answer_loss(model, batch)
     torch.testing.assert_close(loss, reference, **TOLERANCE)
-    for name, gradient in gradients(model, loss).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+    assert count == 8 + 5 + 1
+    assert_close(gradients(model, loss), expected)
 
 
 def test_answer_loss_ignores_the_prompt_and_the_padding(batch):
@@ -338,14 +297,15 @@ def test_answer_loss_with_no_label_is_zero_tokens(batch):
     assert (loss.item(), count) == (0.0, 0)
 
 
-def test_answer_loss_works_without_adapter(batch):
-    """A mesma função mede a base, sem peft."""
+def test_answer_loss_works_without_adapter_and_trains_the_head_too(batch):
+    """No treino completo, perda e gradientes de todos os pesos são os do modelo; e sem treinar."""
     torch.manual_seed(0)
     model = tiny_llama().eval()
-    assert isinstance(model, nn.Module)
+    reference, (loss, _) = plain_loss(model, batch), answer_loss(model, batch)
+    torch.testing.assert_close(loss, reference, **TOLERANCE)
+    assert_close(gradients(model, loss), gradients(model, reference), **TOLERANCE)
     with torch.no_grad():
-        loss, _ = answer_loss(model, batch)
-        torch.testing.assert_close(loss, plain_loss(model, batch), **TOLERANCE)
+        torch.testing.assert_close(answer_loss(model, batch)[0], reference, **TOLERANCE)
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
@@ -357,15 +317,3 @@ def test_answer_loss_is_offered_only_where_it_is_exact():
     assert not supports_answer_loss(with_lora(target_modules=["q_proj", "lm_head"]))
     other = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1))
     assert not supports_answer_loss(other.requires_grad_(False))
-
-
-def test_answer_loss_trains_the_head_too(batch):
-    """No treino completo, perda e gradientes de todos os pesos são os do modelo."""
-    torch.manual_seed(0)
-    model = tiny_llama().eval()
-    answer_loss(model, batch)[0].backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters()}
-    model.zero_grad()
-    plain_loss(model, batch).backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, **TOLERANCE)

@@ -1,7 +1,6 @@
 """loading.py: o que se carrega é o que foi treinado, inteiro ou fundido, e responde igual."""
 
 import json
-import shutil
 
 import comum  # noqa: F401  (antes do torch)
 from comum import decoding
@@ -76,43 +75,35 @@ def test_the_plain_template_goes_with_the_training(tiny_llama, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["outra largura", "mais camadas", "cortado", "de outra arquitetura"]
+    "kind", ["outra largura", "outra arquitetura", "cortado", "base mais alta", "base mais baixa"]
 )
 def test_an_adapter_that_does_not_fit_its_base_is_refused(
-    trained, tiny_llama, tiny_gpt2, tmp_path, kind
+    copied, tiny_llama, tiny_gpt2, tmp_path, kind
 ):
-    """Numa base com mais camadas, o peft só avisaria que faltam umas."""
-    args, folder = trained
-    copy = shutil.copytree(folder, tmp_path / "copia")
-    weights = copy / "adapter_model.safetensors"
-    base = {"outra largura": tiny_llama, "de outra arquitetura": tiny_gpt2}.get(kind)
+    """Do que falta numa base mais alta o peft só avisaria; do que sobra numa mais baixa, nada."""
+    args, folder = copied
+    weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    original = load_config(None, args)
+    base = {"outra largura": tiny_llama, "outra arquitetura": tiny_gpt2}.get(kind)
     if kind == "cortado":
         weights.write_bytes(weights.read_bytes()[:500])
-    if kind == "mais camadas":
-        settings = json.loads((copy / "adapter_config.json").read_text())
-        short = {name.rpartition(".")[2] for name in settings["target_modules"]}
-        settings["target_modules"] = sorted(short)  # como os de quem os escolheu pelo nome
-        (copy / "adapter_config.json").write_text(json.dumps(settings))
-        base, original = tmp_path / "base", load_config(None, args).model_path
-        taller = AutoConfig.from_pretrained(original, num_hidden_layers=3)
-        LlamaForCausalLM(taller).save_pretrained(base)
-        load_tokenizer(load_config(None, args)).save_pretrained(base)
-    config = load_config(None, [*args, *([f"model.name={base}"] if base else [])])
+    if layers := {"base mais alta": 3, "base mais baixa": 1}.get(kind):
+        found = json.loads(settings.read_text())
+        short = {name.rpartition(".")[2] for name in found["target_modules"]}
+        found["target_modules"] = sorted(short)  # como os de um modelo de verdade
+        settings.write_text(json.dumps(found))
+        base = tmp_path / "base"
+        shape = AutoConfig.from_pretrained(original.model_path, num_hidden_layers=layers)
+        LlamaForCausalLM(shape).save_pretrained(base)
+        load_tokenizer(original).save_pretrained(base)
+    config = load_config(None, [*args, f"model.name={base or original.model_path}"])
     with pytest.raises(UserError, match="é de outro modelo, ou está estragado"):
-        load_model(config, copy)
+        load_model(config, folder)
 
 
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("plain", "SQL\nquantos clientes?\n"),
-        (
-            "model",
-            "<|im_start|>system\nSQL<|im_end|>\n<|im_start|>user\nquantos clientes?<|im_end|>\n"
-            "<|im_start|>assistant\n",
-        ),
-    ],
-)
-def test_render_ends_where_the_answer_begins(tiny_llama, template, expected):
-    config = load_config(None, [f"model.name={tiny_llama}", f"prompt.template={template}"])
-    assert render(load_tokenizer(config), config, "  quantos clientes?  ", CONTEXT) == expected
+def test_render_ends_where_the_answer_begins(tiny_llama):
+    config = load_config(None, [f"model.name={tiny_llama}", "prompt.template=model"])
+    assert render(load_tokenizer(config), config, "  quantos clientes?  ", CONTEXT) == (
+        "<|im_start|>system\nSQL<|im_end|>\n<|im_start|>user\nquantos clientes?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )

@@ -4,12 +4,14 @@
     python train.py --config configs/rapido.yaml    # o da demonstração
     python train.py --config configs/full.yaml      # todos os pesos (ou qlora.yaml: base em 4 bits)
     python train.py --resume                        # continua do último checkpoint
+    python train.py --resume training.max_steps=2000    # e vai mais longe, também se já acabou
     accelerate launch --multi_gpu --num_processes 2 train.py    # em duas GPUs, ou dois processos
 
 Antes do primeiro passo, uma auditoria mostra exemplos decodificados com o que entra na perda, e
 para se algum exemplo não tiver resposta, não ensinar a parar ou for cortado. Ctrl-C grava um
-checkpoint; `--resume` continua dele, se modelo, dados e opções são os mesmos. O que já estava
-pronto na pasta serve até o novo acabar. Saídas em `training.output_dir`: adaptador (ou modelo),
+checkpoint; `--resume` continua dele, se modelo, dados e opções são os mesmos: só `max_steps` e
+`epochs` podem crescer, e o learning_rate segue então a curva do novo total. O que já estava pronto
+na pasta serve até o novo acabar. Saídas em `training.output_dir`: adaptador (ou modelo),
 `effective_config.yaml`, `metrics.jsonl`, `curva.png` e `training.json`.
 """
 

@@ -34,8 +34,13 @@ class Checkpoints(TrainerCallback):
         """Os segundos de treino até aqui, somados os de antes de cada `--resume`."""
         return self.run.seconds + time.perf_counter() - self.started
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, optimizer, lr_scheduler, **kwargs):
         self.started = time.perf_counter()
+        # O que veio do checkpoint é do total antigo, e o treino pode ir agora mais longe.
+        state.compute_steps(args, state.max_steps)
+        curves = zip(lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
+        for group, (rate, curve) in zip(optimizer.param_groups, curves, strict=True):
+            group["lr"] = rate * curve(lr_scheduler.last_epoch)
         best = self.folder / f"checkpoint-{state.best_global_step}"
         if run_folder.is_whole(best):
             state.best_model_checkpoint = str(best)  # a pasta pode ter mudado de lugar

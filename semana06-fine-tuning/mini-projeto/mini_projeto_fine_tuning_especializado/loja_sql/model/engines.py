@@ -22,7 +22,6 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from loja_sql.config import Config
-from loja_sql.model.drafts import DYNAMIC, STATIC, drafts_ready
 from loja_sql.model.exports import ADAPTER, EXPORT_COMMAND, GGUF_FORMS, exported_forms
 from loja_sql.model.loading import load_model, load_tokenizer
 
@@ -79,9 +78,8 @@ class TransformersEngine(Engine):
 class LlamaCppEngine(Engine):
     """Um GGUF executado pelo próprio llama.cpp (pacote `xllamacpp`), em CPU.
 
-    Com as tabelas de `drafts.py` ao lado do arquivo, ele adivinha alguns tokens e o modelo os
-    confere. O servidor embutido escuta numa porta sorteada de 127.0.0.1, fechada por uma chave que
-    só este processo conhece.
+    O servidor embutido escuta numa porta sorteada de 127.0.0.1, fechada por uma chave que só este
+    processo conhece.
     """
 
     slots = SLOTS
@@ -172,12 +170,6 @@ def _server_options(gguf: Path):
     options.ui = options.fit_params = False
     options.offline = True
     options.api_keys = [secrets.token_hex(16)]
-    if drafts_ready(gguf.parent):
-        kinds = xllamacpp.common_speculative_type
-        options.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_CACHE]
-        cache = options.speculative.ngram_cache
-        cache.lookup_cache_dynamic = str(gguf.parent / DYNAMIC)
-        cache.lookup_cache_static = str(gguf.parent / STATIC)
     return options
 
 

@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from loja_sql.config import Config, as_trained, load_effective, trained_kind
 from loja_sql.model import exports, run_folder
 from loja_sql.model.card import base_name, model_card
-from loja_sql.model.drafts import SLOTS_PER_NGRAM, write_drafts
 from loja_sql.model.exports import ADAPTER, GGUF_FORMS, Form, Manifest, Merge
 from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
 from loja_sql.prompt import Context, encode_pair, render
@@ -35,8 +34,8 @@ CALIBRATION_EXAMPLES = 128
 class Exporter:
     """As formas de implantação do modelo treinado em `training.output_dir`.
 
-    As linhas (`question`, `sql`) do treino calibram o GPTQ e fazem os rascunhos; com as da
-    validação se confere a fusão. UserError se não há modelo treinado na pasta.
+    As linhas (`question`, `sql`) do treino calibram o GPTQ; com as da validação se confere a
+    fusão. UserError se não há modelo treinado na pasta.
     """
 
     def __init__(self, config: Config, training: list[dict], validation: list[dict]) -> None:
@@ -55,12 +54,6 @@ class Exporter:
     def _prompt(self, question: str, context: Context) -> str:
         return render(self.tokenizer, self.config, question, context)
 
-    def _pairs(self, limit: int | None = None) -> list[tuple[list[int], list[int]]]:
-        return [
-            encode_pair(self.tokenizer, self.config, row["question"], row["sql"], self.context)
-            for row in self.training[:limit]
-        ]
-
     def export(self, forms: list[str], force: bool = False) -> Manifest:
         """Grava as formas que faltam, com uma só fusão para todas, e o que vai ao lado delas.
 
@@ -77,10 +70,6 @@ class Exporter:
                 manifest.save(self.folder)
         finally:
             shutil.rmtree(merged, ignore_errors=True)
-        if any(form in GGUF_FORMS for form in missing):
-            # Com o fim do prompt à frente, também o começo da resposta se adivinha.
-            answers = [prompt[-SLOTS_PER_NGRAM:] + answer for prompt, answer in self._pairs()]
-            write_drafts(self.folder, answers)
         ready = manifest.ready(self.folder)
         self._write_modelfile([ready[form].name for form in GGUF_FORMS if form in ready])
         text = model_card(load_effective(self.adapter), self.adapter, manifest)
@@ -180,12 +169,19 @@ class Exporter:
         dtype = torch.float32 if form == "gptq" else torch.bfloat16
         model = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype, **options).eval()
         if form == "gptq":
-            pairs = self._pairs(CALIBRATION_EXAMPLES)
-            scales = gptq.quantize(model, [prompt + answer for prompt, answer in pairs])
+            scales = gptq.quantize(model, self._calibration())
             gptq.save(model, scales, gptq.BITS, gptq.GROUP, output)
         else:
             model.save_pretrained(output)
         self.tokenizer.save_pretrained(output)
+
+    def _calibration(self) -> list[list[int]]:
+        """Os tokens de alguns exemplos do treino, prompt e resposta."""
+        pairs = (
+            encode_pair(self.tokenizer, self.config, row["question"], row["sql"], self.context)
+            for row in self.training[:CALIBRATION_EXAMPLES]
+        )
+        return [prompt + answer for prompt, answer in pairs]
 
     def _write_modelfile(self, names: list[str]) -> None:
         """O `Modelfile` do Ollama, com o prompt do treino, para o primeiro GGUF que houver."""

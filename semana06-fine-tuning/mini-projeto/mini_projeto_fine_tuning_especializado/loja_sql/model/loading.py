@@ -1,6 +1,5 @@
 """O modelo da configuração: a base, sozinha ou com o que train.py deixou numa pasta."""
 
-import warnings
 from pathlib import Path
 
 from comum import models
@@ -8,7 +7,7 @@ from comum.decoding import GROUPED_ATTENTION
 from comum.terminal import UserError
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, PeftModelForCausalLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loja_sql.config import Config, trained_kind
@@ -65,16 +64,24 @@ def load_model(
 
 
 def with_adapter(config: Config, model: PreTrainedModel, adapter: Path) -> PeftModel:
-    """O adaptador sobre a base, que ganha antes as linhas dos tokens fundidos no treino dele."""
+    """O adaptador sobre a base, que ganha antes as linhas dos tokens fundidos no treino dele.
+
+    Raises:
+        UserError: o adaptador não se lê, ou não é desta base: sobra ou falta nele alguma camada.
+    """
     if config.model.merged_tokens:
         tokens.fit(model, load_tokenizer(config, adapter))
     try:
-        with warnings.catch_warnings():
-            # O que falta no adaptador ficaria por treinar, com um aviso só.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(model, adapter)
+        settings = PeftConfig.from_pretrained(adapter)
+        settings.inference_mode = True
+        tuned = PeftModelForCausalLM(model, settings)
+        found = tuned.load_adapter(adapter, "default")
+        # O peft deixaria de lado o que sobra, e por treinar o que falta, sem erro nenhum.
+        if found.unexpected_keys or found.missing_keys:
+            raise ValueError("as camadas do adaptador não são as da base")
     except Exception as error:  # do peft, do torch ou do safetensors, conforme o que está errado
         raise UserError(
             f"o adaptador de {adapter} não serve em {config.model_path}: é de outro modelo, ou "
             "está estragado. Indique o modelo de que ele saiu com --model, ou treine de novo."
         ) from error
+    return tuned

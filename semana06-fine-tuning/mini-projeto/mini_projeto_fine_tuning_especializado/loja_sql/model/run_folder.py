@@ -10,6 +10,7 @@ o resto            o último treino acabado, inteiro: pesos, configuração, fig
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -38,18 +39,20 @@ RUN, READY = "run.json", "ready"
 KEPT = 2  # checkpoints: o mais novo e o melhor
 MARKERS = ("adapter_config.json", "config.json")  # sem eles, ninguém toma a pasta por um treino
 PLACES = {"training.output_dir", "training.tracking"}  # não mudam o que se aprende
+LENGTH = {"training.max_steps", "training.epochs"}  # um treino que se continua pode ir mais longe
 CODE = (prompt, linking, loading, tokens, fused, models, training)
 ELSEWHERE = "escolha outra pasta com training.output_dir=…"
 
 
 class Run(Shape):
-    """Um treino: `identity` é o que, mudado, faria dele outro.
+    """Um treino: `identity` é o que, mudado, faria dele outro; `steps`, os passos a dar ao todo.
 
     Num checkpoint há também os segundos até ele, se era o último, e o SHA-256 de cada arquivo.
     """
 
     started: str
     identity: dict[str, str | int | float | bool | list[str] | None]
+    steps: int = 0
     seconds: float = 0.0
     finished: bool = False
     files: dict[str, str] = Field(default_factory=dict)
@@ -73,7 +76,15 @@ def new_run(config: Config, rows: list[dict], validation: list[dict], processes:
     weights = [p for p in found if p.suffix in (".json", ".jinja", ".safetensors")]
     identity |= {"o modelo base": _sampled(weights), "o banco": _sampled(config.databases[:1])}
     identity |= {"processos": processes, **library_versions()}
-    return Run(started=datetime.now().astimezone().isoformat(), identity=identity)
+    steps = total_steps(config, len(rows), processes)
+    return Run(started=datetime.now().astimezone().isoformat(), identity=identity, steps=steps)
+
+
+def total_steps(config: Config, examples: int, processes: int) -> int:
+    """Os passos do otimizador: `training.max_steps` ou, sem ele, os de `training.epochs`."""
+    plan = config.training
+    per_step = plan.batch_size * plan.gradient_accumulation_steps * processes
+    return plan.max_steps or math.ceil(math.ceil(examples / per_step) * plan.epochs)
 
 
 def _short(content: bytes) -> str:
@@ -95,10 +106,19 @@ def _sampled(files: list[Path]) -> str | None:
 
 def differences(then: Run, now: Run) -> str:
     """O que distingue dois treinos, chave a chave; vazio se são o mesmo."""
+    keys = _changed(then, now)
+    shown = ((key, _shown(then.identity.get(key)), _shown(now.identity.get(key))) for key in keys)
+    return "; ".join(f"{key} era {old} e agora é {new}" for key, old, new in shown)
+
+
+def continues(then: Run, now: Run) -> bool:
+    """Diz se `now` é o treino `then`, ou o mesmo com mais passos."""
+    return LENGTH.issuperset(_changed(then, now)) and now.steps >= then.steps
+
+
+def _changed(then: Run, now: Run) -> list[str]:
     keys = {**then.identity, **now.identity}
-    pairs = ((key, then.identity.get(key), now.identity.get(key)) for key in keys)
-    changed = [(key, *map(_shown, pair)) for key, *pair in pairs if pair[0] != pair[1]]
-    return "; ".join(f"{key} era {old} e agora é {new}" for key, old, new in changed)
+    return [key for key in keys if then.identity.get(key) != now.identity.get(key)]
 
 
 def _shown(value: object) -> str:
@@ -169,7 +189,8 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 def begin(folder: Path, run: Run, resume: bool) -> tuple[Run, Path | None]:
     """O treino a fazer, e o checkpoint de onde parte; tira da frente os de outros treinos.
 
-    Se o treino a retomar é o que a pasta já traz acabado, devolve-o, sem checkpoint.
+    O que se retoma pode ir mais longe do que ia, também depois de acabado. Se não há mais passos a
+    dar no que a pasta traz acabado, devolve-o, sem checkpoint.
 
     Raises:
         UserError: não há o que retomar, ou o que há é de outro treino; um treino novo
@@ -190,27 +211,49 @@ def begin(folder: Path, run: Run, resume: bool) -> tuple[Run, Path | None]:
 
 def _resumed(folder: Path, run: Run) -> tuple[Run, Path | None]:
     delivered = read_run(folder)
+    farther = delivered and continues(delivered, run) and run.steps > delivered.steps
     for path in reversed(checkpoints(folder)):
         owner = read_run(path)
-        if owner and delivered and owner.started == delivered.started:
+        done = owner and delivered and owner.started == delivered.started
+        if done and not farther:
             break
         if not is_whole(path):
             _set_aside(folder, [path], "estragado, ou de outra versão deste programa")
-        elif changed := differences(owner, run):
+        elif not continues(owner, run):
             raise UserError(
-                f"{path} é de outro treino: {changed}. Para continuá-lo, desfaça a diferença; para "
-                "começar este, tire o --resume (o outro fica guardado ao lado)."
+                f"{path} é de outro treino: {differences(owner, run)}. Para continuá-lo, desfaça a "
+                "diferença; para começar este, tire o --resume (o outro fica guardado ao lado)."
             )
         else:
-            return owner, path
+            _lengthen(folder, owner, run)
+            return read_run(path), path
     if delivered is None:
         raise UserError(f"não há checkpoint em {folder} de onde continuar; rode sem --resume.")
-    if changed := differences(delivered, run):
+    if farther or not continues(delivered, run):
         raise UserError(
             f"não há checkpoint deste treino em {folder}; o que está pronto nela é outro: "
-            f"{changed}. Para começar este, rode sem --resume."
+            f"{differences(delivered, run)}. Para começar este, rode sem --resume."
         )
     return delivered, None
+
+
+def _lengthen(folder: Path, owner: Run, run: Run) -> None:
+    """Passa a `run`, que vai mais longe, os checkpoints de `owner`; nada, se são o mesmo treino."""
+    if not differences(owner, run):
+        return
+    farther = run.steps > owner.steps
+    changes = run.model_dump(include={"started", "identity", "steps"})
+    for path in reversed(checkpoints(folder)):
+        found = read_run(path)
+        if found and found.started == owner.started:
+            finished = found.finished and not farther
+            found = found.model_copy(update=changes | {"finished": finished})
+            write_json(path / RUN, found.model_dump())
+    if farther:
+        print(
+            f"O treino ia até o passo {owner.steps} e agora vai até o {run.steps}; daqui em diante "
+            "o learning_rate segue a curva do novo total."
+        )
 
 
 def _anew(folder: Path, run: Run) -> Run:

@@ -126,8 +126,10 @@ def tokenized(
     O SFTTrainer faria isto a partir das mensagens, mas ensinaria também a quebra de linha que o
     template põe depois do fim da resposta, e que o modelo nunca chega a escrever.
     """
-    pairs = (encode_pair(tokenizer, config, row["question"], row["sql"], context) for row in rows)
-    return Dataset.from_list([masked(*pair) for pair in pairs])
+    pairs = [(row["question"], row["sql"]) for row in rows]
+    # Um exemplo que entra mais de uma vez na passada se monta uma.
+    made = {p: masked(*encode_pair(tokenizer, config, *p, context)) for p in dict.fromkeys(pairs)}
+    return Dataset.from_list([made[pair] for pair in pairs])
 
 
 def audit(
@@ -316,9 +318,7 @@ def build_trainer(
 
 def _arguments(config: Config, examples: int, autocast: torch.dtype, recomputed: bool) -> SFTConfig:
     training = config.training
-    global_batch = training.batch_size * training.gradient_accumulation_steps
-    steps_per_epoch = math.ceil(examples / (global_batch * all_processes().num_processes))
-    steps = training.max_steps or math.ceil(steps_per_epoch * training.epochs)
+    steps = run_folder.total_steps(config, examples, all_processes().num_processes)
     eval_steps = min(training.eval_steps, steps)
     return SFTConfig(
         output_dir=str(config.output_dir / WORK),

@@ -14,7 +14,7 @@ from loja_sql.config import Config
 from loja_sql.model.assistant import in_order
 from loja_sql.model.loading import load_tokenizer
 from loja_sql.model.summary import read_summary
-from loja_sql.prompt import DECLINE, declines, encode_pair, extract_sql, render
+from loja_sql.prompt import DECLINE, declines, extract_sql, render_pair
 from loja_sql.questions import linking
 from loja_sql.questions.reading import read_questions
 from loja_sql.questions.sieve import Sieve
@@ -60,12 +60,13 @@ def measure(
     name, tokenizer = engine.name, engine.tokenizer
     prompts, pairs, gold = [], [], []
     for row in rows:
-        question = row["question"]
+        question, sql = row["question"], row["sql"]
         examples = variant.examples(question) if variant.examples else ()
-        prompts.append(render(tokenizer, config, question, context, examples))
-        if row["sql"] != DECLINE:
-            gold.append(row["sql"])
-            pairs.append(encode_pair(tokenizer, config, question, row["sql"], context, examples))
+        prompt, pair = render_pair(tokenizer, config, question, sql, context, examples)
+        prompts.append(prompt)
+        if sql != DECLINE:
+            gold.append(sql)
+            pairs.append(pair)
     started = time.perf_counter()
     limits = config.generation.max_new_tokens, config.generation.batch_size
     label = f"Respondendo ({variant.label})"

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import random
+import re
 import shutil
 import socket
 import sqlite3
@@ -12,19 +13,22 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from comum.paths import REFERENCE_DIR
+from comum.paths import REFERENCE_DIR, WEEK_DIR
 from comum.terminal import run_main
 
 import gradio as gr
 import gradio_client
 import httpx
+import openpyxl
 import pytest
+import yaml
 
 import app
-from loja_sql.config import load_config
+from loja_sql.config import SHIPPED, load_config, resolve
 from loja_sql.model.assistant import Answer, Assistant, settings
 from loja_sql.model.engines import Engine
 from loja_sql.page import guard, panel, session, tabs
+from loja_sql.page.downloads import csv_bytes, xlsx_bytes
 from loja_sql.page.explain import laid_out
 from loja_sql.page.session import TRAINED, UNTRAINED, Compared, Page
 from loja_sql.page.words import columns
@@ -205,11 +209,50 @@ def test_status_counts_and_escapes():
 def test_csv_has_every_row_and_no_formula_for_the_spreadsheet():
     rows = [('Ação; "x"', 0.1 + 0.2), ("=cmd|' /C calc'!A0", -5), ("-1+1", None)]
     result = Result(["nome", "preco"], rows + [("ç", i) for i in range(300)])
-    text = Page.csv_text("SELECT nome, preco FROM produtos", result)
+    text = csv_bytes("SELECT nome, preco FROM produtos", result).decode("utf-8-sig")
     found = list(csv.reader(io.StringIO(text, newline=""), delimiter=";"))
     assert found[0] == ["nome", "preço"] and len(found) == 304
     assert found[1] == ['Ação; "x"', "0,30000000000000004"]
     assert found[2:4] == [["'=cmd|' /C calc'!A0", "-5"], ["'-1+1", ""]]
+
+
+def test_xlsx_has_numbers_dates_and_titles_and_no_formula():
+    names = ["nome", "preco", "data", "n"]
+    rows = [
+        ("=1+1", 407617.52, "2024-03-07", 12000),
+        ("+1", None, "2024-03-08", 10**17),
+        ("-1+\x00", -5, "2024-12-31", float("inf")),
+        ("@SUM(A1)", 1e-7, "2024-01-01", b"\x00"),
+    ]
+    sql = "SELECT nome, preco, data, SUM(quantidade) FROM produtos"
+    content = xlsx_bytes(sql, Result(names, rows + [("ç", 1, "2024-01-01", 1)] * 300))
+    sheet = openpyxl.load_workbook(io.BytesIO(content)).active
+    head, first, *others = sheet.iter_rows()
+    assert [cell.value for cell in head] == ["nome", "preço", "data", "unidades"]
+    assert head[0].font.bold and sheet.freeze_panes == "A2" and sheet.max_row == 305
+    assert [cell.data_type for cell in first] == ["s", "n", "d", "n"]
+    assert [cell.value for cell in first[:2]] == ["=1+1", 407617.52]
+    assert first[2].value.isoformat() == "2024-03-07T00:00:00"
+    shown = [cell.number_format for cell in first[1:]]
+    assert shown == ['"R$" #,##0.00', "dd/mm/yyyy", "#,##0"]
+    texts = [row[0] for row in others[:3]]
+    assert [cell.value for cell in texts] == ["+1", "-1+", "@SUM(A1)"]
+    assert all(cell.data_type == "s" and cell.quotePrefix for cell in (first[0], *texts))
+    assert [row[3].value for row in others[:3]] == [str(10**17), "inf", "x'00'"], "sem perder nada"
+
+
+@pytest.mark.parametrize(
+    ("sql", "value", "shown"),
+    [
+        ("SELECT strftime('%m', data) FROM pedidos", "03", "março"),
+        ("SELECT SUBSTR(data, 1, 7) FROM pedidos", "2024-03", "mar. 2024"),
+        ("SELECT CAST(strftime('%Y', data) AS INTEGER) AS ano FROM pedidos", 2024, 2024),
+    ],
+)
+def test_months_and_years_are_in_the_xlsx_as_one_reads_them(sql, value, shown):
+    content = xlsx_bytes(sql, Result(["x"], [(value,)]))
+    cell = openpyxl.load_workbook(io.BytesIO(content)).active["A2"]
+    assert (cell.value, cell.number_format) == (shown, "General")
 
 
 def test_opinions_are_kept_in_a_file_data_prep_reads(served):
@@ -300,7 +343,7 @@ def test_a_decline_has_a_reason_and_no_rows_and_can_be_judged(served, monkeypatc
     with gr.Blocks():
         tab = tabs.AskTab(page)
     *_, last = tab.answering(question, [])
-    assert last[tab.sql] == "" and not last[tab.rows].visible and not last[tab.download].visible
+    assert last[tab.sql] == "" and not last[tab.rows].visible and not last[tab.as_xlsx].visible
     assert last[tab.similar].visible, "o que podia ter perguntado"
     near = page.similar(question)
     assert len(near) == 2 and any("clientes" in text for text in near)
@@ -389,6 +432,7 @@ def test_open_to_the_network_only_with_a_password(served, trained, monkeypatch, 
         url = blocks.local_url
         join = httpx.post(f"{url}gradio_api/call/executar", json={"data": ["SELECT 1"]})
         assert join.status_code == 401
+        assert httpx.get(f"{url}saude").status_code == 200, "sem senha: quem vigia não a tem"
         client = gradio_client.Client(url, verbose=False, auth=(app.USER, password))
         assert client.predict("SELECT 1", api_name="/executar")["rows"] == [[1]]
     finally:
@@ -399,6 +443,23 @@ def test_a_port_that_does_not_exist_is_one_clear_sentence(trained, capsys):
     with pytest.raises(SystemExit, match="2"):
         app.main([*trained[0], "--port", "99999"])
     assert "--port: esperava um inteiro maior que zero e até 65535" in capsys.readouterr().err
+
+
+def test_the_image_has_the_page_on_the_shipped_model_from_the_lock_file():
+    root = WEEK_DIR.parent
+    recipe = (root / "Dockerfile").read_text("utf-8")
+    _, script, *options = json.loads(re.search(r"^CMD (\[.*\])$", recipe, re.M)[1])
+    assert Path(app.__file__).samefile(root / script)
+    assert options == ["--adapter", "models/pronto", "--host", "0.0.0.0"]
+    assert resolve(options[1]) == SHIPPED
+    torch = re.search(r"^torch==\S+", (root / "requirements.txt").read_text("utf-8"), re.M)[0]
+    assert f"install {torch} " in recipe and "-r requirements.lock" in recipe
+    service = yaml.safe_load((root / "compose.yaml").read_text("utf-8"))["services"]["pagina"]
+    assert app.PASSWORD in service["environment"]
+    assert service["ports"] == ["127.0.0.1:7860:7860"], "só esta máquina"
+    ((_, kept),) = (volume.split(":") for volume in service["volumes"])
+    folder = kept.removeprefix("/semana/")
+    assert root / folder == load_config().data_dir and f" {folder}\n" in recipe, "onde se grava"
 
 
 @pytest.fixture
@@ -435,13 +496,17 @@ def test_in_the_browser(view, tmp_path):
     """Pergunta, edita, corrige, revê, baixa, compara e vê o painel, na largura de um telefone."""
     page, view, expect = view
     ask_and_correct(view, page, expect)
-    review_and_download(view, expect, tmp_path / "baixado.csv")
+    review_and_download(view, expect, tmp_path)
     assert view.evaluate("document.documentElement.lang") == "pt-BR"
     fits = "document.documentElement.scrollWidth <= 390"
     assert view.evaluate(fits), "cabe no telefone"
+    order = ["#pergunta", "#estado", "#linhas", "#grafico", "#sql"]
+    tops = [view.locator(part).bounding_box()["y"] for part in order]
+    assert tops == sorted(tops), "da pergunta à resposta, sem nada no meio"
     view.get_by_role("tab", name="Comparar").click()
     view.locator("#comparar").click()
     expect(view.locator("#comparacao section")).to_have_count(2, timeout=60_000)
+    assert view.evaluate(fits), "a comparação também"
     view.get_by_role("tab", name="Métricas").click()
     board = view.frame_locator("#metricas iframe")
     expect(board.locator("h2").first).to_be_visible(timeout=30_000)
@@ -474,16 +539,42 @@ def test_a_question_can_be_cancelled(view, slow):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["dark", "light"])
 def test_the_rules_of_accessibility_pass(view, theme):
+    """No tema do sistema, escuro, e no que o botão escolheu e uma recarga não desfaz."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="falta o axe-core")
     _, view, expect = view
-    view.emulate_media(color_scheme=theme)
-    view.reload()
+    expect(view.locator("body.dark")).to_have_count(1)
+    if theme == "light":
+        view.get_by_role("button", name="Tema").click()
+        view.reload()
+        expect(view.locator("body:not(.dark) #pergunta")).to_be_visible(timeout=30_000)
     ask(view, expect)
     expect(view.locator("#grafico .barlayer .point")).to_have_count(5, timeout=30_000)
-    found = axe.Axe().run(view).response["violations"]
-    assert [(rule["id"], rule["nodes"][0]["html"][:200]) for rule in found] == []
+    for name in ("Exemplos", "Histórico", "Esquema do banco"):
+        view.get_by_role("button", name=name).click()
+    passes(axe.Axe(), view)
+    view.get_by_role("tab", name="Comparar").click()
+    view.locator("#comparar").click()
+    expect(view.locator("#comparacao section .nota")).to_have_count(4, timeout=60_000)
+    passes(axe.Axe(), view)
+    view.get_by_role("tab", name="Métricas").click()
+    # É por esta propriedade que a moldura diz ao painel o tema da página.
+    board = view.locator("#metricas iframe")
+    expect(board).to_have_css("color-scheme", theme, timeout=30_000)
+
+
+# O que o Tab alcança e um leitor de tela não saberia dizer.
+NAMELESS = """() => [...document.querySelectorAll("*")].filter((part) =>
+  part.tabIndex >= 0 && part.checkVisibility() &&
+  !(part.ariaLabel || part.labels?.length || part.innerText?.trim() || part.title)
+).map((part) => part.outerHTML.slice(0, 200))"""
+
+
+def passes(axe, view) -> None:
+    rules = axe.run(view).response["violations"]
+    assert [(rule["id"], rule["nodes"][0]["html"][:200]) for rule in rules] == []
+    assert view.evaluate(NAMELESS) == []
 
 
 def ask(view, expect) -> None:
@@ -512,21 +603,30 @@ def ask_and_correct(view, page, expect) -> None:
     assert kept == [(QUESTION, MODEL_SQL, *end) for end in expected]
 
 
-def review_and_download(view, expect, target: Path) -> None:
-    """O histórico traz a pergunta de volta, com linhas, barras e CSV; a tabela se ordena."""
+def review_and_download(view, expect, folder: Path) -> None:
+    """O histórico traz a pergunta de volta, com linhas, barras e arquivos; a tabela se ordena."""
     view.get_by_role("button", name="Histórico").click()
     view.locator("#historico button, #historico td").first.click()
     expect(view.locator("#estado")).to_contain_text("5 linhas", timeout=30_000)
     expect(view.locator("#sql .cm-content")).to_contain_text("GROUP BY status")
     expect(view.locator("#linhas")).to_contain_text("cancelado")
     expect(view.locator("#grafico .barlayer .point")).to_have_count(5, timeout=30_000)
-    with view.expect_download() as download:
-        view.locator("#baixar").click()
-    download.value.save_as(target)
-    assert "cancelado" in target.read_text("utf-8-sig")
+    assert "cancelado" in downloaded(view, "#baixar", folder).read_text("utf-8-sig")
+    book = openpyxl.load_workbook(downloaded(view, "#baixar-xlsx", folder))
+    assert [cell.value for cell in book.active[1]] == ["status", "quantidade de pedidos"]
+    assert "cancelado" in [row[0].value for row in book.active.iter_rows()]
     cells = view.locator("#linhas tbody tr td:nth-child(2)")
     before = [text.strip() for text in cells.all_inner_texts() if text.strip()]
     view.locator("#linhas thead th").last.click()
     view.wait_for_timeout(500)
     after = [text.strip() for text in cells.all_inner_texts() if text.strip()]
     assert sorted(before) == sorted(after) and after == sorted(after, key=int)
+
+
+def downloaded(view, button: str, folder: Path) -> Path:
+    """O arquivo que um botão baixa, com o nome que o navegador lhe deu."""
+    with view.expect_download() as download:
+        view.locator(button).click()
+    target = folder / download.value.suggested_filename
+    download.value.save_as(target)
+    return target

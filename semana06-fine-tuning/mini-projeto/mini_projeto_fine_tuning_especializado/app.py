@@ -17,7 +17,6 @@ from comum.terminal import Parser, UserError, above_zero, run_main
 from loja_sql.config import add_config_arguments, config_from_args
 from loja_sql.model.assistant import add_model_arguments, settings
 
-ON_LOAD = "() => { document.documentElement.lang = 'pt-BR'; }"
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 # Azuis em que se lê o branco, e que se leem no branco (WCAG AA).
 CONTRAST = {"button_primary_background_fill": "*primary_700", "color_accent": "*primary_600"}
@@ -75,7 +74,7 @@ def launch(page, host: str, port: int, password: str | None = None):
 
     from loja_sql.page.guard import Guard
     from loja_sql.page.panel import STYLE
-    from loja_sql.page.tabs import build
+    from loja_sql.page.tabs import ON_LOAD, build
 
     def health(request) -> JSONResponse:
         return JSONResponse({"status": "ok", "engine": page.assistant.engine.name})

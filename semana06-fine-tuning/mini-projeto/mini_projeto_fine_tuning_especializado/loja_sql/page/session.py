@@ -1,7 +1,5 @@
 """O que os botões da página fazem, sem nenhum componente: vale também para a API."""
 
-import csv
-import io
 import json
 import threading
 from collections.abc import Iterator
@@ -18,7 +16,6 @@ from loja_sql.model.assistant import Answer, Assistant, as_record, question_prob
 from loja_sql.model.engines import has_llama_cpp, open_form
 from loja_sql.model.exports import GGUF_FORMS, exported_forms
 from loja_sql.page.explain import one_line
-from loja_sql.page.words import columns
 from loja_sql.prompt import DECLINE, declines
 from loja_sql.questions.reading import read_questions
 from loja_sql.questions.retrieval import Bm25
@@ -26,11 +23,10 @@ from loja_sql.questions.splits import load_split
 from loja_sql.scores.variants import Variant
 from loja_sql.shop import DATA_DIR
 from loja_sql.sql.comparison import judge, reference_problem, same_rows
-from loja_sql.sql.database import Database, Result
+from loja_sql.sql.database import Database
 from loja_sql.sql.features import difficulty
 
 UNTRAINED, TRAINED = "sem treino", "treinado"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # começos que uma planilha executa
 SHORT = 60  # o Gradio corta uma sugestão mais comprida
 SUGGESTIONS = 2  # perguntas parecidas, quando a resposta é "não sei"
 MAX_OPEN = 3  # modelos abertos na aba Comparar
@@ -59,18 +55,6 @@ class Page:
     def _record(self, answer: Answer) -> dict:
         spent = {"seconds": round(answer.seconds, 3), "engine": self.assistant.engine.name}
         return as_record(answer) | spent
-
-    @staticmethod
-    def csv_text(sql: str, result: Result) -> str:
-        """As linhas num CSV como as planilhas brasileiras o abrem: `;` e vírgula decimal.
-
-        Um texto que a planilha leria como fórmula ganha um apóstrofo na frente.
-        """
-        text = io.StringIO(newline="")
-        rows = csv.writer(text, delimiter=";")
-        rows.writerow(_cell(column.title) for column in columns(sql, result))
-        rows.writerows(map(_cell, row) for row in result.rows)
-        return text.getvalue()
 
     def similar(self, question: str) -> list[str]:
         """As duas perguntas mais parecidas que se sabe responder, de consultas diferentes."""
@@ -215,10 +199,3 @@ class Compared:
     answer: Answer
     verdict: str = ""
     size: int | None = None
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float):
-        return str(value).replace(".", ",")
-    formula = isinstance(value, str) and value.startswith(FORMULA)
-    return f"'{value}" if formula else value

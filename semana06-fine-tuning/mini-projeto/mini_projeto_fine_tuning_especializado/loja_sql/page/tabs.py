@@ -1,7 +1,8 @@
 """As abas da página: perguntar, comparar, métricas; e a API, com as mesmas filas."""
 
 import random
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from functools import partial
 from html import escape
 
@@ -14,6 +15,7 @@ from markupsafe import Markup
 from loja_sql.model.assistant import MAX_QUESTION_CHARS, Answer, shown_rows
 from loja_sql.page import panel
 from loja_sql.page.charts import chart_for
+from loja_sql.page.downloads import csv_bytes, xlsx_bytes
 from loja_sql.page.explain import laid_out, sentence
 from loja_sql.page.session import TRAINED, Compared, Page
 from loja_sql.page.words import Column, columns, written
@@ -43,14 +45,43 @@ TO_ADDRESS = """(question) => {
   history.replaceState(null, "", place);
   return question;
 }"""
-# O CSV nasce no navegador: nada se grava no servidor.
-SAVE_CSV = """(text) => {
-  if (!text) return;
+# O arquivo vem em base64 e nasce no navegador: nada se grava no servidor.
+SAVE = """(content) => {
+  if (!content) return;
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(["\ufeff" + text], { type: "text/csv" }));
-  link.download = "resultado.csv";
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  link.href = URL.createObjectURL(new Blob([bytes]));
+  link.download = "resultado.%s";
   link.click();
   URL.revokeObjectURL(link.href);
+}"""
+# O tema do sistema, até que alguém escolha outro; o Gradio volta ao do sistema quando este muda. E
+# os nomes que ele e o plotly põem nos botões para quem usa leitor de tela, que só há em inglês.
+ON_LOAD = """() => {
+  document.documentElement.lang = "pt-BR";
+  const apply = () => {
+    const kept = localStorage.getItem("tema");
+    if (kept) document.body.classList.toggle("dark", kept === "dark");
+  };
+  apply();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
+  const names = {
+    "Copy": "Copiar",
+    "Copy table data": "Copiar a tabela",
+    "Fullscreen": "Tela cheia",
+    "Exit fullscreen mode": "Sair da tela cheia",
+    "Code input container": "Código em SQL",
+    "Download plot as a PNG": "Salvar como imagem",
+  };
+  const rename = () => document.querySelectorAll("[aria-label]").forEach((part) => {
+    const name = names[part.ariaLabel];
+    if (name) part.ariaLabel = name;
+  });
+  new MutationObserver(rename).observe(document.body, { childList: true, subtree: true });
+}"""
+SWITCH_THEME = """() => {
+  const dark = document.body.classList.toggle("dark");
+  localStorage.setItem("tema", dark ? "dark" : "light");
 }"""
 
 
@@ -60,6 +91,8 @@ def build(page: Page) -> gr.Blocks:
     queue = {"concurrency_limit": page.assistant.engine.slots, "concurrency_id": "modelo"}
     with gr.Blocks(title="Pergunte à loja", analytics_enabled=False) as blocks:
         gr.Markdown(INTRO)
+        theme = _button("◐ Tema", "tema")
+        theme.click(None, js=SWITCH_THEME)
         with gr.Tab("Perguntar"):
             tab = AskTab(page)
             tab.wire(queue)
@@ -85,7 +118,6 @@ class AskTab:
             )
             self.ask = _button("Perguntar", "perguntar", variant="primary", size="lg")
             self.cancel = _button("Cancelar", "cancelar", variant="stop", size="lg", visible=False)
-        gr.Examples([[text] for text in EXAMPLES], self.question, label="Exemplos")
         self.state = gr.HTML(elem_id="estado", padding=True)
         none = {"components": ["textbox"], "samples": []}
         label = "Perguntas parecidas que sei responder (clique para perguntar)"
@@ -94,6 +126,9 @@ class AskTab:
             label="Linhas", interactive=False, wrap=True, elem_id="linhas", visible=False
         )
         self.chart = gr.Plot(elem_id="grafico", show_label=False, visible=False)
+        with gr.Accordion("Exemplos") as self.examples:
+            label = "Clique para escrever a pergunta"
+            gr.Examples([[text] for text in EXAMPLES], self.question, label=label)
         self._sql_box()
         with gr.Accordion("Histórico", open=False):
             label = "Suas últimas perguntas, guardadas neste navegador (clique para rever)"
@@ -108,10 +143,11 @@ class AskTab:
         self.sql = gr.Code(label=label, interactive=True, elem_id="sql", **code)
         with gr.Row():
             self.run = _button("Executar o SQL", "executar")
-            self.download = _button("Baixar CSV", "baixar", visible=False)
+            self.as_csv = _button("Baixar CSV", "baixar", visible=False)
+            self.as_xlsx = _button("Baixar XLSX", "baixar-xlsx", visible=False)
             self.good = _button("👍 Está certo", "certo")
             self.bad = _button("👎 Está errado", "errado")
-        self.csv = gr.Textbox(visible=False)
+        self.file = gr.Textbox(visible=False)
         self.thanks = gr.Markdown(elem_id="obrigado")
         with gr.Accordion("Esquema do banco", open=False):
             schema = self.page.assistant.context.schema
@@ -119,8 +155,8 @@ class AskTab:
 
     def wire(self, queue: dict) -> None:
         """Liga os botões aos métodos."""
-        outputs = [self.state, self.rows, self.chart, self.download, self.similar]
-        busy = [self.question, self.thanks, *outputs, self.ask, self.cancel]
+        outputs = [self.state, self.rows, self.chart, self.as_csv, self.as_xlsx, self.similar]
+        busy = [self.question, self.thanks, *outputs, self.ask, self.cancel, self.examples]
         asks = [self.ask.click, self.question.submit]
         asked = gr.on(asks, self.starting, self.question, busy, js=TO_ADDRESS, **AT_ONCE)
         again = self.similar.click(self.choosing, self.similar, busy, **AT_ONCE)
@@ -133,8 +169,10 @@ class AskTab:
         self.run.click(self.execute, self.sql, outputs, concurrency_limit=SQL_AT_ONCE, **PRIVATE)
         reviewed = [self.question, self.sql, *outputs]
         self.history.click(self.review, [self.history, self.past], reviewed, **PRIVATE)
-        saved = self.download.click(self.as_csv, self.sql, self.csv, **PRIVATE)
-        saved.then(None, self.csv, None, js=SAVE_CSV)
+        files = {"csv": (self.as_csv, csv_bytes), "xlsx": (self.as_xlsx, xlsx_bytes)}
+        for form, (button, write) in files.items():
+            saved = button.click(partial(self.content, write), self.sql, self.file, **PRIVATE)
+            saved.then(None, self.file, None, js=SAVE % form)
         for button, good in ((self.good, True), (self.bad, False)):
             inputs = [self.question, self.past, self.sql]
             button.click(partial(self.opinion, good=good), inputs, self.thanks, **PRIVATE)
@@ -147,10 +185,10 @@ class AskTab:
 
     def starting(self, question: str) -> dict:
         """Tira da vista a resposta anterior e troca Perguntar por Cancelar."""
-        hidden = {part: gr.update(visible=False) for part in (self.rows, self.chart)}
-        hidden |= {part: gr.update(visible=False) for part in (self.download, self.similar)}
+        parts = (self.rows, self.chart, self.as_csv, self.as_xlsx, self.similar)
+        hidden = {part: gr.update(visible=False) for part in parts}
         said = {self.question: question, self.state: "<p>Na fila…</p>", self.thanks: ""}
-        return said | hidden | self._busy(True)
+        return said | hidden | self._busy(True) | {self.examples: gr.update(open=False)}
 
     def choosing(self, sample: list) -> dict:
         return self.starting(sample[0])
@@ -183,9 +221,10 @@ class AskTab:
         shown = self.shown(answer, "do histórico")
         return {self.question: question, self.sql: laid_out(answer.sql)} | shown
 
-    def as_csv(self, sql: str) -> str:
+    def content(self, write: Callable[[str, Result], bytes], sql: str) -> str:
+        """O arquivo com as linhas da consulta, em base64; nada, se ela não se executa."""
         result = self.page.assistant.execute(sql).result
-        return self.page.csv_text(sql, result) if result else ""
+        return b64encode(write(sql, result)).decode() if result else ""
 
     def opinion(self, question: str, past: list, edited: str, good: bool) -> str:
         model_sql = next((sql for asked, sql in past if asked == question), "")
@@ -203,7 +242,8 @@ class AskTab:
             self.state: state(answer, source),
             self.rows: gr.Dataframe(grid(result, named) if table else None, visible=table),
             self.chart: gr.Plot(chart, visible=chart is not None),
-            self.download: gr.Button(visible=some),
+            self.as_csv: gr.Button(visible=some),
+            self.as_xlsx: gr.Button(visible=some),
             self.similar: gr.Dataset(samples=[[text] for text in near], visible=bool(near)),
         }
 
@@ -244,7 +284,7 @@ def _count(result: Result) -> str:
     count = len(result.rows)
     more = "mais de " if result.truncated else ""
     lines = {0: "nenhuma linha", 1: "1 linha"}.get(count, f"{more}{decimal(count)} linhas")
-    cut = f" (aqui, as primeiras {SHOWN_ROWS}; o CSV traz todas)" if count > SHOWN_ROWS else ""
+    cut = f" (aqui, as primeiras {SHOWN_ROWS}; nos arquivos, todas)" if count > SHOWN_ROWS else ""
     return lines + cut
 
 

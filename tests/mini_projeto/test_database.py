@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import queue
+import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from comum.terminal import UserError
 import pytest
 
 from loja_sql import config
+from loja_sql.sql import database
 from loja_sql.sql.database import Database, QueryError
 
 TIME_LIMIT_S = 0.4
@@ -472,3 +476,40 @@ def test_a_closed_wal_bank_is_read_without_writing_beside_it(tmp_path):
     bank = Database(path)
     assert bank.tables == ["livros"] and bank.run("SELECT id FROM livros").rows == [(7,)]
     assert [file.name for file in tmp_path.iterdir()] == ["wal.sqlite"]
+
+
+@pytest.fixture
+def nobody_waits(monkeypatch):
+    """Nenhum processo à espera: a próxima consulta precisa de um novo."""
+    idle = queue.LifoQueue()
+    idle.put(None)
+    monkeypatch.setattr(database, "_idle", idle)
+
+
+@pytest.mark.parametrize("program", ["/nao/existe", shutil.which("false") or "/nao/existe"])
+def test_a_process_that_cannot_start_is_not_the_fault_of_the_query(
+    bank, nobody_waits, monkeypatch, program
+):
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", program)
+        with pytest.raises(UserError, match="não iniciou o processo.*Feche outros programas"):
+            bank.run("SELECT 1")
+    assert bank.run("SELECT 1").rows == [(1,)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="o Windows não tem este sinal")
+def test_an_interruption_is_not_the_fault_of_the_query_either(bank, nobody_waits):
+    """Ctrl-C no meio de uma consulta interrompe o programa, e não recusa a consulta."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S / 4)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bank.run(ENDLESS + "SELECT COUNT(*) FROM r")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert bank.run("SELECT 1").rows == [(1,)]

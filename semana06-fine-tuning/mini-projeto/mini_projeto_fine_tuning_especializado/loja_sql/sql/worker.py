@@ -200,6 +200,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # o Ctrl-C é de quem pediu
     _limit("RLIMIT_AS", PROCESS_BYTES)
     _limit("RLIMIT_FSIZE", FILE_BYTES)
+    send(sys.stdout.buffer, "pronto")  # o que falhar daqui em diante é culpa da consulta
     while True:
         try:
             request = receive(sys.stdin.buffer)

@@ -32,6 +32,11 @@ class Row:
     def answerable(self) -> bool:
         return self.sql != DECLINE
 
+    @property
+    def queries(self) -> list[str]:
+        """As consultas que servem de resposta, a principal primeiro; `DECLINE` não é uma."""
+        return [sql for sql in (self.sql, *self.also_right) if sql != DECLINE]
+
 
 @dataclass
 class Rejected:

@@ -81,7 +81,8 @@ def read_questions(
 
 
 def _clean(sql: str) -> str:
-    return DECLINE if declines(sql) else sql.strip().rstrip(";").strip()
+    bare = sql.strip().rstrip(";").strip()
+    return DECLINE if declines(bare) else bare
 
 
 def _content_problem(question: object, sql: object) -> str | None:

@@ -277,6 +277,9 @@ def test_extra_rows_beyond_the_row_limit_are_wrong(tmp_path):
 
 # --- referências que nada provam -----------------------------------------------------------
 
+TIE = "depende de um empate no LIMIT"
+GROUPED = "FROM produtos GROUP BY categoria"
+
 
 @pytest.mark.parametrize(
     ("sql", "reason"),
@@ -291,10 +294,19 @@ def test_extra_rows_beyond_the_row_limit_are_wrong(tmp_path):
             "SELECT a.id FROM produtos a, produtos b, produtos c, produtos d, produtos e",
             "resultado com linhas demais",
         ),
+        # Sem ORDER BY, qualquer linha serviria; dois NULL na chave empatam.
+        ("SELECT nome FROM produtos LIMIT 1", TIE),
+        ("SELECT nome FROM produtos ORDER BY nota LIMIT 1", TIE),
+        # Ordena o apelido, que empata, e não a coluna de mesmo nome, que não.
+        ("SELECT preco > 50 AS preco, nome FROM produtos ORDER BY preco LIMIT 1", TIE),
+        # Só o NULL sozinho nada prova, e um desempate na ordenação torna a resposta única.
+        ("SELECT nota FROM produtos", None),
+        ("SELECT nome, nota FROM produtos WHERE nome = 'Rede'", None),
+        (f"SELECT categoria {GROUPED} ORDER BY COUNT(*) DESC, categoria LIMIT 2", None),
     ],
 )
 def test_useless_references_are_named(banks, sql, reason):
-    """Cada tipo de referência inútil sai com o seu motivo."""
+    """Cada tipo de referência inútil sai com o seu motivo, e só ela."""
     assert reference_problem(sql, banks) == reason
 
 
@@ -351,12 +363,6 @@ def test_odd_references_get_an_answer_not_a_traceback(banks, sql):
     assert reference_problem(sql, banks) is None or reference_problem(sql, banks).strip()
 
 
-def test_a_null_among_other_values_is_a_fine_reference(banks):
-    """Só o NULL sozinho nada prova; um NULL entre outros valores é uma resposta."""
-    assert reference_problem("SELECT nota FROM produtos", banks) is None
-    assert reference_problem("SELECT nome, nota FROM produtos WHERE nome = 'Rede'", banks) is None
-
-
 def test_reference_must_work_in_every_bank(banks):
     """Um resultado vazio num só dos bancos basta para recusar a referência."""
     sql = "SELECT nome FROM produtos WHERE preco = 900"
@@ -364,7 +370,6 @@ def test_reference_must_work_in_every_bank(banks):
     assert reference_problem(sql, banks) == "resultado vazio"
 
 
-GROUPED = "FROM produtos GROUP BY categoria"
 CASES = {
     # Esportes tem 3 produtos; móveis e livros empatam com 2; beleza tem 1.
     "contagem": "SELECT categoria {g} ORDER BY COUNT(*) DESC LIMIT {n}",
@@ -392,8 +397,7 @@ CASES = {
 def test_tie_at_the_limit(banks, form, limit, tied):
     """O corte só é problema quando separa duas linhas empatadas, como quer que se ordene."""
     sql = CASES[form].format(g=GROUPED, n=limit)
-    expected = "depende de um empate no LIMIT" if tied else None
-    assert reference_problem(sql, banks) == expected
+    assert reference_problem(sql, banks) == (TIE if tied else None)
 
 
 @pytest.mark.parametrize(
@@ -415,32 +419,8 @@ def test_tie_at_the_offset(banks, limit, tied):
     assert (reference_problem(sql, banks) is not None) is tied
 
 
-def test_second_key_breaks_the_tie(banks):
-    """Um desempate na própria ordenação torna a resposta única."""
-    sql = f"SELECT categoria {GROUPED} ORDER BY COUNT(*) DESC, categoria LIMIT 2"
-    assert reference_problem(sql, banks) is None
-
-
-def test_alias_that_hides_a_column_is_the_one_that_orders(banks):
-    """`preco > 50 AS preco` ordena pelo apelido, que empata, não pela coluna, que não."""
-    sql = "SELECT preco > 50 AS preco, nome FROM produtos ORDER BY preco LIMIT 1"
-    assert reference_problem(sql, banks) == "depende de um empate no LIMIT"
-
-
-def test_tied_nulls_count_as_a_tie(banks):
-    """Dois NULL na chave empatam."""
-    sql = "SELECT nome FROM produtos ORDER BY nota LIMIT 1"
-    assert reference_problem(sql, banks) == "depende de um empate no LIMIT"
-
-
 def test_tie_in_one_bank_is_enough(banks):
     """Rede e Banco custam o mesmo só no primeiro banco: a referência já não serve."""
     sql = "SELECT nome FROM produtos WHERE nome <> 'Mesa' ORDER BY preco DESC LIMIT 1"
     assert reference_problem(sql, banks[1:]) is None
-    assert reference_problem(sql, banks) == "depende de um empate no LIMIT"
-
-
-def test_limit_without_order_is_never_a_reference(banks):
-    """Sem ORDER BY, qualquer linha serviria."""
-    sql = "SELECT nome FROM produtos LIMIT 1"
-    assert reference_problem(sql, banks) == "depende de um empate no LIMIT"
+    assert reference_problem(sql, banks) == TIE

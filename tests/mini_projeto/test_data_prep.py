@@ -2,10 +2,14 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import sqlite3
 from collections import Counter
+from contextlib import closing
+from copy import copy
+from itertools import combinations, cycle, product
 
 from comum.files import read_json, read_jsonl, write_jsonl
 from comum.terminal import UserError
@@ -13,7 +17,7 @@ from comum.terminal import UserError
 import pytest
 import sqlglot
 
-from data_prep import main
+from data_prep import main, open_databases
 from loja_sql.config import load_config, load_effective
 from loja_sql.prompt import DECLINE
 from loja_sql.questions import splits
@@ -21,7 +25,7 @@ from loja_sql.questions.reading import Row, read_questions
 from loja_sql.questions.sieve import UNANSWERABLE, Sieve
 from loja_sql.questions.slots import mask, plain
 from loja_sql.questions.splits import SPLITS, load_split, training_rows
-from loja_sql.sql.database import Database
+from loja_sql.sql.database import Database, TrustedDatabase
 from loja_sql.sql.features import KINDS, skeleton
 
 OPINION_SQL = "SELECT COUNT(DISTINCT genero) FROM livros"
@@ -46,39 +50,35 @@ COLUMNS = {"páginas": "paginas", "exemplares": "exemplares"}
 def good_records():
     """96 pares de 48 esqueletos de SQL: duas redações de cada."""
     records = []
-    for words, function in FUNCTIONS.items():
-        for what, column in COLUMNS.items():
-            for which, condition in CONDITIONS.items():
-                expression = function.format(c=column)
-                sql = f"SELECT {expression} FROM livros{condition}"
-                for question in (
-                    f"qual é {words} de {what}{which}?",
-                    f"me informe {words} no campo {what}{which}",
-                ):
-                    records.append({"question": question, "sql": sql})
+    parts = product(FUNCTIONS.items(), COLUMNS.items(), CONDITIONS.items())
+    for (words, function), (what, column), (which, condition) in parts:
+        sql = f"SELECT {function.format(c=column)} FROM livros{condition}"
+        for start in (
+            f"qual é {words} de {what}{which}?",
+            f"me informe {words} no campo {what}{which}",
+        ):
+            records.append({"question": start, "sql": sql})
     return records
 
 
 def create_library(path):
-    with sqlite3.connect(path) as connection:
+    genres = ["romance", "poesia", "conto"]
+    rows = [(f"Livro {i}", genres[i % 3], 90 + 7 * i, 1 + i % 4, i % 2) for i in range(30)]
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
             "CREATE TABLE livros (id INTEGER PRIMARY KEY, titulo TEXT, genero TEXT,"
             " paginas INTEGER, exemplares INTEGER, emprestado INTEGER)"
         )
-        connection.executemany(
-            "INSERT INTO livros (titulo, genero, paginas, exemplares, emprestado) "
-            "VALUES (?, ?, ?, ?, ?)",
-            [
-                (f"Livro {i}", ["romance", "poesia", "conto"][i % 3], 90 + 7 * i, 1 + i % 4, i % 2)
-                for i in range(30)
-            ],
-        )
-    connection.close()
+        connection.executemany("INSERT INTO livros VALUES (NULL, ?, ?, ?, ?, ?)", rows)
     return path
 
 
+def line(question, sql):
+    return json.dumps({"question": question, "sql": sql}, ensure_ascii=False).encode()
+
+
 def jsonl(records):
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    return b"".join(line(**record) + b"\n" for record in records)
 
 
 class Library:
@@ -119,14 +119,22 @@ class Library:
         return read_jsonl(self.output / "rejected.jsonl")
 
     def state(self):
-        return {
-            p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(self.output.iterdir())
-        }
+        return {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in self.output.iterdir()}
+
+    def contents(self):
+        return {p.name: p.read_bytes() for p in self.output.iterdir()}
 
 
 @pytest.fixture
 def library(tmp_path):
-    return Library(tmp_path)
+    return Library(tmp_path).write(jsonl(good_records()))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Uma biblioteca já preparada, com uma pergunta repetida. Só para leitura."""
+    records = [*good_records(), good_records()[0]]
+    return Library(tmp_path_factory.mktemp("biblioteca")).write(jsonl(records)).prepare()
 
 
 # --- linhas malformadas --------------------------------------------------------------------
@@ -156,19 +164,6 @@ BAD_LINES = {  # nome: (linha do JSONL, parte do motivo)
 }
 
 
-def test_bad_lines_are_reported_with_their_numbers(library):
-    """Linhas ruins no meio do arquivo são recusadas com o número; as outras se aproveitam."""
-    good = jsonl(good_records()).split(b"\n")
-    bad = [line for line, _ in BAD_LINES.values()]
-    library.write(b"\n".join([*good[:4], b"", *bad, *good[4:]])).prepare()
-    assert len(library.accepted()) == len(good_records())
-    rejected = library.rejected()
-    where = [f"perguntas.jsonl:{number}" for number in range(6, 6 + len(bad))]
-    assert [item["where"] for item in rejected] == where, "quatro boas e uma vazia antes"
-    for item, (name, (_, reason)) in zip(rejected, BAD_LINES.items(), strict=True):
-        assert reason in item["reason"], name
-
-
 BAD_SQL = {
     "erro de sintaxe": ("SELECT FROM WHERE", "analisador não entende"),
     "tabela errada": ("SELECT COUNT(*) FROM revistas", "no such table: revistas"),
@@ -191,18 +186,27 @@ BAD_SQL = {
 }
 
 
-def test_unusable_sql_is_rejected_with_the_line_in_its_id(library):
-    """Cada SQL que não serve de referência sai com o motivo e o id da linha; o banco fica igual."""
-    bad = [{"question": f"pergunta {name}?", "sql": sql} for name, (sql, _) in BAD_SQL.items()]
-    library.write(jsonl([*good_records(), *bad]))
+def test_every_line_ends_in_a_split_or_among_the_refused(library):
+    """O que não serve sai com o seu lugar e o motivo; o resto se aproveita; o banco fica igual."""
+    good = jsonl(good_records()).split(b"\n")[:-1]
+    lines = [*good[:4], b"", *(text for text, _ in BAD_LINES.values()), *good[4:]]
+    expected = {f"perguntas.jsonl:{n}": why for n, (_, why) in enumerate(BAD_LINES.values(), 6)}
+    for name, (sql, reason) in BAD_SQL.items():
+        lines.append(line(f"pergunta {name}?", sql))
+        expected[f"own-{len(lines):05}"] = reason
+    for repeated in (*good[:5], line("QUAL É A SOMA DE PAGINAS", "SELECT 1")):
+        lines.append(repeated)
+        expected[f"own-{len(lines):05}"] = "mesmo molde de own-"
     before = hashlib.sha256(library.database.read_bytes()).hexdigest()
-    library.prepare("database.time_limit_s=0.3")
+    library.write(b"\n".join(lines) + b"\n").prepare("database.time_limit_s=0.3")
     assert hashlib.sha256(library.database.read_bytes()).hexdigest() == before
-    first = len(good_records()) + 1
-    found = {row["where"]: row["reason"] for row in library.rejected()}
-    assert len(found) == len(BAD_SQL)
-    for number, (name, (_, reason)) in enumerate(BAD_SQL.items(), first):
-        assert reason in found[f"own-{number:05}"], name
+    accepted, rejected = library.accepted(), library.rejected()
+    assert len(accepted) == len(good) and len(lines) == 1 + len(good) + len(rejected)
+    found = {row["where"]: row["reason"] for row in rejected}
+    assert found.keys() == expected.keys() and len(found) == len(rejected)
+    assert {where for where, why in expected.items() if why not in found[where]} == set()
+    ids = {row["id"] for row in accepted}
+    assert len(ids) == len(good) and not ids & found.keys()
 
 
 CSV_HEADER = "question,sql\n"
@@ -216,15 +220,13 @@ BAD_CSV = {
 
 
 def test_bad_csv_lines_are_reported_with_their_numbers(library):
-    """No CSV também."""
     good = [f'"{r["question"]}","{r["sql"]}"' for r in good_records()]
     content = "\n".join(["question,sql", *good[:4], *BAD_CSV, *good[4:]])
     library.write(content.encode(), "perguntas.csv").prepare()
     assert len(library.accepted()) == len(good)
-    for line, (item, reason) in enumerate(
-        zip(library.rejected(), BAD_CSV.values(), strict=True), 6
-    ):
-        assert item["where"] == f"perguntas.csv:{line}" and reason in item["reason"]
+    rejected = library.rejected()
+    assert [row["where"] for row in rejected] == [f"perguntas.csv:{n}" for n in range(6, 11)]
+    assert all(why in row["reason"] for row, why in zip(rejected, BAD_CSV.values(), strict=True))
 
 
 @pytest.mark.parametrize(("after", "words"), [(2, "das linhas 98 a 99"), (0, "não é CSV")])
@@ -242,6 +244,9 @@ def test_unclosed_quotes_never_glue_two_lines(library, after, words):
     assert words in rejected["reason"]
 
 
+SAME_SQL = "question,sql\n" + "".join(f"pergunta {w},SELECT 1\n" for w in ("a", "b", "c", "d"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -249,15 +254,7 @@ def test_unclosed_quotes_never_glue_two_lines(library, after, words):
         ("so_cabecalho.csv", b"question,sql\n", "0 perguntas aproveitáveis"),
         ("outras.csv", b"pergunta,sql\na,SELECT 1\n", "falta a coluna question"),
         ("so_uma.jsonl", jsonl(good_records()[:1]), "1 perguntas aproveitáveis"),
-        (
-            "mesmo_sql.csv",
-            b"question,sql\n"
-            + b"".join(
-                f"pergunta {w},SELECT COUNT(*) FROM livros\n".encode()
-                for w in ["alfa", "beta", "gama", "delta"]
-            ),
-            "ficou vazio",
-        ),
+        ("mesmo_sql.csv", SAME_SQL.encode(), "ficou vazio"),
     ],
 )
 def test_unusable_file_is_a_user_error(library, name, content, words):
@@ -276,17 +273,16 @@ def test_reasons_are_written_even_when_nothing_is_left(library):
     library.write(b"1\n2\n3\n")
     with pytest.raises(UserError, match="rejected.jsonl"):
         main(library.overrides())
-    assert [row["where"] for row in library.rejected()] == [
-        f"perguntas.jsonl:{line}" for line in (1, 2, 3)
-    ]
+    where = [row["where"] for row in library.rejected()]
+    assert where == [f"perguntas.jsonl:{number}" for number in (1, 2, 3)]
 
 
 def test_missing_files_are_user_errors(library, tmp_path):
     """Perguntas ou banco ausentes, ou um banco que não é SQLite."""
-    library.questions = tmp_path / "nada.jsonl"
+    questions, library.questions = library.questions, tmp_path / "nada.jsonl"
     with pytest.raises(UserError, match="nada.jsonl não existe"):
         main(library.overrides())
-    library.write(jsonl(good_records()))
+    library.questions = questions
     library.database = tmp_path / "nada.sqlite"
     with pytest.raises(UserError, match="banco de dados não encontrado.*nada.sqlite"):
         main(library.overrides())
@@ -298,44 +294,18 @@ def test_missing_files_are_user_errors(library, tmp_path):
 # --- nada se perde -------------------------------------------------------------------------
 
 
-def test_read_equals_accepted_plus_rejected(library):
-    """Num arquivo com todo tipo de problema, cada linha termina numa divisão ou nas recusas."""
-    records = good_records()
-    lines = [json.dumps(record, ensure_ascii=False).encode() for record in records]
-    lines += [line for line, _ in BAD_LINES.values()]
-    lines += [
-        json.dumps({"question": f"p {n}", "sql": s}).encode() for n, (s, _) in BAD_SQL.items()
-    ]
-    lines += lines[:5]  # perguntas repetidas
-    lines.append(json.dumps({"question": "QUAL É A SOMA DE PAGINAS", "sql": "SELECT 1"}).encode())
-    library.write(b"\n".join(lines) + b"\n").prepare("database.time_limit_s=0.3")
-    accepted, rejected = library.accepted(), library.rejected()
-    assert len(lines) == len(accepted) + len(rejected)
-    assert len(accepted) == len(records)
-    repeated = [row for row in rejected if row["reason"].startswith("mesmo molde de own-")]
-    assert len(repeated) == 6
-    ids = [row["id"] for row in accepted] + [row["where"] for row in rejected]
-    assert max(Counter(ids).values()) == 1
-    assert all(row["reason"] for row in rejected)
-
-
 def test_contents_survive_untouched(library):
     """Acentos, aspas e quebras chegam às divisões como foram escritos; sai só o ; do fim."""
     records = good_records()
-    records[0]["question"] = 'Qual é a "média"\nde páginas — à vista?  '
-    records[0]["sql"] = "SELECT AVG(paginas) FROM livros WHERE titulo <> 'ação; é' ; "
-    path = library.folder / "perguntas.csv"
-    with path.open("w", newline="", encoding="utf-8-sig") as file:
-        writer = csv.DictWriter(file, ["id", "question", "sql"])
-        writer.writeheader()
-        writer.writerows({"id": i, **record} for i, record in enumerate(records))
-    library.questions = path
-    library.prepare()
+    question, sql = 'Qual é a "média"\nde páginas — à vista?', "SELECT 'ação; é' FROM livros"
+    records[0] = {"question": f"{question}  ", "sql": f"{sql} ; "}
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["id", "question", "sql"])
+    writer.writeheader()
+    writer.writerows({"id": i, **record} for i, record in enumerate(records))
+    library.write(text.getvalue().encode("utf-8-sig"), "perguntas.csv").prepare()
     found = {row["question"]: row["sql"] for row in library.accepted()}
-    assert found['Qual é a "média"\nde páginas — à vista?'] == (
-        "SELECT AVG(paginas) FROM livros WHERE titulo <> 'ação; é'"
-    )
-    assert len(found) == len(records)
+    assert found[question] == sql and len(found) == len(records)
 
 
 def as_csv(records, delimiter=","):
@@ -376,9 +346,8 @@ def test_questions_that_differ_in_a_value_stay_when_their_sql_differs(library):
 
 def test_own_questions_get_variations_with_the_values_of_their_bank(library, capsys):
     """Só no treino, com textos e números do banco, sem repetir nem recusar nada."""
-    asked = {"question": "quantos livros de romance?",
-             "sql": "SELECT COUNT(*) FROM livros WHERE genero = 'romance'"}  # fmt: skip
-    library.write(jsonl([*good_records(), asked]))
+    sql = "SELECT COUNT(*) FROM livros WHERE genero = 'romance'"
+    library.write(jsonl(good_records()) + line("quantos livros de romance?", sql))
     library.variations = 2
     library.prepare()
     made = [row for row in library.accepted() if row["source"] == "variation"]
@@ -407,44 +376,36 @@ def test_only_a_newline_ends_a_line(library):
 # --- divisões ------------------------------------------------------------------------------
 
 
-def test_splits_share_no_sql_skeleton(library):
+def test_splits_share_no_sql_skeleton(prepared):
     """Validação e teste medem formas de consulta que o treino não viu."""
-    library.write(jsonl(good_records())).prepare()
-    found = {name: {skeleton(row["sql"]) for row in library.split(name)} for name in OWN_SPLITS}
+    found = {name: {skeleton(row["sql"]) for row in prepared.split(name)} for name in OWN_SPLITS}
     assert all(found.values())
-    assert not found["train"] & found["validation"]
-    assert not found["train"] & found["test"]
-    assert not found["validation"] & found["test"]
+    assert all(not found[one] & found[other] for one, other in combinations(OWN_SPLITS, 2))
     total = len(good_records())
     for name in ("validation", "test"):
-        assert 0.05 * total <= len(library.split(name)) <= 0.15 * total
+        assert 0.05 * total <= len(prepared.split(name)) <= 0.15 * total
 
 
-def test_split_depends_on_the_seed_only(library, tmp_path):
-    """A mesma semente divide igual; outra divide diferente."""
-    library.write(jsonl(good_records())).prepare()
-    first = [library.split(name) for name in OWN_SPLITS]
-    library.output = tmp_path / "de novo"
-    library.prepare()
-    assert [library.split(name) for name in OWN_SPLITS] == first
-    library.output = tmp_path / "outra semente"
-    library.prepare("data.seed=99")
-    assert library.split("test") != first[2]
+@pytest.mark.parametrize(("seed", "same"), [(6, True), (99, False)])
+def test_split_depends_on_the_seed_only(prepared, tmp_path, seed, same):
+    other = copy(prepared)
+    other.output = tmp_path / "outra"
+    other.prepare(f"data.seed={seed}")
+    assert all((other.split(name) == prepared.split(name)) is same for name in OWN_SPLITS)
 
 
-def test_report_agrees_with_the_files(library):
+def test_report_agrees_with_the_files(prepared):
     """Contagens, hashes e sobreposições do relatório são os dos arquivos; a configuração relê."""
-    library.write(jsonl([*good_records(), good_records()[0]])).prepare()
-    report = read_json(library.output / "report.json")
+    report, contents = read_json(prepared.output / "report.json"), prepared.contents()
     for name in OWN_SPLITS:
-        content = (library.output / f"{name}.jsonl").read_bytes()
-        assert report["splits"][name]["sha256"] == hashlib.sha256(content).hexdigest()
-        assert report["splits"][name]["questions"] == len(library.split(name))
+        part = report["splits"][name]
+        assert part["sha256"] == hashlib.sha256(contents[f"{name}.jsonl"]).hexdigest()
+        assert part["questions"] == len(prepared.split(name))
     for overlap in report["overlap"].values():
         assert set(overlap.values()) == {0}
     assert report["rejected"] == {"mesmo molde de outra": 1}
-    assert load_effective(library.output) == load_config(None, library.overrides())
-    assert "| treino |" in (library.output / "report.md").read_text(encoding="utf-8")
+    assert load_effective(prepared.output) == load_config(None, prepared.overrides())
+    assert "| treino |" in contents["report.md"].decode()
 
 
 # --- refazer ou não ------------------------------------------------------------------------
@@ -452,16 +413,15 @@ def test_report_agrees_with_the_files(library):
 
 def test_second_call_does_nothing(library, capsys):
     """Sem mudança, a segunda chamada não toca em nenhum arquivo; com --force, refaz igual."""
-    library.write(jsonl(good_records())).prepare()
-    before = library.state()
-    contents = {p.name: p.read_bytes() for p in library.output.iterdir()}
+    library.prepare()
+    before, contents = library.state(), library.contents()
     capsys.readouterr()
     library.prepare()
     assert library.state() == before
     assert "já estão prontos" in capsys.readouterr().out
     library.prepare("--force")
     assert library.state() != before
-    assert {p.name: p.read_bytes() for p in library.output.iterdir()} == contents
+    assert library.contents() == contents
 
 
 def _edit_questions(library):
@@ -469,9 +429,8 @@ def _edit_questions(library):
 
 
 def _edit_database(library):
-    with sqlite3.connect(library.database) as connection:
+    with closing(sqlite3.connect(library.database)) as connection, connection:
         connection.execute("UPDATE livros SET paginas = paginas + 1")
-    connection.close()
 
 
 def _lose_a_split(library):
@@ -481,7 +440,7 @@ def _lose_a_split(library):
 @pytest.mark.parametrize("change", [_edit_questions, _edit_database, _lose_a_split])
 def test_any_change_makes_it_work_again(library, capsys, change):
     """Perguntas ou banco alterados, ou uma divisão apagada: a chamada seguinte refaz."""
-    library.write(jsonl(good_records())).prepare()
+    library.prepare()
     change(library)
     capsys.readouterr()
     library.prepare()
@@ -491,7 +450,6 @@ def test_any_change_makes_it_work_again(library, capsys, change):
 
 def test_load_split_says_what_to_run(library):
     """Antes de preparar, quem pede uma divisão recebe o comando que falta."""
-    library.write(jsonl(good_records()))
     with pytest.raises(UserError, match="python data_prep.py"):
         library.split("train")
 
@@ -519,11 +477,7 @@ def shop_splits(written, tmp_path_factory):
     folder = tmp_path_factory.mktemp("loja")
     reserved = {mask(row.question) for row in written["test"] + written["validation"]}
     everything = [row for name in splits.WRITTEN for row in written[name]]
-    sample = [
-        row
-        for number, row in enumerate(everything)
-        if number % 25 == 0 or mask(row.question) in reserved
-    ]
+    sample = everything[::25] + [row for row in everything if mask(row.question) in reserved]
     hard = next(row for row in written["test_2"] if not row.answerable)
     files = {
         "written": (sample, written["test"][3]),
@@ -571,20 +525,23 @@ def test_only_the_unanswerable_files_have_declines(written):
 def test_written_sql_is_one_tidy_select(written):
     """Todo SQL escrito é um SELECT só, numa linha, que o analisador entende."""
     for rows in written.values():
-        for sql in (sql for row in rows for sql in (row.sql, *row.also_right) if sql != DECLINE):
+        for sql in (sql for row in rows for sql in row.queries):
             assert sql == " ".join(sql.split())
             assert isinstance(sqlglot.parse_one(sql, read="sqlite"), sqlglot.exp.Query), sql
 
 
 def test_test_questions_never_enter_the_training_set(shop_splits, written):
-    """Nenhum molde dos testes ou da validação está no treino, nem o que se plantou de propósito."""
+    """Nem um molde de teste ou validação, nem 80% das palavras dele, nem o que se plantou."""
     parts, rejected, _ = shop_splits
     train = {mask(row["question"]) for row in parts["train"]}
-    assert len(train) > 100
-    assert len(parts["test"]) >= 200 and len(parts["test_2"]) >= 300
+    assert len(train) > 100 and len(parts["test"]) >= 200 and len(parts["test_2"]) >= 300
     for name in set(SPLITS) - {"train"}:
         assert not train & {mask(row["question"]) for row in parts[name]}, name
     assert not train & {mask(row.question) for row in written["test"]}
+    held = [row for name in ("test", "test_2", "validation") for row in parts[name]]
+    reserved = [set(mask(row["question"]).split()) for row in held]
+    for words in map(set, map(str.split, train)):
+        assert max(len(words & other) / len(words | other) for other in reserved) < 0.8, words
     by_source = {
         name: [row["reason"] for row in rejected if row["where"].startswith(f"{name}-0")]
         for name in ("written", "unanswerable")
@@ -592,17 +549,6 @@ def test_test_questions_never_enter_the_training_set(shop_splits, written):
     assert any(reason.startswith("mesmo molde de test-") for reason in by_source["written"])
     assert any(reason.startswith("quase igual a test-") for reason in by_source["written"])
     assert any(reason.startswith("quase igual a test_2-") for reason in by_source["unanswerable"])
-
-
-def test_no_training_question_is_almost_a_reserved_one(shop_splits):
-    """Nenhuma pergunta do treino tem 80% ou mais das palavras do molde de uma reservada."""
-    parts, *_ = shop_splits
-    held = [row for name in ("test", "test_2", "validation") for row in parts[name]]
-    reserved = [set(mask(row["question"]).split()) for row in held]
-    for row in parts["train"]:
-        words = set(mask(row["question"]).split())
-        closest = max(len(words & other) / len(words | other) for other in reserved)
-        assert closest < 0.8, row
 
 
 def test_generated_splits_share_no_skeleton_with_training(shop_splits):
@@ -641,21 +587,15 @@ def test_what_the_database_cannot_answer_is_everywhere_and_keeps_its_answer(shop
 @pytest.mark.parametrize("name", ["perguntas.jsonl", "perguntas.csv"])
 def test_a_user_may_say_what_their_database_cannot_answer(library, name):
     """NÃO SEI, de qualquer jeito que se escreva, não se executa e entra em toda divisão."""
-    ways = ["NÃO SEI", "não sei", "nao sei.", "Não Sei ;"]
-    asked = [
-        {"question": f"{what} {which}?", "sql": ways[(i + j) % 3]}
-        for i, what in enumerate(["quem escreveu", "quanto custou", "que cor tem", "cadê"])
-        for j, which in enumerate(["o livro azul", "a revista", "o jornal", "o gibi", "o mapa"])
-    ]
+    verbs, things = ["quem fez", "quanto custou", "cadê"], ["o livro", "o gibi", "o mapa", "o CD"]
+    ways = cycle(["NÃO SEI", "não sei", "nao sei.", "Não Sei ;"])
+    words = map(" ".join, product(verbs, things, ["azul", "novo"]))
+    asked = [{"question": f"{text}?", "sql": way} for text, way in zip(words, ways, strict=False)]
     records = good_records() + asked
-    content = jsonl(records)
-    if name.endswith("csv"):
-        content = "".join(f'"{r["question"]}","{r["sql"]}"\n' for r in records)
-        content = (CSV_HEADER + content).encode()
-    library.write(content, name).prepare()
+    library.write(as_csv(records).encode() if name.endswith("csv") else jsonl(records), name)
+    library.prepare()
     assert library.rejected() == []
-    parts = {name: library.split(name) for name in OWN_SPLITS}
-    declined = {n: [r for r in rows if r["sql"] == DECLINE] for n, rows in parts.items()}
+    declined = {n: [r for r in library.split(n) if r["sql"] == DECLINE] for n in OWN_SPLITS}
     assert all(declined.values()) and sum(map(len, declined.values())) == len(asked)
     report = read_json(library.output / "report.json")
     assert report["splits"]["train"]["by_kind"][UNANSWERABLE] == len(declined["train"])
@@ -683,6 +623,14 @@ def test_a_test_file_may_list_the_right_readings(tmp_path, sql, first, others):
         assert [(row.sql, row.also_right) for row in rows] == [(first, others)]
 
 
+@pytest.mark.parametrize(("extra", "ours"), [([], True), (["data.feedback=x.jsonl"], False)])
+def test_only_our_own_sql_runs_without_a_process_of_its_own(tmp_path, extra, ours):
+    """O que se disse na página é SQL de qualquer um, e de um modelo."""
+    config = load_config(None, [f"data.output_dir={tmp_path}", "database.seeds=[41]", *extra])
+    (bank,) = open_databases(config)
+    assert isinstance(bank, TrustedDatabase) is ours
+
+
 def test_every_reading_has_to_run(shop_11):
     sieve = Sieve([Database(shop_11)])
     good = Row("test-1", "quantos?", "SELECT 1", "test", also_right=["SELECT 2", DECLINE])
@@ -691,23 +639,21 @@ def test_every_reading_has_to_run(shop_11):
     assert [item.where for item in sieve.rejected] == ["test-2"]
 
 
-def opinion(question, model_sql, sql, good):
-    """Uma linha de feedback.jsonl, como a página a grava."""
-    opinion = "good" if good else "bad"
-    return {"question": question, "model_sql": model_sql, "sql": sql, "opinion": opinion}
+def opinions(folder, *rows):
+    """O feedback.jsonl que a página grava: (pergunta, SQL do modelo, SQL certo) de cada opinião."""
+    path, keys = folder / "feedback.jsonl", ("question", "model_sql", "sql", "opinion")
+    told = [(*row, "good" if row[1] == row[2] else "bad") for row in rows]
+    write_jsonl(path, (dict(zip(keys, row, strict=True)) for row in told))
+    return f"data.feedback={path}"
 
 
 def test_opinions_from_the_page_join_the_questions(library):
     """Aprovadas e corrigidas entram; a que repete uma pergunta e a sem correção dizem por quê."""
     twin = good_records()[0]
-    path = library.folder / "feedback.jsonl"
-    opinions = [
-        opinion("há quantos gêneros?", "SELECT 1", OPINION_SQL, good=False),
-        opinion("qual o livro mais longo?", "SELECT 2", "", good=False),
-        opinion(twin["question"], twin["sql"], twin["sql"], good=True),
-    ]
-    write_jsonl(path, opinions)
-    library.write(jsonl(good_records())).prepare(f"data.feedback={path}")
+    corrected = ("há quantos gêneros?", "SELECT 1", OPINION_SQL)
+    uncorrected = ("qual o livro mais longo?", "SELECT 2", "")
+    repeated = (twin["question"], twin["sql"], twin["sql"])
+    library.prepare(opinions(library.folder, corrected, uncorrected, repeated))
     rows = [row for row in library.accepted() if row["source"] == "feedback"]
     assert [(row["question"], row["sql"]) for row in rows] == [("há quantos gêneros?", OPINION_SQL)]
     reasons = {row["question"]: row["reason"] for row in library.rejected()}
@@ -715,21 +661,14 @@ def test_opinions_from_the_page_join_the_questions(library):
     assert "mesmo molde" in reasons[twin["question"]]
 
 
-@pytest.mark.parametrize(
-    "sql", ["SELECT titulo FROM livros ORDER BY 1.5 LIMIT 2", "SELECT 1 LIMIT '1.0'"]
-)
+POISON = ["SELECT titulo FROM livros ORDER BY 1.5 LIMIT 2", "SELECT 1 LIMIT '1.0'"]
+
+
+@pytest.mark.parametrize("sql", [*POISON, f"SELECT {'- ' * 200}1", f"SELECT {'- ' * 450}1"])
 def test_a_poisonous_opinion_never_stops_the_preparation(library, sql):
     """O que a página já executou volta aqui: aceito ou recusado, sem traceback."""
-    path = library.folder / "feedback.jsonl"
-    write_jsonl(path, [opinion("quais são dois livros?", sql, sql, good=True)])
-    library.write(jsonl(good_records())).prepare(f"data.feedback={path}")
+    library.prepare(opinions(library.folder, ("quais são dois livros?", sql, sql)))
     assert len(library.accepted()) >= len(good_records())
-
-
-def test_a_missing_file_of_opinions_is_a_user_error(library):
-    library.write(jsonl(good_records()))
-    with pytest.raises(UserError, match="não existe"):
-        main([*library.overrides(), "data.feedback=/nao/existe.jsonl"])
 
 
 # --- o que o treino lê ---------------------------------------------------------------------
@@ -766,7 +705,7 @@ def test_the_order_of_training_depends_on_its_seed(shop_splits):
 
 def test_no_example_left_is_a_user_error(library):
     """Sem as escritas e sem geradas, não há o que treinar."""
-    library.write(jsonl(good_records())).prepare()
+    library.prepare()
     config = load_config(None, library.overrides())
     row = load_split(config, "train")[0] | {"source": "generated"}
     (library.output / "train.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import queue
+import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +17,8 @@ from comum.terminal import UserError
 import pytest
 
 from loja_sql import config
-from loja_sql.sql.database import Database, QueryError
+from loja_sql.sql import database
+from loja_sql.sql.database import Database, QueryError, TrustedDatabase
 
 TIME_LIMIT_S = 0.4
 ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) "
@@ -472,3 +476,70 @@ def test_a_closed_wal_bank_is_read_without_writing_beside_it(tmp_path):
     bank = Database(path)
     assert bank.tables == ["livros"] and bank.run("SELECT id FROM livros").rows == [(7,)]
     assert [file.name for file in tmp_path.iterdir()] == ["wal.sqlite"]
+
+
+OURS = [  # consultas e tropeços que também acontecem nas perguntas que escrevemos
+    "SELECT uf, COUNT(*) AS n FROM clientes GROUP BY uf ORDER BY n DESC LIMIT 5",
+    "SELECT nome FROM produtos WHERE estoque = 0",
+    "SELECT nome, cidade FROM clientes",
+    *(HOSTILE[name][0] for name in ("vazio", "muito longo", "truncado", "coluna que não há")),
+    *(HOSTILE[name][0] for name in ("delete", "explain", "sqlite_master", "duas consultas")),
+    *(HOSTILE[name][0] for name in ("cte infinita", "surrogate", "zeroblob")),
+]
+
+
+@pytest.mark.parametrize("sql", OURS)
+def test_our_own_queries_get_the_same_answer_without_a_process(bank, ours, shop_11, sql):
+    """As linhas, na mesma ordem, ou o mesmo motivo de recusa; e o arquivo fica como estava."""
+    before = digest(shop_11)
+    assert outcome(ours, sql) == outcome(bank, sql)
+    assert digest(shop_11) == before
+
+
+@pytest.fixture(scope="module")
+def ours(shop_11):
+    return TrustedDatabase(shop_11, time_limit=TIME_LIMIT_S)
+
+
+def outcome(chosen, sql):
+    try:
+        return chosen.run(sql)
+    except QueryError as error:
+        return str(error)
+
+
+@pytest.fixture
+def nobody_waits(monkeypatch):
+    """Nenhum processo à espera: a próxima consulta precisa de um novo."""
+    idle = queue.LifoQueue()
+    idle.put(None)
+    monkeypatch.setattr(database, "_idle", idle)
+
+
+@pytest.mark.parametrize("program", ["/nao/existe", shutil.which("false") or "/nao/existe"])
+def test_a_process_that_cannot_start_is_not_the_fault_of_the_query(
+    bank, nobody_waits, monkeypatch, program
+):
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", program)
+        with pytest.raises(UserError, match="não iniciou o processo.*Feche outros programas"):
+            bank.run("SELECT 1")
+    assert bank.run("SELECT 1").rows == [(1,)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="o Windows não tem este sinal")
+def test_an_interruption_is_not_the_fault_of_the_query_either(bank, nobody_waits):
+    """Ctrl-C no meio de uma consulta interrompe o programa, e não recusa a consulta."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S / 4)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bank.run(ENDLESS + "SELECT COUNT(*) FROM r")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert bank.run("SELECT 1").rows == [(1,)]

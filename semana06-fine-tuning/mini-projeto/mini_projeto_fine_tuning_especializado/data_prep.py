@@ -61,13 +61,16 @@ def prepare(config: Config) -> None:
 def open_databases(config: Config) -> list:
     """Gera as lojas (ou abre o banco do usuário) e devolve os bancos abertos."""
     from loja_sql.shop import create_shop
-    from loja_sql.sql.database import Database
+    from loja_sql.sql.database import Database, TrustedDatabase
 
     if config.database.custom is None:
         for seed, path in zip(config.database.seeds, config.databases, strict=True):
             create_shop(path, seed)
             print(f"Loja da semente {seed}: {path}")
-    return [Database(path, config.database.time_limit_s) for path in config.databases]
+    # Só as perguntas da loja são nossas: o que se escreveu na página pode ser de qualquer um.
+    ours = config.data.custom is None and config.data.feedback is None
+    kind = TrustedDatabase if ours else Database
+    return [kind(path, config.database.time_limit_s) for path in config.databases]
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ from pathlib import Path
 
 from comum.terminal import Parser, above_zero, run_main, simple_name
 
-from loja_sql.config import add_config_arguments, config_from_args, resolve, with_trained
+from loja_sql.config import SPLITS, add_config_arguments, config_from_args, resolve, with_trained
 from loja_sql.model.exports import form_list
-from loja_sql.questions.splits import SPLITS
 from loja_sql.scores.overview import GROUPS
 
 

@@ -27,6 +27,11 @@ from pydantic import (
 
 PROJECT_DIR = Path(__file__).resolve().parents[1]
 BASE_CONFIG = PROJECT_DIR / "configs" / "base.yaml"
+# As divisões das perguntas da loja; as das próprias são só train, validation e test.
+SPLITS = (
+    *("train", "validation", "generated_validation"),
+    *("test", "test_typos", "test_2", "generated_test"),
+)
 EFFECTIVE_NAME = "effective_config.yaml"
 SHIPPED = PROJECT_DIR / "models" / "pronto"  # o treino que vem com o repositório
 # O modelo sem treino conhece o inglês melhor, e precisa que lhe digam o que se espera dele.

@@ -32,6 +32,11 @@ class Row:
     def answerable(self) -> bool:
         return self.sql != DECLINE
 
+    @property
+    def queries(self) -> list[str]:
+        """As consultas que servem de resposta, a principal primeiro; `DECLINE` não é uma."""
+        return [sql for sql in (self.sql, *self.also_right) if sql != DECLINE]
+
 
 @dataclass
 class Rejected:
@@ -76,7 +81,8 @@ def read_questions(
 
 
 def _clean(sql: str) -> str:
-    return DECLINE if declines(sql) else sql.strip().rstrip(";").strip()
+    bare = sql.strip().rstrip(";").strip()
+    return DECLINE if declines(bare) else bare
 
 
 def _content_problem(question: object, sql: object) -> str | None:

@@ -7,12 +7,12 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from comum.terminal import progress
 from comum.text import jaccard
 
-from loja_sql.prompt import DECLINE
 from loja_sql.questions.generator import generate
 from loja_sql.questions.grafts import graft
 from loja_sql.questions.reading import Rejected, Row
@@ -48,8 +48,7 @@ class Sieve:
 
     def runs(self, row: Row, where: str | None = None) -> bool:
         """Executa a consulta em todos os bancos; a que serve ganha tipo e dificuldade."""
-        queries = [sql for sql in (row.sql, *row.also_right) if sql != DECLINE]
-        if problem := next(filter(None, map(self._problem, queries)), None):
+        if problem := next(filter(None, map(self._problem, row.queries)), None):
             self.refuse(row, problem, where)
         elif row.answerable:
             row.kind, row.difficulty = kind(row.sql), difficulty(row.sql)
@@ -59,12 +58,23 @@ class Sieve:
 
     def _problem(self, sql: str) -> str | None:
         if sql not in self._problems:
-            self._problems[sql] = reference_problem(sql, self._databases)
+            problem = reference_problem(sql, self._databases)
+            if problem is None:
+                kind(sql), difficulty(sql)  # já guardados, enquanto `parse` ainda tem a árvore
+            self._problems[sql] = problem
         return self._problems[sql]
 
     def checked(self, rows: list[Row], label: str) -> list[Row]:
         """As linhas cuja consulta executa e tem resposta definida."""
-        return [row for row in progress(rows, f"Conferindo: {label}", "pergunta") if self.runs(row)]
+        queries = dict.fromkeys(sql for row in rows for sql in row.queries)
+        pool = ThreadPoolExecutor(2)  # enquanto os bancos executam uma, lê-se a outra
+        try:
+            problems = pool.map(self._problem, queries)
+            for _ in progress(problems, f"Conferindo: {label}", "consulta", len(queries)):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return [row for row in rows if self.runs(row)]
 
     def unseen(self, rows: list[Row]) -> list[Row]:
         """As linhas cujo molde ainda não se aceitou; quem vem antes fica."""

@@ -216,7 +216,6 @@ def inflections(people: str) -> list[str]:
     return [people, singular] + ([root + "a", root + "as"] if root != singular else [])
 
 
-@cache
 @cache  # cada pergunta passa por vários crivos
 def mask(text: str) -> str:
     """O molde de uma pergunta: sem caixa, acentos, pontuação nem valores.

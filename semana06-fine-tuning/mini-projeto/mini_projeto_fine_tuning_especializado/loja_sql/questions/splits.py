@@ -13,7 +13,7 @@ from comum import labels
 from comum.files import read_jsonl
 from comum.terminal import UserError
 
-from loja_sql.config import Config, resolve
+from loja_sql.config import SPLITS, Config, resolve
 from loja_sql.prompt import DECLINE
 from loja_sql.questions.linking import column_values
 from loja_sql.questions.noise import misspelt, noised
@@ -36,10 +36,6 @@ VALIDATION = {
 }
 TEST = {"test": DATA_DIR / "perguntas_teste.jsonl"}
 TEST_2 = {"test_2": DATA_DIR / "perguntas_teste_2.jsonl"}
-SPLITS = (
-    *("train", "validation", "generated_validation"),
-    *("test", "test_typos", "test_2", "generated_test"),
-)
 NAMES = labels.SPLITS | {
     "test_typos": "teste com erros",
     "test_2": "teste 2",

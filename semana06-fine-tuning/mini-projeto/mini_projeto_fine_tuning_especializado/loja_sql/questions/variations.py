@@ -7,7 +7,7 @@ Um valor só é trocado se aparece uma única vez na pergunta e está no SQL; na
 
 import random
 import re
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
 from comum.text import fold
 
@@ -100,6 +100,7 @@ def vary(
     return draft.done()
 
 
+@lru_cache(1024)  # cada troca procura as suas formas na mesma pergunta
 def aligned_fold(text: str) -> str:
     """`fold` com o mesmo comprimento de `text`: as posições de um valem no outro."""
     return "".join(fold(char)[:1] or char for char in text)

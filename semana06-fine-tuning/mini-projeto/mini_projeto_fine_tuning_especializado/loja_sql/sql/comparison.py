@@ -6,18 +6,24 @@ reais têm tolerância relativa de 1e-6; inteiros e textos são exatos.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from loja_sql.sql.database import Database, QueryError, Result
-from loja_sql.sql.features import parse
+from loja_sql.sql.database import AT_ONCE, Database, QueryError, Result
+from loja_sql.sql.features import parse, skeleton
 
 REL_TOL = 1e-6
 CHANCE = (exp.Rand, exp.CurrentDate, exp.CurrentTime, exp.CurrentTimestamp)
+NOT_UNDERSTOOD = "SQL que o analisador não entende"
 # Sem argumento, ou com 'now', são a data ou a hora em que se executa.
 CLOCKS = {"date", "time", "datetime", "julianday", "unixepoch", "timediff"}
+
+# Um banco em cada uma: enquanto o SQLite executa, as outras andam.
+_threads = ThreadPoolExecutor(AT_ONCE)
 
 
 def same_rows(gold: Result, predicted: Result, cuts: list[int] = ()) -> bool:
@@ -104,15 +110,22 @@ def reference_problem(sql: str, databases: list[Database]) -> str | None:
             return "não é uma consulta SELECT"
         if _changes_by_itself(tree):
             return "depende do relógio ou do acaso"
-        for bank in databases:
-            problem = _result_problem(tree, bank.run(sql), bank)
-            if problem:
-                return problem
+        problems = _threads.map(partial(_problem_in, sql, tree), databases)
+        # Enquanto os bancos trabalham, e há a árvore: o que não se escreve de volta não serve.
+        skeleton(sql)
+    except (SqlglotError, RecursionError):
+        return NOT_UNDERSTOOD
+    return next(filter(None, problems), None)
+
+
+def _problem_in(sql: str, tree: exp.Query, bank: Database) -> str | None:
+    """O que há de errado com a consulta num dos bancos."""
+    try:
+        return _result_problem(tree, bank.run(sql), bank)
     except QueryError as error:
         return str(error)
     except (SqlglotError, RecursionError):
-        return "SQL que o analisador não entende"
-    return None
+        return NOT_UNDERSTOOD
 
 
 def _changes_by_itself(tree: exp.Query) -> bool:
@@ -158,7 +171,10 @@ def _number(clause: exp.Expression | None, bank: Database) -> int:
     """O valor de um LIMIT ou OFFSET, que pode ser uma expressão; 0 se a cláusula não existe."""
     if clause is None:
         return 0
-    return int(float(bank.run(f"SELECT {clause.expression.sql(dialect='sqlite')}").rows[0][0]))
+    value = clause.expression
+    if isinstance(value, exp.Literal) and value.is_int:
+        return int(value.name)
+    return int(float(bank.run(f"SELECT {value.sql(dialect='sqlite')}").rows[0][0]))
 
 
 def _order_keys(
@@ -198,7 +214,7 @@ def _with_columns(
     columns = wider.expressions
     wider.set("expressions", [*columns, *extra])
     try:
-        return bank.run(wider.sql(dialect="sqlite")).rows
+        return bank.run(wider.sql(dialect="sqlite", copy=False)).rows
     except QueryError:
         # ORDER BY aceita apelidos dentro de uma expressão; a lista do SELECT, só o que significam.
         meaning = {e.alias.lower(): e.unalias() for e in tree.expressions if e.alias}

@@ -1,7 +1,8 @@
 """Executa SQL de procedência duvidosa sem risco: cada consulta roda num processo à parte.
 
 As barreiras estão em `worker.py`. Aqui ficam o processo, que espera vivo a próxima consulta e é
-refeito quando morre, e as mensagens de quando ele não responde.
+refeito quando morre, e as mensagens de quando ele não responde. O SQL que é nosso, e são dezenas
+de milhares de consultas ao preparar os dados, dispensa o processo: `TrustedDatabase`.
 """
 
 import queue
@@ -9,6 +10,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -85,44 +87,97 @@ class Database:
         Raises:
             QueryError: SQL vazio, longo demais, inválido, proibido, com mais de uma instrução,
                 mais lento que `time_limit` segundos ou que pede memória demais.
+            UserError: o sistema não deu um processo em que a executar.
         """
         sql = sql.strip()
         if not sql:
             raise QueryError("a consulta está vazia")
         if len(sql) > MAX_SQL_CHARS:
             raise QueryError(f"a consulta passa de {MAX_SQL_CHARS} caracteres")
+        columns, rows = self._answer(sql, row_limit + 1)
+        if not columns or not _QUERY_START.match(sql):
+            raise QueryError(ONLY_SELECT)
+        return Result(columns, rows[:row_limit], truncated=len(rows) > row_limit)
+
+    def _answer(self, sql: str, row_limit: int) -> tuple[list[str], list[tuple]]:
         stat = self.path.stat()
         stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         started = time.monotonic()
+        request = (self.uri(), stamp, sql, self.time_limit, row_limit)
         try:
-            answer = _ask((self.uri(), stamp, sql, self.time_limit, row_limit + 1))
+            answer = _ask(request)
         except EOFError as error:
             late = time.monotonic() - started > self.time_limit
             died = "a consulta derrubou o processo que a executava"
             raise QueryError(timed_out(self.time_limit) if late else died) from error
         if isinstance(answer, str):
             raise QueryError(answer)
-        columns, rows = answer
-        if not columns or not _QUERY_START.match(sql):
-            raise QueryError(ONLY_SELECT)
-        return Result(columns, rows[:row_limit], truncated=len(rows) > row_limit)
+        return answer
+
+
+class TrustedDatabase(Database):
+    """Um banco que só recebe consultas nossas: executa-as neste processo, numa cópia em memória.
+
+    As barreiras da conexão são as mesmas, e os motivos de uma recusa também; o que ele não tem é o
+    vigia nem o teto de memória, que são de um processo inteiro. O arquivo, ele o lê uma vez só.
+    """
+
+    def __init__(self, path: Path | str, time_limit: float = TIME_LIMIT_S) -> None:
+        super().__init__(path, time_limit)
+        self._lock = threading.Lock()  # quem confere perguntas o faz de várias threads
+        connection = sqlite3.connect(":memory:", check_same_thread=False)
+        with closing(sqlite3.connect(self.uri(), uri=True)) as source:
+            source.backup(connection)
+        self._bank = worker.Bank(connection)
+
+    def _answer(self, sql: str, row_limit: int) -> tuple[list[str], list[tuple]]:
+        with self._lock:
+            return self._bank.run(sql, self.time_limit, row_limit)
 
 
 def _ask(request: tuple) -> tuple[list[str], list[tuple]] | str:
-    """A resposta de um processo que espera, ou de um novo; EOFError se ele morreu sem responder."""
+    """A resposta de um processo que espera, ou de um novo.
+
+    Raises:
+        EOFError: ele morreu sem responder.
+        UserError: era preciso um novo, e o sistema não o deu.
+    """
     process = _idle.get()
     try:
         if process is None or process.poll() is not None:
-            command = [sys.executable, "-I", "-S", worker.__file__]
-            pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
+            process = _started()
         worker.send(process.stdin, request)
         return worker.receive(process.stdout)
-    except BaseException as error:
-        if process is not None:
-            process.kill()
-            with suppress(OSError), process:
-                process = None
-        raise EOFError from error if isinstance(error, OSError) else error
+    except BaseException as error:  # também o Ctrl-C, que deixa uma resposta pela metade
+        _end(process)
+        process = None
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            raise EOFError from error
+        raise
     finally:
         _idle.put(process)
+
+
+def _started() -> subprocess.Popen:
+    """Um processo novo, que já disse que está pronto."""
+    command = [sys.executable, "-I", "-S", worker.__file__]
+    pipe, nowhere, process = subprocess.PIPE, subprocess.DEVNULL, None
+    try:
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
+        worker.receive(process.stdout)
+    except BaseException as error:
+        _end(process)
+        if not isinstance(error, OSError | EOFError):
+            raise
+        raise UserError(
+            "o sistema não iniciou o processo em que as consultas rodam: falta memória, ou há "
+            "processos demais. Feche outros programas e repita."
+        ) from error
+    return process
+
+
+def _end(process: subprocess.Popen | None) -> None:
+    if process is not None:
+        process.kill()
+        with suppress(OSError), process:  # fecha os canos e espera o fim
+            pass

@@ -38,7 +38,7 @@ def parse(sql: str) -> exp.Expression:
 
 def tables(sql: str) -> list[str]:
     """As tabelas citadas, sem repetição, em ordem alfabética."""
-    return sorted({table.name for table in parse(sql).find_all(exp.Table)})
+    return _shape(sql)[1]
 
 
 @cache
@@ -59,10 +59,16 @@ def difficulty(sql: str) -> str:
     return "fácil" if points <= 1 else "média" if points <= 4 else "difícil"
 
 
-@cache
 def skeleton(sql: str) -> str:
     """A consulta com todo literal trocado por `?`: duas que só diferem em valores são iguais."""
+    return _shape(sql)[0]
+
+
+@cache
+def _shape(sql: str) -> tuple[str, list[str]]:
+    """O esqueleto e as tabelas de uma vez: as árvores, `parse` só guarda as últimas."""
     tree = parse(sql).copy()
+    names = sorted({table.name for table in tree.find_all(exp.Table)})
     for literal in list(tree.find_all(exp.Literal)):
         literal.replace(exp.Placeholder())
-    return tree.sql(dialect="sqlite")
+    return tree.sql(dialect="sqlite", copy=False), names

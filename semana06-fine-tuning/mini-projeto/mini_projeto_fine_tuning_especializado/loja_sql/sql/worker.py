@@ -1,4 +1,4 @@
-"""O processo à parte em que toda consulta roda: só leitura, só as tabelas do banco, com limites.
+"""O processo à parte em que uma consulta roda: só leitura, só as tabelas do banco, com limites.
 
 Um modelo pode escrever qualquer coisa. Barreiras independentes cuidam disso:
 
@@ -76,16 +76,14 @@ def receive(stream: BinaryIO) -> object:
 
 
 class Bank:
-    """Um banco aberto com as barreiras; `run` executa uma consulta de cada vez."""
+    """Um banco com as barreiras que são da conexão; `run` executa uma consulta de cada vez."""
 
-    def __init__(self, uri: str) -> None:
-        # Uma consulta preparada guarda memória: nenhuma fica para a próxima.
-        self._connection = connection = sqlite3.connect(uri, uri=True, cached_statements=0)
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
         tables = connection.execute(TABLES).fetchall()
         self._readable = {*JSON_TABLES, *(name for name, *_ in tables)}
         connection.execute("PRAGMA query_only = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute(f"PRAGMA hard_heap_limit = {SQLITE_BYTES}")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, MAX_LIKE_PATTERN_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
@@ -170,7 +168,10 @@ def _fetch(cursor: sqlite3.Cursor, limit: int) -> list[tuple]:
 @functools.lru_cache(BANKS_OPEN)
 def _bank(uri: str, stamp: tuple) -> Bank:
     """O banco, reaberto quando `stamp` (o que identifica o arquivo) muda."""
-    return Bank(uri)
+    # Uma consulta preparada guarda memória: nenhuma fica para a próxima.
+    connection = sqlite3.connect(uri, uri=True, cached_statements=0)
+    connection.execute(f"PRAGMA hard_heap_limit = {SQLITE_BYTES}")  # do processo inteiro
+    return Bank(connection)
 
 
 def _answer(
@@ -200,6 +201,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # o Ctrl-C é de quem pediu
     _limit("RLIMIT_AS", PROCESS_BYTES)
     _limit("RLIMIT_FSIZE", FILE_BYTES)
+    send(sys.stdout.buffer, "pronto")  # o que falhar daqui em diante é culpa da consulta
     while True:
         try:
             request = receive(sys.stdin.buffer)

@@ -113,8 +113,8 @@ class Assistant:
         try:
             bank = Database(self.config.databases[0], self.config.database.time_limit_s)
             result, error = bank.run(sql), None
-        except QueryError as problem:
-            result, error = None, str(problem)
+        except (QueryError, UserError) as problem:  # ou não serve, ou não há processo
+            result, error = None, str(problem).rstrip(".")
         return Answer(question, sql, result, error, time.perf_counter() - started)
 
     def _refusal(self) -> str:

@@ -1,6 +1,6 @@
 """Os nomes, em português, do que os resultados guardam sob chaves em inglês."""
 
-from comum.numbers import decimal
+from comum.numbers import decimal, general
 from comum.results import TrainingSummary
 
 # Chave da nota: nome, casas decimais, escala com que se mostra.
@@ -32,6 +32,16 @@ METHODS = {
     "dora": "DoRA",
     "lora_plus": "LoRA+",
     "adalora": "AdaLoRA",
+}
+HYPERPARAMETERS = {
+    "method": "variante",
+    "r": "posto",
+    "alpha": "alpha",
+    "dropout": "dropout",
+    "learning_rate": "learning rate",
+    "target_modules": "camadas",
+    "epochs": "passadas",
+    "train_examples": "conversas de treino",
 }
 FORMATS = {"chat": "conversa", "generation": "geração", "classification": "classificação"}
 SPLITS = {"train": "treino", "validation": "validação", "test": "teste"}
@@ -77,3 +87,12 @@ def training_title(training: TrainingSummary) -> str:
     """Um treino do mini-projeto para quem lê: `LoRA, 2.989 exemplos`."""
     method = METHODS.get(training.method, training.method)
     return f"{method}, {decimal(training.examples)} exemplos"
+
+
+def hyperparameter(value: float | str | list[str]) -> str:
+    """O valor de um hiperparâmetro para quem lê: `0,004`; `q, v`."""
+    if isinstance(value, list):
+        return ", ".join(name.removesuffix("_proj") for name in value)
+    if value == "all-linear":
+        return "todas as lineares"
+    return METHODS.get(value, value) if isinstance(value, str) else general(value)

@@ -51,16 +51,6 @@ TRIED = 3  # colunas de valores na tabela do plano
 TUNED = ("r", "alpha", "dropout", "learning_rate")
 # O que mais tem de ser igual entre dois treinos para a diferença ser do hiperparâmetro.
 EQUAL = ("model", "target_modules", "epochs", "batch_size", "train_examples", "load_in_4bit")
-SETTINGS = {
-    "method": "variante",
-    "r": "posto",
-    "alpha": "alpha",
-    "dropout": "dropout",
-    "learning_rate": "learning rate",
-    "target_modules": "camadas",
-    "epochs": "passadas",
-    "train_examples": "conversas de treino",
-}
 TECHNIQUES = {
     "bnb": "bitsandbytes",
     "int8": "8 bits (LLM.int8)",
@@ -171,19 +161,11 @@ def over(above: float | None, below: float | None, places: int = 3) -> str:
     return decimal(above / below if above is not None and below else None, places)
 
 
-def written(value: object) -> str:
-    """O valor de um hiperparâmetro, em português: `0,004`; `q, v`."""
-    if isinstance(value, list):
-        return ", ".join(name.removesuffix("_proj") for name in value)
-    if value == "all-linear":
-        return "todas as lineares"
-    return general(value) if isinstance(value, int | float) else labels.METHODS.get(value, value)
-
-
 def described(settings: dict) -> str:
     """Uma configuração em palavras: `posto 42, alpha 84`."""
-    known = ((SETTINGS[key], value) for key, value in settings.items() if key in SETTINGS)
-    return ", ".join(f"{name} {written(value)}" for name, value in known)
+    names = labels.HYPERPARAMETERS
+    known = ((names[key], value) for key, value in settings.items() if key in names)
+    return ", ".join(f"{name} {labels.hyperparameter(value)}" for name, value in known)
 
 
 def technique(name: str) -> str:
@@ -258,7 +240,7 @@ MOLDS = Environment(
     lstrip_blocks=True,
 )
 FILTERS = (best_kind, cell, day_of, described, general, interval, mib, p_value, percent)
-FILTERS += (probability, technique, written)
+FILTERS += (probability, technique, labels.hyperparameter)
 MOLDS.filters |= {x.__name__: x for x in FILTERS} | {"n": decimal}
 MOLDS.globals |= {x.__name__: x for x in (apart, change, first, label, lowest, over, score, tried)}
 MOLDS.globals["labels"] = labels

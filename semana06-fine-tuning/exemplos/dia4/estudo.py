@@ -24,8 +24,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from comum import tables
-from comum.labels import METHODS
-from comum.numbers import comma_axes, decimal, general
+from comum.labels import HYPERPARAMETERS, hyperparameter
+from comum.numbers import comma_axes, decimal
 from comum.paths import DEFAULT_MODEL, RESULTS_DIR
 from comum.results import Day4, Day4Study, StudyRow, TrainingRun
 from comum.terminal import Parser, UserError, progress, run_main
@@ -37,11 +37,6 @@ STUDY = Path(__file__).with_name("estudo.yaml")
 FLAGS = {"method": "--variant", "r": "--rank", "alpha": "--alpha", "dropout": "--dropout"}
 FLAGS |= {"learning_rate": "--learning-rate", "target_modules": "--target-modules"}
 FLAGS |= {"epochs": "--epochs", "train_examples": "--train-examples"}
-# O nome de cada fator na figura; entre parênteses, a chave do YAML, quando é outra.
-TITLES = {"method": "variante (method)", "r": "posto (r)", "alpha": "alpha", "dropout": "dropout"}
-TITLES |= {"learning_rate": "taxa de aprendizado (learning_rate)"}
-TITLES |= {"target_modules": "camadas com LoRA (target_modules)"}
-TITLES |= {"epochs": "passadas (epochs)", "train_examples": "conversas (train_examples)"}
 Point = dict[str, float | int | str | list[str]]
 
 
@@ -146,17 +141,9 @@ def choose(rows: list[StudyRow]) -> StudyRow:
     return min(close, key=lambda row: (row.trainable_parameters, row.perplexity))
 
 
-def written(value: float | str | list[str]) -> str:
-    """O valor de um fator, curto: as camadas pela inicial, os números com vírgula."""
-    if isinstance(value, list):
-        return ", ".join(name.removesuffix("_proj") for name in value)
-    if value == "all-linear":
-        return "todas"
-    return METHODS.get(value, value) if isinstance(value, str) else general(value)
-
-
 def describe(change: Point) -> str:
-    return "; ".join(f"{key}={written(value)}" for key, value in change.items()) or "ponto base"
+    changed = (f"{key}={hyperparameter(value)}" for key, value in change.items())
+    return "; ".join(changed) or "ponto base"
 
 
 def show(result: Day4Study) -> None:
@@ -189,12 +176,12 @@ def draw(result: Day4Study, path: Path) -> Path:
         ordered = not isinstance(pairs[0][0], str)
         if ordered:
             pairs.sort(key=lambda pair: pair[0])
-        labels = [written(value) + " (base)" * (row is base) for value, row in pairs]
+        labels = [hyperparameter(value) + " (base)" * (row is base) for value, row in pairs]
         style = "o-" if ordered else "o"
         axes.plot(labels, [row.perplexity for _, row in pairs], style, label="média")
         each = [(x, y) for x, (_, row) in zip(labels, pairs, strict=True) for y in row.by_seed]
         axes.plot(*zip(*each, strict=True), "x", color="gray", label="cada semente")
-        axes.set_title(TITLES[factor])
+        axes.set_title(HYPERPARAMETERS[factor])
         axes.tick_params(axis="x", rotation=20)
     for axes in panels.flat[len(factors) :]:
         axes.axis("off")

@@ -684,12 +684,12 @@ def chosen(config, **data):
 def test_training_reads_written_variations_and_some_of_the_generated(shop_splits):
     """`data.*_in_training` corta as geradas e as escritas, e as variações seguem as suas."""
     parts, _, config = shop_splits
-    everything = chosen(config, generated_in_training=10**6)
+    everything = chosen(config, generated_in_training=10**6, unanswerable_repeats=1)
     assert sorted(row["id"] for row in everything) == sorted(row["id"] for row in parts["train"])
     sizes = {"generated_in_training": 7, "curated_in_training": 5, "unanswerable_in_training": 3}
-    some = chosen(config, **sizes)
+    some = chosen(config, **sizes, unanswerable_repeats=2)
     sources = Counter(row["source"] for row in some)
-    assert (sources["generated"], sources["written"], sources["unanswerable"]) == (7, 5, 3)
+    assert (sources["generated"], sources["written"], sources["unanswerable"]) == (7, 5, 6)
     originals = {row["id"] for row in some if row["source"] == "written"}
     varied = {row["id"].rpartition("-v")[0] for row in some if row["source"] == "variation"}
     assert varied == originals

@@ -77,6 +77,16 @@ def interrupted(trained, tmp_path):
     return die_after
 
 
+def test_without_patience_the_last_step_is_kept_even_if_it_got_worse(project):
+    args, folder = project
+    worse = ["training.learning_rate=0.3", "training.lr_scheduler_type=constant_with_warmup"]
+    assert train.main([*args, *worse, "training.early_stopping_patience=null"]) == 0
+    losses, summary = measured(folder / "lora", "eval_loss"), read_summary(folder / "lora")
+    assert losses[-1] > losses[0]
+    assert (summary.best_step, summary.best_eval_loss) == (6, losses[-1])
+    assert_same_weights(folder / "lora", folder / "lora" / "checkpoint-6", atol=0)
+
+
 def test_training_writes_everything_and_learns(trained):
     args, folder = trained
     for name in (

@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     summary = train(config, training_rows(config), validation, args.resume)
     all_processes().print(
         f"Pronto em {decimal(summary.minutes, 1)} min ({decimal(summary.tokens_per_second)} "
-        f"tokens/s). Melhor perda de validação: {decimal(summary.best_eval_loss, 4)}, no passo "
-        f"{summary.best_step}. Tudo em {config.output_dir}"
+        f"tokens/s). Fica o passo {summary.best_step}, de perda de validação "
+        f"{decimal(summary.best_eval_loss, 4)}. Tudo em {config.output_dir}"
     )
     return 0
 

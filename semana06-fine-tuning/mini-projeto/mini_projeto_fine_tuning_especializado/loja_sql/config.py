@@ -124,7 +124,7 @@ class Training(_Section):
     lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"]
     max_length: int = Field(ge=16)
     eval_steps: int = Field(ge=1)
-    early_stopping_patience: int = Field(ge=1)
+    early_stopping_patience: int | None = Field(ge=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     group_by_length: bool
     gradient_checkpointing: bool

@@ -240,6 +240,9 @@ class AnswerTrainer(SFTTrainer):
         De um treino retomado, somam-se os trechos; a memória é a do último.
         """
         tokens, seconds = self.state.num_input_tokens_seen, self.checkpoints.elapsed()
+        step = self.state.best_global_step if self.args.load_best_model_at_end else None
+        step = step or self.state.global_step
+        losses = {x["step"]: x["eval_loss"] for x in self.state.log_history if "eval_loss" in x}
         return TrainingSummary(
             method=method,
             steps=self.state.global_step,
@@ -250,8 +253,8 @@ class AnswerTrainer(SFTTrainer):
             processes=self.args.world_size,
             memory_bytes=memory,
             trainable_parameters=self.get_num_trainable_parameters(),
-            best_step=self.state.best_global_step or self.state.global_step,
-            best_eval_loss=self.state.best_metric,
+            best_step=step,
+            best_eval_loss=losses.get(step),
             resumed=self.checkpoints.run.seconds > 0,
         )
 
@@ -279,6 +282,7 @@ def build_trainer(
     if not full:
         check_targets(linears_of(model), config.lora.target_modules)
     progress, lora = Progress(config.output_dir / WORK), config.lora
+    patience = config.training.early_stopping_patience
     adapter = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -294,7 +298,7 @@ def build_trainer(
         eval_dataset=validation_set,
         processing_class=tokenizer,
         peft_config=None if full else adapter,
-        callbacks=[EarlyStoppingCallback(config.training.early_stopping_patience), progress],
+        callbacks=[*([EarlyStoppingCallback(patience)] if patience else []), progress],
     )
     train_in_float32(trainer.model)
     trainer.progress, trainer.group_by_length = progress, config.training.group_by_length
@@ -342,7 +346,7 @@ def _arguments(config: Config, examples: int, autocast: torch.dtype, recomputed:
         eval_strategy="steps",
         eval_steps=eval_steps,
         save_steps=eval_steps,
-        load_best_model_at_end=True,
+        load_best_model_at_end=training.early_stopping_patience is not None,
         restore_callback_states_from_checkpoint=True,  # a paciência continua de onde estava
         logging_steps=5,
         logging_nan_inf_filter=False,  # callbacks.py para o treino que diverge

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from comum import conversations, memory_plan, models, sft
 from comum.conversations import DATA_DIR, read_conversations
+from comum.labels import HYPERPARAMETERS
 from comum.models import linears_of, load_tokenizer
 from comum.paths import DEFAULT_MODEL, REFERENCE_DIR
 from comum.results import Day4, Day4Study, Score, TrainingRun
@@ -337,7 +338,7 @@ def test_a_bad_study_file_is_explained(tmp_path, text, message):
 def test_the_lesson_takes_what_the_study_of_the_repository_asks(level, monkeypatch, results):
     """Cada configuração vira opções que a lição aceita."""
     points, seeds = estudo.load_study(estudo.STUDY, level)
-    assert {factor for factor, _ in points} <= {"base", *estudo.TITLES}, "um painel sem nome"
+    assert {factor for factor, _ in points} <= {"base", *HYPERPARAMETERS}, "um painel sem nome"
     assert len(points) >= 5 and len(seeds) >= (2 if level == "full" else 1)
     monkeypatch.setattr(estudo, "RESULTS_DIR", results)
     accepted = []

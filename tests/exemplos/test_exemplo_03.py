@@ -173,7 +173,7 @@ def test_qlora_trains_the_same_adapter_on_a_smaller_base(wide_llama, monkeypatch
     for run in runs:
         for part in ("weights", "gradients", "optimizer"):
             value = getattr(run.memory_predicted, part)
-            room = 0.06 if part == "weights" else 0.02  # as escalas, desfeitas em CPU
+            room = 0.08 if part == "weights" else 0.02  # as escalas, desfeitas em CPU
             assert getattr(run.memory_measured, part) == pytest.approx(value, rel=room), part
     assert parts[0].activations == pytest.approx(parts[1].activations, rel=0.02)
     assert lora.losses == pytest.approx(qlora.losses, abs=0.05) and lora.steps == 2

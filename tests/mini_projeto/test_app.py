@@ -556,7 +556,7 @@ def test_the_rules_of_accessibility_pass(view, theme):
     passes(axe.Axe(), view)
     view.get_by_role("tab", name="Comparar").click()
     view.locator("#comparar").click()
-    expect(view.locator("#comparacao section .nota")).to_have_count(4, timeout=60_000)
+    expect(view.locator("#comparacao section .nota")).to_have_count(2, timeout=60_000)
     passes(axe.Axe(), view)
     view.get_by_role("tab", name="Métricas").click()
     # É por esta propriedade que a moldura diz ao painel o tema da página.

@@ -156,10 +156,11 @@ class AskTab:
     def wire(self, queue: dict) -> None:
         """Liga os botões aos métodos."""
         outputs = [self.state, self.rows, self.chart, self.as_csv, self.as_xlsx, self.similar]
-        busy = [self.question, self.thanks, *outputs, self.ask, self.cancel, self.examples]
+        busy = [self.question, self.thanks, *outputs, self.ask, self.cancel]
         asks = [self.ask.click, self.question.submit]
-        asked = gr.on(asks, self.starting, self.question, busy, js=TO_ADDRESS, **AT_ONCE)
-        again = self.similar.click(self.choosing, self.similar, busy, **AT_ONCE)
+        begun = [*busy, self.examples]
+        asked = gr.on(asks, self.starting, self.question, begun, js=TO_ADDRESS, **AT_ONCE)
+        again = self.similar.click(self.choosing, self.similar, begun, **AT_ONCE)
         inputs, everything = [self.question, self.past], [self.sql, self.past, self.history, *busy]
         hidden = {"show_progress": "hidden", **PRIVATE}
         answers = [

@@ -52,7 +52,7 @@ dia5: setup  ## lição do dia 5: quantização, à mão e com as bibliotecas, m
 dia6: setup  ## lição do dia 6: preparar dados, medir, ajustar em três formatos
 	$(PY) $(WEEK)/exemplos/exemplo_04_dataset_preparation.py
 
-imagens: setup  ## refaz as imagens do README com o modelo longo (pede o extra [browser] e o Chromium)
+imagens: setup  ## refaz as imagens do README com o seu modelo longo ou o pronto (pede o extra [browser] e o Chromium)
 	$(PY) tests/benchmarks/page_images.py
 
 experimentos: setup  ## leva ao caderno, experimentos.md, o que você mediu

@@ -70,6 +70,7 @@ def bleu(answers: list[str], references: list[str]) -> Score:
     """BLEU do sacreBLEU (Post, 2018), de 0 a 100, com o intervalo de bootstrap e a assinatura."""
     metric = BLEU()
     score = metric.corpus_score(answers, [references], n_bootstrap=RESAMPLES)
-    interval = (score._mean - score._ci, score._mean + score._ci)
+    # O intervalo dele é simétrico, e perto de 100 passaria do que a nota pode ser.
+    interval = max(0.0, score._mean - score._ci), min(100.0, score._mean + score._ci)
     signature = str(metric.get_signature())
     return Score(value=score.score, ci95=interval, n=len(answers), signature=signature)

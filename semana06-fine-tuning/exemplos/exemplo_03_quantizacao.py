@@ -131,7 +131,7 @@ def main(args) -> None:
 
 def trained_model(args) -> Path:
     """A pasta do modelo treinado; na falta dela, roda o dia 3 (curto, com --quick)."""
-    folders = [MODELS_DIR / name for name in ("dia3", "dia3-curto")[: 1 + args.quick]]
+    folders = [MODELS_DIR / "dia3", *([MODELS_DIR / "dia3-curto"] if args.quick else [])]
     for folder in [args.model] if args.model else folders:
         if (folder / "config.json").is_file():
             return folder
@@ -139,7 +139,7 @@ def trained_model(args) -> Path:
     # O dia 3 roda como se alguém o digitasse: é outro script, e o processo dele acaba com ele.
     script = Path(__file__).with_name("exemplo_01_fine_tuning_basico.py")
     command = [sys.executable, script, "--model", args.base, "--output", folders[-1]]
-    if subprocess.run(command + ["--quick"] * args.quick).returncode:
+    if subprocess.run([*command, *(["--quick"] if args.quick else [])]).returncode:
         raise UserError("o dia 3 não terminou; veja a mensagem acima.")
     return folders[-1]
 
@@ -184,8 +184,9 @@ def nf4_levels() -> Tensor:
     # e há mais deles junto do zero, onde há mais pesos. São sete abaixo do zero e oito acima: com
     # 16 níveis simétricos o zero ficaria entre dois deles, e deixaria de ser exato.
     quantile = torch.distributions.Normal(0.0, 1.0).icdf
-    upper, lower = (quantile(torch.linspace(NF4_EDGE, 0.5, n)[:-1]) for n in (9, 8))
-    levels = torch.cat([-lower, torch.zeros(1), upper]).sort().values
+    upper = quantile(torch.linspace(NF4_EDGE, 0.5, 9)[:-1])
+    lower = -quantile(torch.linspace(NF4_EDGE, 0.5, 8)[:-1])
+    levels = torch.cat([lower, torch.zeros(1), upper]).sort().values
     return levels / levels.max()
 
 

@@ -239,7 +239,7 @@ def _resumed(folder: Path, run: Run) -> tuple[Run, Path | None]:
 
 def _lengthen(folder: Path, owner: Run, run: Run) -> None:
     """Passa a `run`, que vai mais longe, os checkpoints de `owner`; nada, se são o mesmo treino."""
-    if not differences(owner, run):
+    if not _changed(owner, run):
         return
     farther = run.steps > owner.steps
     changes = run.model_dump(include={"started", "identity", "steps"})

@@ -1,10 +1,12 @@
 """Compara a velocidade de treino: os padrões da TRL e cada mudança que adotamos, em cascata.
 
-    python tests/benchmarks/train_speed.py [--examples 80] [data.output_dir=…]
+    python tests/benchmarks/train_speed.py [--examples 256] [data.output_dir=…]
 
-Mesmos exemplos, mesmo número de passos, mesma máquina, um processo por linha. Mostra tokens reais
-(sem preenchimento) por segundo, sem contar o primeiro passo, e a perda de validação no fim. Precisa
-dos dados de data_prep.py e do modelo padrão. Leva de 5 a 15 minutos.
+Mesmos exemplos, mesmo número de passos, mesma máquina, um processo por linha. Mostra exemplos e
+tokens reais (sem preenchimento) por segundo, sem contar o primeiro passo; que parte é, do que esta
+máquina faz num produto de matrizes e nada mais, a conta que o treino não pode deixar de fazer; e a
+perda de validação no fim, por resposta, que se compara mesmo entre tokens diferentes. Precisa dos
+dados de data_prep.py e do modelo padrão. Leva de 10 a 20 minutos.
 
 A perda em blocos da TRL já não é uma linha: desde a 1.16 é a que ela usa sem que se peça.
 """
@@ -12,6 +14,7 @@ A perda em blocos da TRL já não é uma linha: desde a 1.16 é a que ela usa se
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,7 +31,10 @@ ROWS = {
     "+ lotes de comprimento parecido": {"group_by_length": True},
     "+ camadas e perda de fused.py": {"fused": True},
     "+ espera ativa curta (GOMP_SPINCOUNT)": {"spin": True},
+    "+ menos tokens: prompt sem marcas de chat, SQL em tokens fundidos": {"short": True},
 }
+SIDE = 2048  # das matrizes do limite
+VALIDATION = 64
 
 
 def settings_of(row: str) -> dict:
@@ -41,12 +47,12 @@ def settings_of(row: str) -> dict:
     raise ValueError(row)
 
 
-def measure(row: str, examples: int, output: str, overrides: list[str]) -> dict:
+def measure(row: str, examples: int, output: str, overrides: list[str]) -> dict[str, float]:
     """Roda uma linha neste processo."""
-    from comum.models import load_tokenizer
-
     from loja_sql.config import load_config
+    from loja_sql.model import tokens
     from loja_sql.model.callbacks import Progress
+    from loja_sql.model.loading import load_tokenizer
     from loja_sql.model.trainer import build_trainer, tokenized
     from loja_sql.questions import linking
     from loja_sql.questions.splits import load_split, training_rows
@@ -55,22 +61,64 @@ def measure(row: str, examples: int, output: str, overrides: list[str]) -> dict:
     precision = settings.get("precision", "fp32")
     chosen = {"output_dir": output, "epochs": 1.0, "eval_steps": 1000, "precision": precision}
     chosen = [f"training.{key}={value}" for key, value in chosen.items()]
-    config = load_config(None, [*overrides, *chosen])
-    tokenizer = load_tokenizer(config.model_path)
+    template = "plain" if settings.get("short") else "model"
+    config = load_config(None, [*overrides, *chosen, f"prompt.template={template}"])
+    tokenizer = load_tokenizer(config)
+    known = training_rows(config)
+    if settings.get("short"):
+        queries = [row["sql"] for row in known]
+        learned = tokens.learn_tokens(queries, tokenizer, config.model.merged_tokens)
+        tokens.add_tokens(tokenizer, learned)
     context = linking.context(config)
     sets = [
         tokenized(config, tokenizer, rows, context)
-        for rows in (training_rows(config)[:examples], load_split(config, "validation")[:16])
+        for rows in (known[:examples], load_split(config, "validation")[:VALIDATION])
     ]
     if settings.get("fused"):
         trainer = build_trainer(config, tokenizer, *sets)
         trainer.remove_callback(Progress)
     else:
         trainer = plain_trainer(config, tokenizer, *sets, settings)
-    timings = timed_steps(trainer)
+    steps = timed_steps(trainer)
     trainer.train()
-    tokens, seconds = (sum(column) for column in zip(*timings[1:], strict=True))
-    return {"tokens_per_second": tokens / seconds, "eval_loss": trainer.evaluate()["eval_loss"]}
+    rows, read, learned, seconds = (sum(column) for column in zip(*steps[1:], strict=True))
+    answers = [sum(label != -100 for label in labels) for labels in sets[1]["labels"]]
+    return {
+        "examples_per_second": rows / seconds,
+        "tokens_per_second": read / seconds,
+        "flops": needed_flops(trainer.model, read, learned) / seconds,
+        "answer_loss": trainer.evaluate()["eval_loss"] * sum(answers) / len(answers),
+    }
+
+
+def needed_flops(model, read: int, learned: int) -> float:
+    """As operações de um LoRA em `read` tokens, `learned` deles na perda, sem contar a atenção.
+
+    De cada peso congelado, duas na ida e duas na volta, que não calcula o gradiente dele; do LoRA,
+    seis. A cabeça, que é a tabela de embeddings, só trabalha no que entra na perda.
+    """
+    frozen, head, adapter = 0, 0, 0
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            adapter += weight.numel() * (weight.ndim == 2)
+        elif "embed_tokens" in name:
+            head += weight.numel()
+        else:
+            frozen += weight.numel()
+    return (4 * frozen + 6 * adapter) * read + 4 * head * learned
+
+
+def limit(dtype_name: str) -> float:
+    """FLOP/s de um produto de matrizes de lado `SIDE`: a mediana de dez."""
+    import torch
+
+    left, right = torch.randn(2, SIDE, SIDE, dtype=getattr(torch, dtype_name)).unbind()
+    seconds = []
+    for _ in range(13):
+        start = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - start)
+    return 2 * SIDE**3 / statistics.median(seconds[3:])
 
 
 def plain_trainer(config, tokenizer, train_set, validation_set, settings):
@@ -122,51 +170,64 @@ def plain_trainer(config, tokenizer, train_set, validation_set, settings):
     return trainer
 
 
-def timed_steps(trainer) -> list[tuple[int, float]]:
-    """Uma lista que se enche, passo a passo, de (tokens reais, segundos)."""
-    timings: list[tuple[int, float]] = []
+def timed_steps(trainer) -> list[tuple[int, int, int, float]]:
+    """Uma lista que se enche, passo a passo, de (exemplos, tokens, tokens na perda, segundos)."""
+    steps: list[tuple[int, int, int, float]] = []
     original = trainer.training_step
 
     def timed(model, inputs, *args, **kwargs):
-        tokens = int(inputs["attention_mask"].sum())
+        read, learned = inputs["attention_mask"].sum(), (inputs["labels"] != -100).sum()
+        sizes = len(inputs["input_ids"]), int(read), int(learned)
         start = time.perf_counter()
         loss = original(model, inputs, *args, **kwargs)
-        timings.append((tokens, time.perf_counter() - start))
+        steps.append((*sizes, time.perf_counter() - start))
         return loss
 
     trainer.training_step = timed
-    return timings
+    return steps
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Velocidade de treino, mudança por mudança.")
-    parser.add_argument("--examples", type=int, default=80, help="exemplos de treino por linha")
+    parser.add_argument("--examples", type=int, default=256, help="exemplos de treino por linha")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="chave=valor", help="ajustes avulsos")
     args = parser.parse_intermixed_args()
     if args.row:
         with tempfile.TemporaryDirectory() as output:
-            print(
-                "RESULTADO " + json.dumps(measure(args.row, args.examples, output, args.overrides))
-            )
+            found = measure(args.row, args.examples, output, args.overrides)
+        print("RESULTADO " + json.dumps(found))
         return
+    limits = {name: limit(name) for name in ("float32", "bfloat16")}
+    shown = " e ".join(f"{value / 1e9:.0f} em {name}" for name, value in limits.items())
+    print(f"Produto de matrizes de lado {SIDE}, em GFLOP/s: {shown}\n")
+    titles = ("configuração", "exemplos/s", "vezes", "tokens/s", "do limite", "perda por resposta")
+    print(f"| {' | '.join(titles)} |\n|---{'|---:' * 5}|")
     first = None
-    print("| configuração | tokens/s | vezes | perda de validação |\n|---|---|---|---|")
     for row in ROWS:
-        command = [sys.executable, __file__, "--row", row, "--examples", str(args.examples)]
-        command += args.overrides
-        spin = "20000" if settings_of(row).get("spin") else "0"
-        environment = os.environ | {"PYTHONPATH": str(PROJECT), "GOMP_SPINCOUNT": spin}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTADO ")]
-        if not lines:
-            print(f"| {row} | falhou: {done.stderr.strip().splitlines()[-1]} | | |")
+        result = measured_apart(row)
+        if isinstance(result, str):
+            print(f"| {row} | falhou: {result} | | | | |")
             continue
-        result = json.loads(lines[0].removeprefix("RESULTADO "))
-        speed = result["tokens_per_second"]
+        speed = result["examples_per_second"]
         first = first or speed
-        numbers = f"{speed:.0f} | {speed / first:.1f}x | {result['eval_loss']:.3f}"
+        numbers = (
+            f"{speed:.1f} | {speed / first:.1f}x | {result['tokens_per_second']:.0f} | "
+            f"{result['flops'] / max(limits.values()):.0%} | {result['answer_loss']:.1f}"
+        )
         print(f"| {row} | {numbers.replace('.', ',')} |", flush=True)
+
+
+def measured_apart(row: str) -> dict[str, float] | str:
+    """`measure` num processo só dela, com os mesmos argumentos deste; se falha, o motivo."""
+    spin = "20000" if settings_of(row).get("spin") else "0"
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "GOMP_SPINCOUNT": spin}
+    command = [sys.executable, __file__, *sys.argv[1:], "--row", row]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTADO ")]
+    if not lines:
+        return done.stderr.strip().splitlines()[-1]
+    return json.loads(lines[0].removeprefix("RESULTADO "))
 
 
 if __name__ == "__main__":

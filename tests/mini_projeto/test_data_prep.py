@@ -412,11 +412,11 @@ def test_report_agrees_with_the_files(prepared):
 
 
 def test_second_call_does_nothing(library, capsys):
-    """Sem mudança, a segunda chamada não toca em nenhum arquivo; com --force, refaz igual."""
+    """Sem mudança nos dados, a segunda chamada não toca em nada; com --force, refaz igual."""
     library.prepare()
     before, contents = library.state(), library.contents()
     capsys.readouterr()
-    library.prepare()
+    library.prepare("data.curated_in_training=5", "data.validation_size=7")
     assert library.state() == before
     assert "já estão prontos" in capsys.readouterr().out
     library.prepare("--force")

@@ -15,6 +15,11 @@ from loja_sql.questions.splits import Splits
 from loja_sql.shop import DATA_DIR
 
 REPORT, REJECTED = "report.json", "rejected.jsonl"
+# Quanto dos dados o treino usa: mudá-lo não muda os dados.
+USED_IN_TRAINING = {
+    *("generated_in_training", "curated_in_training", "unanswerable_in_training"),
+    *("unanswerable_repeats", "validation_size"),
+}
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -39,7 +44,7 @@ def write_rejected(config: Config, rejected: list[Rejected]) -> Path:
 
 def fingerprint(config: Config) -> str:
     """Muda quando mudam a configuração dos dados, as perguntas ou o código que os faz."""
-    settings = [config.data.model_dump(), config.database.model_dump()]
+    settings = [config.data.model_dump(exclude=USED_IN_TRAINING), config.database.model_dump()]
     sources = [PACKAGE / "shop.py", *PACKAGE.glob("questions/*.py"), *PACKAGE.glob("sql/*.py")]
     sources += [path for kind in ("yaml", "sql", "jsonl") for path in DATA_DIR.glob(f"*.{kind}")]
     given = (config.data.feedback, config.data.custom, config.database.custom)

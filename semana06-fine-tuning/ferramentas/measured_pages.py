@@ -30,7 +30,7 @@ from comum.results import (
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-# De cada parte: a forma, o arquivo da rodada inteira e, na falta dele, o da curta, se há uma.
+# De cada parte: a forma, o arquivo da rodada inteira e, na falta dele, os que servem, em ordem.
 FILES: dict[str, tuple] = {
     "day3": (Day3, "dia3_full", "dia3_full_quick"),
     "day4": (Day4, "dia4_lora", "dia4_lora_quick"),
@@ -39,7 +39,10 @@ FILES: dict[str, tuple] = {
     "data": (Day6Data, "dia6_dados", "dia6_dados_quick"),
     "metrics": (Day6Metrics, "dia6_metricas", "dia6_metricas_quick"),
     "tuning": (Day6Training, "dia6_treino", "dia6_treino_quick"),
-    "project": (Evaluation, "mini_projeto_lora_test", "mini_projeto_rapido_test"),
+    "project": (
+        Evaluation,
+        *("mini_projeto_lora_test", "mini_projeto_rapido_test", "mini_projeto_pronto_test"),
+    ),
 }
 SHIPPED = {  # o modelo que vem pronto, pelo nome de cada teste
     "teste": (Evaluation, "mini_projeto_pronto_test"),

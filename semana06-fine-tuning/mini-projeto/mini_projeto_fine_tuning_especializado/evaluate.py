@@ -7,7 +7,7 @@
     python evaluate.py --wordings                        # mais o treinado, sem acentos e com erros
     python evaluate.py --also models/full                # mais outro treino, lado a lado
     python evaluate.py --split test_2                    # outro teste, com o que não tem resposta
-    python evaluate.py --split generated_test            # esqueletos de SQL inéditos
+    python evaluate.py --split generated_test            # geradas, de esqueletos de SQL raros
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
 
 Cada resposta é executada em todos os bancos; decodificação gulosa. Sai um JSON em `resultados/`,

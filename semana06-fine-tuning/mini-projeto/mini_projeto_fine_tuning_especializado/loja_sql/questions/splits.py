@@ -2,7 +2,8 @@
 
 As perguntas dos testes e da validação, com ou sem resposta no banco, foram escritas à parte, em
 palavras livres, e nenhum molde delas aparece no treino. As geradas se dividem por esqueleto de SQL:
-as formas de consulta de `generated_test` não ocorrem no treino.
+as formas de consulta de `generated_test` não ocorrem nas geradas do treino nem nas escritas à mão
+(ocorrem, algumas, nas variações e recombinações destas).
 """
 
 import random
@@ -43,7 +44,7 @@ NAMES = labels.SPLITS | {
     "generated_test": "teste gerado",
 }
 MADE = ("variation", "recombination")  # do que se fez de uma pergunta escrita, que vai junto
-GENERATED_HELD_OUT = 0.1  # fração das geradas na validação e no teste de esqueletos inéditos
+GENERATED_HELD_OUT = 0.1  # fração das geradas na validação e no teste delas
 OWN_HELD_OUT = 0.15
 
 NEEDED = ("id", "question", "sql", "source", "kind", "difficulty")

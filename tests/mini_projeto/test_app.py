@@ -285,6 +285,16 @@ def test_a_full_opinions_file_is_left_alone_and_the_page_says_so(served, monkeyp
     assert page.feedback.read_text("utf-8") == "x" * 10
 
 
+def test_an_opinions_file_edited_by_hand_still_takes_opinions(served):
+    """Gravado noutra codificação, e sem o fim de linha: a opinião nova não se cola à última."""
+    page, _ = served
+    page.feedback.write_bytes('{"question": "e a média?", "sql": ""}'.encode("cp1252"))
+    assert "Obrigado" in page.save_opinion("quantos?", MODEL_SQL, MODEL_SQL, True)
+    assert "já estava" in page.save_opinion("quantos?", MODEL_SQL, MODEL_SQL, True)
+    rows = read_questions(page.feedback, "feedback", [])
+    assert [(row.question, row.sql) for row in rows] == [("quantos?", MODEL_SQL)]
+
+
 def test_a_port_in_use_is_one_clear_sentence(served, trained, capsys):
     port = served[1].rstrip("/").rsplit(":", 1)[1]
     assert run_main(app.main, [*trained[0], "--port", port]) == 2

@@ -90,7 +90,7 @@ class Page:
         correction = one_line(edited.strip().rstrip(";"))
         fixed = not good and correction not in ("", one_line(model_sql))
         right = correction if fixed else model_sql if good else ""
-        problem = right and not declines(right) and self._as_reference(right)
+        problem = right and not declines(right) and reference_problem(right, self._banks())
         if problem:
             what = "A correção não foi guardada" if fixed else "Não guardei como exemplo"
             return f"{what}: {problem}."
@@ -103,11 +103,8 @@ class Page:
             return f"Não consegui guardar a opinião: {reason(error)}."
         if fixed:
             return "Obrigado! A correção foi guardada e pode entrar no próximo treino."
-        wrong = "Guardado como errada. Se puder, corrija o SQL acima e clique em 👎 de novo."
+        wrong = "Guardado como resposta errada. Se puder, corrija o SQL e clique em 👎 de novo."
         return "Obrigado! Guardado como resposta certa." if good else wrong
-
-    def _as_reference(self, sql: str) -> str | None:
-        return reference_problem(sql, self._banks())
 
     def _banks(self) -> list[Database]:
         limit = self.config.database.time_limit_s
@@ -117,14 +114,17 @@ class Page:
         """Acrescenta uma linha; não, se ela já está lá. OSError se o arquivo está cheio."""
         self.feedback.parent.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        same = json.dumps(row, ensure_ascii=False)[:-1]
-        with self._writing, self.feedback.open("a+", encoding="utf-8") as stream:
+        same = json.dumps(row, ensure_ascii=False)[:-1].encode()
+        # Em bytes: quem o edita à mão pode tê-lo gravado noutra codificação, ou sem o \n do fim.
+        with self._writing, self.feedback.open("ab+") as stream:
             if stream.tell() > MAX_FEEDBACK_BYTES:
                 raise OSError(f"{self.feedback} passou do tamanho máximo")
             stream.seek(0)
-            if any(line.startswith(same) for line in stream):
+            lines = stream.readlines()
+            if any(line.startswith(same) for line in lines):
                 return False
-            stream.write(f'{same}, "when": "{stamp}"}}\n')
+            gap = b"\n" if lines and not lines[-1].endswith(b"\n") else b""
+            stream.write(gap + same + f', "when": "{stamp}"}}\n'.encode())
         return True
 
     @property

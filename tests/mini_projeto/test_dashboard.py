@@ -122,6 +122,14 @@ def test_every_run_can_be_picked_and_any_two_models_compared(measured):
     assert found["variants"]["lora · treinado"]["3: pergunta 3"] == ["SELECT 3", 0]
 
 
+def test_answers_without_scores_yet_are_left_out(measured):
+    """evaluate.py interrompido depois de gravar as respostas e antes de gravar as notas."""
+    config, results = measured
+    new = {"variant": "treinado, f16", "question": "pergunta nova"}
+    write_rows(results, map(answer, [*ROWS, ROWS[0] | new]))
+    assert "pergunta nova" not in panel.page(config)
+
+
 def test_what_the_model_wrote_never_becomes_markup(measured):
     config, results = measured
     attack = "<script>alert(1)</script>"

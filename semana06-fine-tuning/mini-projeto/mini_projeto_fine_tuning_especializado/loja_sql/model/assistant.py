@@ -196,11 +196,12 @@ def as_record(answer: Answer) -> dict:
 
 
 def shown_rows(result: Result) -> list[list]:
-    """As linhas com o que o JSON não sabe escrever (bytes, infinito) trocado por texto."""
-    return [[_jsonable(value) for value in row] for row in result.rows]
+    """As linhas, com `shown_value` de cada célula."""
+    return [[shown_value(value) for value in row] for row in result.rows]
 
 
-def _jsonable(value: object) -> object:
+def shown_value(value: object) -> object:
+    """O valor; o que o JSON não sabe escrever (bytes, infinito), trocado por texto."""
     if isinstance(value, bytes):
         return f"x'{value.hex()}'"
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

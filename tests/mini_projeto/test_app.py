@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from comum.paths import REFERENCE_DIR, WEEK_DIR
@@ -200,7 +201,10 @@ def test_what_is_not_a_question_gets_a_clear_state(served, question, words):
 def test_status_counts_and_escapes():
     result = Result(["a"], [(1,)] * 1250)
     text = tabs.state(Answer("q", "SELECT 1", result, None, 0.41), "llama.cpp q8_0")
-    assert "1.250 linhas (aqui, as primeiras 200" in text and "0,41 s" in text
+    assert "1.250 linhas (aqui, as primeiras 200; nos arquivos, todas)" in text
+    assert "0,41 s" in text
+    cut = tabs.state(Answer("q", "SELECT 1", replace(result, truncated=True), None, 0.41))
+    assert "mais de 1.250 linhas (aqui, as primeiras 200; nos arquivos, as primeiras 1.250)" in cut
     link = Link("clientes", "cidade", "<img src=x>")
     hostile = tabs.state(Answer("q", "", None, "<img src=x>", 0.0, links=[link]), "m")
     assert "<img" not in hostile

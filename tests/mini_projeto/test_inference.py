@@ -58,7 +58,7 @@ def test_chat_loop_keeps_history_and_survives_hostile_lines(trained, monkeypatch
     monkeypatch.setattr("builtins.input", lambda _: next(typed))
     assert inference.main(args) == 0
     output = capsys.readouterr().out
-    assert "só consultas SELECT são permitidas" in output
+    assert "só consultas SELECT são permitidas" in output and "consulta está vazia" in output
     assert "Ainda não há perguntas" in output and "CREATE TABLE" in output
     assert "600" in output and "1. quantos clientes?" in output
     assert "Não conheço o comando :xyz" in output
@@ -179,6 +179,7 @@ def test_the_terminal_names_columns_and_writes_money_as_the_page_does():
 
 
 def test_a_long_result_says_how_much_is_hidden():
-    text = format_table("SELECT * FROM t", Result(["n"], [(i,) for i in range(25)], truncated=True))
-    assert "… 20 de mais de 25 linhas" in text and "\n24" not in text
+    rows = [(i,) for i in range(2500)]
+    text = format_table("SELECT * FROM t", Result(["n"], rows, truncated=True))
+    assert "… 20 de mais de 2.500 linhas" in text and "\n24" not in text
     assert format_table("SELECT * FROM t", Result(["n"], [])) == "Nenhuma linha."

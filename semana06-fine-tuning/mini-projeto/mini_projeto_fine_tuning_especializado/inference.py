@@ -112,7 +112,7 @@ def command(line: str, assistant: Assistant, history: list[Answer]) -> None:
             print(printable(f"{number:3}. {item.question}\n     {item.sql or item.error}"))
         if not history:
             print("Ainda não há perguntas.")
-    elif name == ":sql" and rest.strip():
+    elif name == ":sql":
         print(format_answer(assistant.execute(rest)))
     else:
         print(f"Não conheço o comando {printable(name)}.\n{HELP}")

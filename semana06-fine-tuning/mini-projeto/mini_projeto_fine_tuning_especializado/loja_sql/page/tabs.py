@@ -285,8 +285,9 @@ def _count(result: Result) -> str:
     count = len(result.rows)
     more = "mais de " if result.truncated else ""
     lines = {0: "nenhuma linha", 1: "1 linha"}.get(count, f"{more}{decimal(count)} linhas")
-    cut = f" (aqui, as primeiras {SHOWN_ROWS}; nos arquivos, todas)" if count > SHOWN_ROWS else ""
-    return lines + cut
+    filed = f"as primeiras {decimal(count)}" if result.truncated else "todas"
+    cut = f" (aqui, as primeiras {SHOWN_ROWS}; nos arquivos, {filed})"
+    return lines + cut * (count > SHOWN_ROWS)
 
 
 def grid(result: Result, named: list[Column]) -> dict:

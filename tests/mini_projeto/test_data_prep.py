@@ -484,6 +484,8 @@ def test_load_split_says_what_to_run(library):
     """Antes de preparar, quem pede uma divisão recebe o comando que falta."""
     with pytest.raises(UserError, match="python data_prep.py"):
         library.split("train")
+    with pytest.raises(UserError, match="as suas, train, validation, test"):
+        library.split("test_2")
 
 
 # --- as perguntas da loja ------------------------------------------------------------------

@@ -105,10 +105,10 @@ def exported_forms(adapter: Path) -> dict[str, Path]:
 
 
 def form_list(text: str) -> list[str]:
-    """Lê `bf16,q8_0` ou `all` na linha de comando."""
-    names = list(FORMS) if text == "all" else [name.strip() for name in text.split(",")]
+    """Lê `bf16,q8_0` ou `all` na linha de comando; uma forma repetida vale uma vez."""
+    names = FORMS if text == "all" else dict.fromkeys(name.strip() for name in text.split(","))
     unknown = [name for name in names if name not in FORMS]
     if unknown:
         wrong, there = ", ".join(unknown), ", ".join(FORMS)
         raise argparse.ArgumentTypeError(f"forma desconhecida: {wrong} (há: {there}, ou all)")
-    return names
+    return list(names)

@@ -66,13 +66,11 @@ def create_shop(path: Path, seed: int) -> Path:
     return path
 
 
-def create_missing(config: Config, count: int | None = None) -> None:
-    """Gera as lojas que faltam (das primeiras `count`); o banco do usuário é com ele."""
-    if config.database.custom is None:
-        pairs = zip(config.database.seeds[:count], config.databases, strict=False)
-        for seed, path in pairs:
-            if not path.is_file():
-                create_shop(path, seed)
+def create_missing(config: Config) -> None:
+    """Gera a loja que responde perguntas, se falta; o banco do usuário é com ele."""
+    path = config.databases[0]
+    if config.database.custom is None and not path.is_file():
+        create_shop(path, config.database.seeds[0])
 
 
 def _fill(connection: sqlite3.Connection, rng: random.Random) -> None:
@@ -86,8 +84,8 @@ def _fill(connection: sqlite3.Connection, rng: random.Random) -> None:
         connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
 
-def _day(rng: random.Random, first: date = FIRST_DAY, last: date = LAST_DAY) -> date:
-    return first + timedelta(days=rng.randrange((last - first).days + 1))
+def _day(rng: random.Random, last: date = LAST_DAY) -> date:
+    return FIRST_DAY + timedelta(days=rng.randrange((last - FIRST_DAY).days + 1))
 
 
 def _clients(rng: random.Random) -> list[tuple]:

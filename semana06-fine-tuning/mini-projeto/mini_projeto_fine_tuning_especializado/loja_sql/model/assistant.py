@@ -173,7 +173,7 @@ def settings(config: Config, args: argparse.Namespace) -> tuple[Config, Path | N
     """
     from loja_sql.shop import create_missing  # traz o faker, e --help não o espera
 
-    create_missing(config, 1)
+    create_missing(config)
     if args.base:
         return untrained(config), None
     adapter = args.adapter or with_trained(config).output_dir

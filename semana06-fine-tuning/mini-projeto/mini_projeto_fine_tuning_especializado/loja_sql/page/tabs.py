@@ -20,6 +20,7 @@ from loja_sql.page.explain import laid_out, sentence
 from loja_sql.page.session import TRAINED, Compared, Page
 from loja_sql.page.words import Column, columns, written
 from loja_sql.prompt import DECLINE
+from loja_sql.sql.database import AT_ONCE as SQL_AT_ONCE
 from loja_sql.sql.database import Result
 
 EXAMPLES = [
@@ -35,7 +36,6 @@ banco de dados, aberto só para leitura, responde. Confira sempre a consulta: o 
 SHOWN_ROWS, COMPARED_ROWS = 200, 10
 HISTORY = 30
 QUEUE_SIZE = 200
-SQL_AT_ONCE = 4
 PRIVATE = {"api_visibility": "private"}  # a página usa, a API não mostra
 AT_ONCE = {"queue": False, "show_progress": "hidden", **PRIVATE}
 # A pergunta fica no endereço, que se copia e se manda a alguém.

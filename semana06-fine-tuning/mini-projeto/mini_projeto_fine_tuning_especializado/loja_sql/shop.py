@@ -5,7 +5,6 @@ sentido em todas; cidades, preços, datas, pedidos e notas mudam. Uma consulta q
 num banco erra em outro.
 """
 
-import os
 import random
 import sqlite3
 from collections import Counter
@@ -14,6 +13,7 @@ from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 
+from comum.files import replacing
 from comum.yaml import read_yaml
 
 from faker import Faker
@@ -54,15 +54,11 @@ def person_names() -> tuple[list[str], list[str]]:
 
 def create_shop(path: Path, seed: int) -> Path:
     """Grava em `path` o banco da semente `seed`; o arquivo só aparece quando está completo."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    with closing(sqlite3.connect(temporary)) as connection:
+    with replacing(path) as temporary, closing(sqlite3.connect(temporary)) as connection:
         connection.executescript((DATA_DIR / "loja_schema.sql").read_text(encoding="utf-8"))
         _fill(connection, random.Random(seed))
         connection.commit()
-    os.replace(temporary, path)
     return path
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from comum.numbers import decimal, general, interval
+from comum.numbers import decimal, general, interval, megabytes
 from comum.paths import REFERENCE_DIR, RESULTS_DIR
 from comum.results import UNTRAINED, Evaluation, TrainingSummary, Variant
 from comum.tables import markdown
@@ -10,7 +10,7 @@ from comum.tables import markdown
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from loja_sql.config import Config
-from loja_sql.model.exports import Manifest, megabytes
+from loja_sql.model.exports import Manifest
 from loja_sql.model.run_folder import read_run
 from loja_sql.model.summary import read_summary
 from loja_sql.prompt import DECLINE

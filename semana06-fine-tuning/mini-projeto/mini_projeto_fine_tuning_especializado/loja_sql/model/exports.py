@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from comum.files import read_json, sha256, weights_bytes, write_json
-from comum.numbers import decimal
+from comum.numbers import decimal, megabytes
 from comum.results import Shape
 from comum.terminal import UserError
 
@@ -69,10 +69,6 @@ class Manifest(Shape):
 def size_of(path: Path) -> int:
     """Os bytes dos pesos de uma forma: um GGUF, ou uma pasta; zero se ela não está lá."""
     return path.stat().st_size if path.is_file() else weights_bytes(path)
-
-
-def megabytes(size: int) -> str:
-    return decimal(size / 1e6, unit=" MB")
 
 
 def read_manifest(adapter: Path) -> Manifest | None:

@@ -178,7 +178,7 @@ BAD_SQL = {
     ),
     "não acaba": (
         "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r",
-        "limite de 0.3 s",
+        "limite de 0,3 s",
     ),
     "catálogo": ("SELECT name FROM sqlite_master", "não faz parte do banco"),
     "parênteses demais": ("SELECT " + "(" * 3000 + "1" + ")" * 3000, "não entende"),

@@ -40,7 +40,7 @@ def doubled(step: str, levels: int) -> str:
 
 
 ONLY_SELECT = "só consultas SELECT são permitidas"
-TIMEOUT = f"passou do limite de {TIME_LIMIT_S:g} s"
+TIMEOUT = "passou do limite de 0,4 s"
 NO_MEMORY = "pede memória demais|derrubou o processo|out of memory"
 ENDED = f"{TIMEOUT}|{NO_MEMORY}"
 TOO_BIG = "um valor grande demais"

@@ -35,6 +35,7 @@ from loja_sql.page.session import TRAINED, UNTRAINED, Compared, Page
 from loja_sql.page.words import columns
 from loja_sql.prompt import DECLINE, Link
 from loja_sql.questions.reading import read_questions
+from loja_sql.questions.splits import load_split
 from loja_sql.sql.database import Result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -370,6 +371,19 @@ def test_a_decline_has_a_reason_and_no_rows_and_can_be_judged(served, monkeypatc
     page.save_opinion("e o frete?", MODEL_SQL, "não sei", good=False)
     rows = read_questions(page.feedback, "feedback", [])
     assert [row.sql for row in rows] == [DECLINE, EDITED_SQL, DECLINE]
+
+
+def test_on_another_bank_the_examples_are_its_own(trained, shop_11, tmp_path):
+    """Os da loja nada dizem a quem traz o seu banco; sem os dados do treino, não há nenhum."""
+    options = argparse.Namespace(base=False, adapter=None)
+    own = [*trained[0], f"database.custom={shop_11}", "data.custom=perguntas.csv"]
+    page = Page(*settings(load_config(None, own), options))
+    asked = {row["question"] for row in load_split(page.config, "train")}
+    assert page.examples and asked.issuperset(page.examples)
+    shown = json.dumps(tabs.build(page).get_config_file(), default=str, ensure_ascii=False)
+    assert page.examples[0] in shown and session.EXAMPLES[0] not in shown
+    alone = Page(*settings(load_config(None, [*own, f"data.output_dir={tmp_path}"]), options))
+    assert alone.examples == [] and tabs.build(alone)
 
 
 @pytest.fixture

@@ -26,6 +26,13 @@ from loja_sql.sql.comparison import judge, reference_problem, same_rows
 from loja_sql.sql.database import Database
 from loja_sql.sql.features import difficulty
 
+EXAMPLES = [
+    "quantos clientes temos em Minas Gerais?",
+    "quais os 3 produtos mais caros?",
+    "faturamento por forma de pagamento em 2024",
+    "quais produtos estão esgotados?",
+    "quantos pedidos por status?",
+]
 UNTRAINED, TRAINED = "sem treino", "treinado"
 SHORT = 60  # o Gradio corta uma sugestão mais comprida
 SUGGESTIONS = 2  # perguntas parecidas, quando a resposta é "não sei"
@@ -42,7 +49,6 @@ class Page:
         self.feedback = config.data_dir / "feedback.jsonl"
         self._others: dict[str, Assistant] = {}  # do aberto há mais tempo ao de agora
         self._writing = threading.Lock()
-        self._known: tuple[list[dict], Bm25] | None = None
 
     def ask(self, question: str) -> dict:
         """A pergunta inteira de uma vez, para a API: SQL, colunas, linhas, erro e segundos."""
@@ -58,16 +64,26 @@ class Page:
 
     def similar(self, question: str) -> list[str]:
         """As duas perguntas mais parecidas que se sabe responder, de consultas diferentes."""
-        if self._known is None:
-            rows = self._answerable()
-            self._known = rows, Bm25([row["question"] for row in rows])
-        rows, index = self._known
         found: dict[str, str] = {}
-        for place in index.nearest(question, 30):
-            if len(rows[place]["question"]) <= SHORT:
-                found.setdefault(rows[place]["sql"], rows[place]["question"])
+        for place in self._index.nearest(question, 30):
+            row = self._answerable[place]
+            if len(row["question"]) <= SHORT:
+                found.setdefault(row["sql"], row["question"])
         return list(found.values())[:SUGGESTIONS]
 
+    @property
+    def examples(self) -> list[str]:
+        """Perguntas com que começar: as da loja ou, do banco de quem usa, algumas do treino."""
+        if self.config.database.custom is None:
+            return EXAMPLES
+        asked = [row["question"] for row in self._answerable]
+        return [text for text in asked if len(text) <= SHORT][: len(EXAMPLES)]
+
+    @cached_property
+    def _index(self) -> Bm25:
+        return Bm25([row["question"] for row in self._answerable])
+
+    @cached_property
     def _answerable(self) -> list[dict]:
         """As perguntas escritas à mão; do banco de quem usa, as do treino."""
         if self.config.database.custom is None:

@@ -77,6 +77,11 @@ def test_what_the_tree_does_not_explain_keeps_the_banks_names():
             "Mostra nome, da tabela vinhos; só onde ano é 2019 e estoque é maior que 1,50.",
         ),
         ("SELECT nome FROM produtos ORDER BY preco DESC LIMIT 1 OFFSET 1", ""),
+        ("SELECT nome FROM produtos WHERE 1", "Mostra nome, da tabela produtos; só onde 1."),
+        (
+            "SELECT nome FROM notas WHERE json_valid(nome)",
+            "Mostra nome, da tabela notas; só onde JSON_VALID(nome).",
+        ),
         ("SELECT 1", ""),
         ("WITH x AS (SELECT 1 AS a) SELECT a FROM x", ""),
         ("SELECT RANK() OVER (ORDER BY preco) FROM produtos", ""),

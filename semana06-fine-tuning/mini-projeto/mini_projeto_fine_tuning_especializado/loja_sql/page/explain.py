@@ -144,7 +144,8 @@ def condition(node: exp.Expression, tree: exp.Expression) -> str:
 
 
 def _told(node: exp.Expression, tree: exp.Expression, no: str) -> str:
-    name = owned(node.this, tree) if node.this else ""
+    # De WHERE 1 e de uma função sem conta, o que há dentro é um texto, e não uma expressão.
+    name = owned(node.this, tree) if isinstance(node.this, exp.Expression) else ""
     if isinstance(node, exp.Exists) or (isinstance(node, exp.In) and node.args.get("query")):
         where = _and([name_words(table) for table in tables(node.sql(dialect="sqlite"))])
         return f"{'não há' if no else 'há'} registro em {where}"

@@ -451,7 +451,7 @@ def test_missing_file_is_explained(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"id,nome\n1,Ana\n" * 100, "não é um banco SQLite legível"),
+        (b"id,nome\n1,Ana\n" * 100, r"não é um banco SQLite legível \(file is not a database\)"),
         (b"", "planilha.sqlite não tem nenhuma tabela"),
         (b"S", "planilha.sqlite não tem nenhuma tabela"),
     ],

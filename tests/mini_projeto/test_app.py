@@ -317,6 +317,14 @@ def test_comparing_shows_each_model_with_its_own_answer(served):
     assert "MB" in tabs.side_by_side(last)
 
 
+def test_a_model_that_no_longer_opens_says_why_and_the_others_answer(served):
+    page, _ = served
+    gone = f"{TRAINED}, f16"
+    last = list(page.compare("quantos clientes?", [gone, TRAINED]))[-1]
+    assert "a forma f16 não está exportada" in last[gone].answer.failure
+    assert last[TRAINED].size and "Não deu certo: a forma f16" in tabs.side_by_side(last)
+
+
 def test_on_a_hard_question_of_the_test_the_verdict_is_the_references(served, monkeypatch):
     page, _ = served
     question, [right, *_] = next(iter(page.tests.items()))

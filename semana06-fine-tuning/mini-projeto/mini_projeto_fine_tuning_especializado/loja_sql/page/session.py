@@ -156,7 +156,13 @@ class Page:
         """A mesma pergunta a vários modelos, um depois do outro; produz o que já respondeu."""
         found: dict[str, Compared] = {}
         for name in names:
-            model = self._opened(name)
+            try:
+                model = self._opened(name)
+            except UserError as error:  # a exportação mudou com a página aberta, por exemplo
+                why = str(error).rstrip(".")
+                found[name] = Compared(Answer(question, "", None, why, 0.0))
+                yield found
+                continue
             for answer in model.stream(question):
                 found[name] = Compared(answer)
                 yield found

@@ -23,7 +23,7 @@ from loja_sql.model import exports, run_folder
 from loja_sql.model.card import base_name, model_card
 from loja_sql.model.exports import ADAPTER, GGUF_FORMS, Form, Manifest, Merge
 from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
-from loja_sql.prompt import Context, encode_pair, render
+from loja_sql.prompt import encode_pair, render
 from loja_sql.questions import linking
 
 LOGITS_TOLERANCE = 1e-3  # em float32, numa escala em que os logits passam de 10
@@ -50,10 +50,7 @@ class Exporter:
         self.tokenizer.padding_side = "left"  # quem gerar em lotes com a exportação precisa disto
         self.training, self.context = training, linking.context(self.config)
         checked = (row["question"] for row in validation[:CHECKED_PROMPTS])
-        self.prompts = [self._prompt(question, self.context) for question in checked]
-
-    def _prompt(self, question: str, context: Context) -> str:
-        return render(self.tokenizer, self.config, question, context)
+        self.prompts = [render(self.tokenizer, self.config, q, self.context) for q in checked]
 
     def export(self, forms: list[str], force: bool = False) -> Manifest:
         """Grava as formas que faltam, com uma só fusão para todas, e o que vai ao lado delas.
@@ -193,7 +190,8 @@ class Exporter:
             "$(python inference.py --hints 'quantos clientes?')" if hints else "quantos clientes?"
         )
         # As dicas dependem da pergunta: quem a faz é que as põe.
-        template = self._prompt("{{ .Prompt }}", replace(self.context, links=lambda question: ()))
+        bare = replace(self.context, links=lambda question: ())
+        template = render(self.tokenizer, self.config, "{{ .Prompt }}", bare)
         text = (
             f'# ollama create loja-sql -f Modelfile && ollama run loja-sql "{question}"\n'
             f"FROM ./{names[0]}\n"

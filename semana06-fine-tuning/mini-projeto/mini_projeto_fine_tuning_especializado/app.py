@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def required_password(host: str) -> str | None:
     """A senha da página, que só a aberta à rede pede; UserError se ela falta."""
-    if host in ("127.0.0.1", "localhost", "::1"):
+    from loja_sql.page.guard import LOCAL
+
+    if host in LOCAL:
         return None
     password = os.environ.get(PASSWORD, "")
     if len(password) < MIN_PASSWORD:

@@ -19,11 +19,19 @@ def write_text(path: Path, content: str) -> None:
     As permissões ficam as do arquivo antigo.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8", newline="\n")
         if path.exists():
             shutil.copymode(path, temporary)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """O arquivo ao lado que, escrito até o fim, toma o lugar de `path`; interrompido, some."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # o de um processo morto que tinha o mesmo número
+    try:
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

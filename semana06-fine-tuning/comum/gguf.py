@@ -6,12 +6,11 @@ e k trocam de lugar. E uma matriz cuja largura não se divide no bloco pedido fi
 menor, como no llama.cpp: no SmolLM2-135M, de largura 576, o Q4_K_M vira quase todo Q5_0.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from comum.files import read_json
+from comum.files import read_json, replacing
 from comum.terminal import UserError
 
 import gguf
@@ -52,9 +51,8 @@ def write(folder: Path, output: Path, file_type: str) -> Counter:
     _check_architecture(config, folder)
     if not output.parent.is_dir():
         raise UserError(f"a pasta {output.parent} não existe; crie-a ou mude --output.")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     counts: Counter[str] = Counter()
-    try:
+    with replacing(output) as temporary:
         writer = gguf.GGUFWriter(temporary, "llama", use_temp_file=True)
         _add_shape(writer, config, FILE_TYPES[file_type][0])
         _add_tokenizer(writer, folder, config["vocab_size"])
@@ -66,9 +64,6 @@ def write(folder: Path, output: Path, file_type: str) -> Counter:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return counts
 
 

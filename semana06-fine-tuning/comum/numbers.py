@@ -21,6 +21,11 @@ def decimal(value: float | None, places: int = 0, unit: str = "") -> str:
     return format_decimal(value, pattern, LOCALE) + unit
 
 
+def megabytes(size: float | None) -> str:
+    """Bytes em megabytes, de um milhão: `538 MB`."""
+    return decimal(None if size is None else size / 1e6, unit=" MB")
+
+
 def percent(share: float | None, places: int = 1) -> str:
     """Uma fração como porcentagem: 0.974 vira `97,4%`."""
     return MISSING if share is None else decimal(100 * share, places, "%")

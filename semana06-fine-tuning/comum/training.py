@@ -22,19 +22,15 @@ LARGE = 10**9  # parâmetros: daqui em diante, quem usa 4 bits não tem memória
 
 
 def encode_pair(
-    tokenizer: PreTrainedTokenizerBase, turns: Messages, answer: str, prompt: str | None = None
+    tokenizer: PreTrainedTokenizerBase, turns: Messages, answer: str
 ) -> tuple[list[int], list[int]]:
     """Tokens do prompt (`turns` e a marca de que é a vez do modelo) e da resposta, com o seu fim.
-
-    Args:
-        prompt: o texto do prompt, se quem chama já o escreveu pelo template.
 
     Raises:
         UserError: o template escreve o prompt de um jeito no treino e de outro no uso, ou o par
             não cabe no modelo.
     """
-    if prompt is None:
-        prompt = chat_text(tokenizer, turns, add_generation_prompt=True)
+    prompt = chat_text(tokenizer, turns, add_generation_prompt=True)
     full = chat_text(tokenizer, [*turns, {"role": "assistant", "content": answer}])
     if not full.startswith(prompt):
         raise UserError(

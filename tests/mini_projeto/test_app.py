@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from comum.paths import REFERENCE_DIR, WEEK_DIR
@@ -34,6 +35,7 @@ from loja_sql.page.session import TRAINED, UNTRAINED, Compared, Page
 from loja_sql.page.words import columns
 from loja_sql.prompt import DECLINE, Link
 from loja_sql.questions.reading import read_questions
+from loja_sql.questions.splits import load_split
 from loja_sql.sql.database import Result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -200,7 +202,10 @@ def test_what_is_not_a_question_gets_a_clear_state(served, question, words):
 def test_status_counts_and_escapes():
     result = Result(["a"], [(1,)] * 1250)
     text = tabs.state(Answer("q", "SELECT 1", result, None, 0.41), "llama.cpp q8_0")
-    assert "1.250 linhas (aqui, as primeiras 200" in text and "0,41 s" in text
+    assert "1.250 linhas (aqui, as primeiras 200; nos arquivos, todas)" in text
+    assert "0,41 s" in text
+    cut = tabs.state(Answer("q", "SELECT 1", replace(result, truncated=True), None, 0.41))
+    assert "mais de 1.250 linhas (aqui, as primeiras 200; nos arquivos, as primeiras 1.250)" in cut
     link = Link("clientes", "cidade", "<img src=x>")
     hostile = tabs.state(Answer("q", "", None, "<img src=x>", 0.0, links=[link]), "m")
     assert "<img" not in hostile
@@ -214,6 +219,8 @@ def test_csv_has_every_row_and_no_formula_for_the_spreadsheet():
     assert found[0] == ["nome", "preço"] and len(found) == 304
     assert found[1] == ['Ação; "x"', "0,30000000000000004"]
     assert found[2:4] == [["'=cmd|' /C calc'!A0", "-5"], ["'-1+1", ""]]
+    photos = csv_bytes("SELECT foto FROM t", Result(["foto"], [(b"\x00\xff",)]))
+    assert photos.decode("utf-8-sig").split() == ["foto", "x'00ff'"], "como na página"
 
 
 def test_xlsx_has_numbers_dates_and_titles_and_no_formula():
@@ -285,6 +292,16 @@ def test_a_full_opinions_file_is_left_alone_and_the_page_says_so(served, monkeyp
     assert page.feedback.read_text("utf-8") == "x" * 10
 
 
+def test_an_opinions_file_edited_by_hand_still_takes_opinions(served):
+    """Gravado noutra codificação, e sem o fim de linha: a opinião nova não se cola à última."""
+    page, _ = served
+    page.feedback.write_bytes('{"question": "e a média?", "sql": ""}'.encode("cp1252"))
+    assert "Obrigado" in page.save_opinion("quantos?", MODEL_SQL, MODEL_SQL, True)
+    assert "já estava" in page.save_opinion("quantos?", MODEL_SQL, MODEL_SQL, True)
+    rows = read_questions(page.feedback, "feedback", [])
+    assert [(row.question, row.sql) for row in rows] == [("quantos?", MODEL_SQL)]
+
+
 def test_a_port_in_use_is_one_clear_sentence(served, trained, capsys):
     port = served[1].rstrip("/").rsplit(":", 1)[1]
     assert run_main(app.main, [*trained[0], "--port", port]) == 2
@@ -298,6 +315,14 @@ def test_comparing_shows_each_model_with_its_own_answer(served):
     assert set(last) == {UNTRAINED, TRAINED}
     assert tabs.side_by_side(last).count("<section>") == 2
     assert "MB" in tabs.side_by_side(last)
+
+
+def test_a_model_that_no_longer_opens_says_why_and_the_others_answer(served):
+    page, _ = served
+    gone = f"{TRAINED}, f16"
+    last = list(page.compare("quantos clientes?", [gone, TRAINED]))[-1]
+    assert "a forma f16 não está exportada" in last[gone].answer.failure
+    assert last[TRAINED].size and "Não deu certo: a forma f16" in tabs.side_by_side(last)
 
 
 def test_on_a_hard_question_of_the_test_the_verdict_is_the_references(served, monkeypatch):
@@ -354,6 +379,19 @@ def test_a_decline_has_a_reason_and_no_rows_and_can_be_judged(served, monkeypatc
     page.save_opinion("e o frete?", MODEL_SQL, "não sei", good=False)
     rows = read_questions(page.feedback, "feedback", [])
     assert [row.sql for row in rows] == [DECLINE, EDITED_SQL, DECLINE]
+
+
+def test_on_another_bank_the_examples_are_its_own(trained, shop_11, tmp_path):
+    """Os da loja nada dizem a quem traz o seu banco; sem os dados do treino, não há nenhum."""
+    options = argparse.Namespace(base=False, adapter=None)
+    own = [*trained[0], f"database.custom={shop_11}", "data.custom=perguntas.csv"]
+    page = Page(*settings(load_config(None, own), options))
+    asked = {row["question"] for row in load_split(page.config, "train")}
+    assert page.examples and asked.issuperset(page.examples)
+    shown = json.dumps(tabs.build(page).get_config_file(), default=str, ensure_ascii=False)
+    assert page.examples[0] in shown and session.EXAMPLES[0] not in shown
+    alone = Page(*settings(load_config(None, [*own, f"data.output_dir={tmp_path}"]), options))
+    assert alone.examples == [] and tabs.build(alone)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import sqlite3
 
+from comum.terminal import UserError
+
 import pytest
 
 from loja_sql.sql.comparison import judge, reference_problem, same_rows
@@ -49,6 +51,12 @@ def same(gold, predicted, ordered=False):
     names = [f"c{i}" for i in range(len(gold[0]) if gold else 1)]
     cuts = list(range(1, len(gold))) if ordered else []
     return same_rows(Result(names, gold), Result(names, predicted), cuts)
+
+
+def test_a_reference_that_no_longer_runs_is_one_sentence_and_not_a_wrong_answer(banks):
+    """As perguntas preparadas para um banco, julgadas noutro."""
+    with pytest.raises(UserError, match="(?s)a.sqlite.*no such table: livros.*Prepare os dados"):
+        judge("SELECT titulo FROM livros", "SELECT 1", banks)
 
 
 # --- igualdade de resultados ---------------------------------------------------------------

@@ -122,6 +122,25 @@ def test_every_run_can_be_picked_and_any_two_models_compared(measured):
     assert found["variants"]["lora · treinado"]["3: pergunta 3"] == ["SELECT 3", 0]
 
 
+def test_answers_without_scores_yet_are_left_out(measured):
+    """evaluate.py interrompido depois de gravar as respostas e antes de gravar as notas."""
+    config, results = measured
+    new = {"variant": "treinado, f16", "question": "pergunta nova"}
+    write_rows(results, map(answer, [*ROWS, ROWS[0] | new]))
+    assert "pergunta nova" not in panel.page(config)
+
+
+def test_only_the_wordings_are_enough_for_a_page(measured):
+    """`evaluate.py --wordings --only wordings`: não há dois modelos a pôr num gráfico de custo."""
+    config, results = measured
+    found = json.loads((results / RESULTS).read_text("utf-8"))
+    parts = found["variants"].items()
+    found["variants"] = {name: part for name, part in parts if part["group"] == "wordings"}
+    (results / RESULTS).write_text(json.dumps(found), "utf-8")
+    shown = without_scripts(panel.page(config))
+    assert "treinado, sem acentos" in shown and "Tempo × acurácia" not in shown
+
+
 def test_what_the_model_wrote_never_becomes_markup(measured):
     config, results = measured
     attack = "<script>alert(1)</script>"

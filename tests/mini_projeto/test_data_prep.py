@@ -20,7 +20,7 @@ import sqlglot
 from data_prep import main, open_databases
 from loja_sql.config import load_config, load_effective
 from loja_sql.prompt import DECLINE
-from loja_sql.questions import splits
+from loja_sql.questions import outputs, splits
 from loja_sql.questions.reading import Row, read_questions
 from loja_sql.questions.sieve import UNANSWERABLE, Sieve
 from loja_sql.questions.slots import mask, plain
@@ -178,7 +178,7 @@ BAD_SQL = {
     ),
     "não acaba": (
         "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r",
-        "limite de 0.3 s",
+        "limite de 0,3 s",
     ),
     "catálogo": ("SELECT name FROM sqlite_master", "não faz parte do banco"),
     "parênteses demais": ("SELECT " + "(" * 3000 + "1" + ")" * 3000, "não entende"),
@@ -321,12 +321,13 @@ def as_csv(records, delimiter=","):
         ("cp1252.csv", as_csv(good_records()).encode("cp1252")),
         ("utf16.csv", as_csv(good_records()).encode("utf-16")),
         ("lista.json", json.dumps(good_records(), indent=1).encode()),
+        ("numa_linha.json", json.dumps(good_records()).encode()),
     ],
 )
 def test_what_other_programs_write_is_read(library, name, content):
     library.write(content, name).prepare()
-    found = {(row["question"], row["sql"]) for row in library.accepted()}
-    assert found == {(r["question"], r["sql"]) for r in good_records()}
+    found = {row["id"]: (row["question"], row["sql"]) for row in library.accepted()}
+    assert set(found.values()) == {(r["question"], r["sql"]) for r in good_records()}
     assert library.rejected() == []
 
 
@@ -448,10 +449,44 @@ def test_any_change_makes_it_work_again(library, capsys, change):
     assert len(library.split("train")) > 0
 
 
+def test_an_interruption_halfway_never_passes_for_the_data_before(library, monkeypatch):
+    """Ctrl-C depois de gravar as divisões de outra semente: as de antes se refazem."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    library.prepare()
+    contents = library.contents()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(outputs, "build_report", interrupted)
+        library.prepare("data.seed=7")
+    assert library.contents() != contents
+    assert library.prepare().contents() == contents
+
+
+def test_what_is_added_while_it_works_is_read_the_next_time(library, monkeypatch):
+    """A página grava opiniões, e quem escreve as perguntas não espera."""
+    split = splits.own_splits
+
+    def slow(config, sieve):
+        found = split(config, sieve)
+        with library.questions.open("ab") as stream:
+            stream.write(line("há quantos gêneros?", OPINION_SQL) + b"\n")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(splits, "own_splits", slow)
+        library.prepare()
+    library.prepare()
+    assert "há quantos gêneros?" in {row["question"] for row in library.accepted()}
+
+
 def test_load_split_says_what_to_run(library):
     """Antes de preparar, quem pede uma divisão recebe o comando que falta."""
     with pytest.raises(UserError, match="python data_prep.py"):
         library.split("train")
+    with pytest.raises(UserError, match="as suas, train, validation, test"):
+        library.split("test_2")
 
 
 # --- as perguntas da loja ------------------------------------------------------------------

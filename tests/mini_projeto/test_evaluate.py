@@ -115,6 +115,11 @@ def test_own_questions_are_scored_and_bad_rows_reported(trained, measure, tmp_pa
     assert "minhas.jsonl:2" in errors and "minhas.jsonl:3" in errors
     assert "resultado vazio" in errors
     assert found.variants[TUNED].execution_accuracy.n == 1 and found.questions == str(path)
+    namesake = path.rename(tmp_path / "test.jsonl")
+    other, _ = measure(args, "--questions", namesake, *options[2:], name="lora_perguntas_test")
+    assert other.questions == str(namesake)
+    kept = Evaluation.load(tmp_path / "mini_projeto_lora_test.json")
+    assert kept.questions == "test", "o nome do arquivo não é o da divisão"
 
 
 COUNT = "SELECT COUNT(*) FROM clientes"
@@ -251,7 +256,7 @@ def test_other_trainings_are_measured_on_the_same_questions(
 
 def test_exported_forms_are_measured_and_the_missing_ones_named(exported, measure, capsys):
     args, folder = exported
-    found, _ = measure(args, "--only", "forms", "--forms", "bf16,gptq")
+    found, _ = measure(args, "--only", "forms", "--forms", "bf16,gptq,bf16")
     (name, form), *others = found.variants.items()
     assert name == f"{TUNED}, bf16" and not others
     weights = next((folder / "exported" / "bf16").glob("*.safetensors"))

@@ -58,7 +58,7 @@ def test_chat_loop_keeps_history_and_survives_hostile_lines(trained, monkeypatch
     monkeypatch.setattr("builtins.input", lambda _: next(typed))
     assert inference.main(args) == 0
     output = capsys.readouterr().out
-    assert "só consultas SELECT são permitidas" in output
+    assert "só consultas SELECT são permitidas" in output and "consulta está vazia" in output
     assert "Ainda não há perguntas" in output and "CREATE TABLE" in output
     assert "600" in output and "1. quantos clientes?" in output
     assert "Não conheço o comando :xyz" in output
@@ -121,6 +121,7 @@ def test_one_by_one_and_in_a_batch_the_answer_is_the_same(assistant):
         (["--input", "nada.txt", "--output", "x"], "nada.txt: não existe"),
         (["--input", "x"], "andam juntos"),
         (["--input", "x", "--output", "y", "oi"], "não dos dois"),
+        (["--hints"], "pede ao menos uma pergunta"),
         (["--adapter", "/nao/existe", "oi"], "não há modelo"),
         (["lora.rr=1", "oi"], "lora.r"),
         (
@@ -179,6 +180,7 @@ def test_the_terminal_names_columns_and_writes_money_as_the_page_does():
 
 
 def test_a_long_result_says_how_much_is_hidden():
-    text = format_table("SELECT * FROM t", Result(["n"], [(i,) for i in range(25)], truncated=True))
-    assert "… 20 de mais de 25 linhas" in text and "\n24" not in text
+    rows = [(i,) for i in range(2500)]
+    text = format_table("SELECT * FROM t", Result(["n"], rows, truncated=True))
+    assert "… 20 de mais de 2.500 linhas" in text and "\n24" not in text
     assert format_table("SELECT * FROM t", Result(["n"], [])) == "Nenhuma linha."

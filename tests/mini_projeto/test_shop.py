@@ -304,3 +304,13 @@ def test_same_seed_gives_the_same_data(shops, tmp_path):
     again.connection.close()
     assert digests[0] == digests[1]
     assert [p.name for p in path.parent.iterdir()] == ["loja.sqlite"], "sobrou arquivo temporário"
+
+
+def test_an_interrupted_shop_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("loja_sql.shop._fill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        create_shop(tmp_path / "loja.sqlite", SEEDS[0])
+    assert not list(tmp_path.iterdir())

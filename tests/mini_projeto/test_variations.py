@@ -74,6 +74,15 @@ def test_in_doubt_the_values_stay(question, sql):
         assert vary(question, sql, random.Random(seed))[1] == sql
 
 
+def test_a_value_with_an_apostrophe_stays_in_both_while_the_number_changes():
+    question = "mais de 50 pedidos em Santa Bárbara d'Oeste"
+    sql = "SELECT COUNT(*) FROM c WHERE cidade = 'Santa Bárbara d''Oeste' AND n > 50"
+    values = {("c", "cidade"): ["Santa Bárbara d'Oeste", "Campinas"]}
+    pairs = [vary(question, sql, random.Random(seed), values) for seed in range(20)]
+    assert any(new != sql for _, new in pairs)
+    assert all("d'Oeste" in asked and "d''Oeste'" in new for asked, new in pairs)
+
+
 def test_grades_stay_between_one_and_five():
     sql = "SELECT COUNT(*) FROM avaliacoes WHERE nota = 4"
     for seed in range(30):

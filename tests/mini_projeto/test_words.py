@@ -31,6 +31,8 @@ ORDERS = "FROM itens_pedido i JOIN pedidos pe ON pe.id = i.pedido_id"
         ("pe.id", 1234, "número", "1234"),
         ("pe.status AS situacao_atual", "pago", "situacao atual", "pago"),
         ("MAX(pe.data, 1, 2)", "x", "MAX(pe.data, 1, 2)", "x"),
+        ("pe.foto", b"\x00\xff", "foto", "x'00ff'"),
+        ("MAX(i.preco_unitario)", float("inf"), "maior preço unitário", "inf"),
     ],
 )
 def test_a_column_is_named_and_its_values_written_as_people_do(expression, value, title, shown):
@@ -69,6 +71,16 @@ def test_what_the_tree_does_not_explain_keeps_the_banks_names():
             "WHERE pe.data >= '2024-02-01' GROUP BY c.id HAVING COUNT(*) > 10",
             "Mostra nome, juntando pedidos e clientes; só onde data é a partir de 01/02/2024; só "
             "os grupos em que quantidade de pedidos é maior que 10.",
+        ),
+        (
+            "SELECT nome FROM vinhos WHERE ano = 2019 AND estoque > 1.5",
+            "Mostra nome, da tabela vinhos; só onde ano é 2019 e estoque é maior que 1,50.",
+        ),
+        ("SELECT nome FROM produtos ORDER BY preco DESC LIMIT 1 OFFSET 1", ""),
+        ("SELECT nome FROM produtos WHERE 1", "Mostra nome, da tabela produtos; só onde 1."),
+        (
+            "SELECT nome FROM notas WHERE json_valid(nome)",
+            "Mostra nome, da tabela notas; só onde JSON_VALID(nome).",
         ),
         ("SELECT 1", ""),
         ("WITH x AS (SELECT 1 AS a) SELECT a FROM x", ""),

@@ -33,8 +33,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=port, default=7860, help="porta (padrão: 7860)")
     args = parser.parse_intermixed_args(argv)
     password = required_password(args.host)
-    if not 0 < args.port < 2**16:
-        raise UserError(f"a porta vai de 1 a {2**16 - 1}, e veio --port {args.port}.")
     config, adapter = settings(config_from_args(args), args)
     print("Carregando o modelo…")
 
@@ -45,14 +43,17 @@ def main(argv: list[str] | None = None) -> int:
         blocks = launch(page, args.host, args.port, password)
     except OSError as error:
         place = f"{args.port} em {args.host}"
-        raise UserError(f"não consegui abrir a porta {place}; mude-a com --port.") from error
+        again = "mude-a com --port, ou confira --host"
+        raise UserError(f"não consegui abrir a porta {place}; {again}.") from error
     blocks.block_thread()
     return 0
 
 
 def required_password(host: str) -> str | None:
     """A senha da página, que só a aberta à rede pede; UserError se ela falta."""
-    if host in ("127.0.0.1", "localhost", "::1"):
+    from loja_sql.page.guard import LOCAL
+
+    if host in LOCAL:
         return None
     password = os.environ.get(PASSWORD, "")
     if len(password) < MIN_PASSWORD:

@@ -37,7 +37,7 @@ def prepare(config: Config) -> None:
     from loja_sql.questions import outputs, slots, splits
     from loja_sql.questions.sieve import Sieve
 
-    shop = config.data.custom is None
+    shop, mark = config.data.custom is None, outputs.fingerprint(config)
     sieve = Sieve(open_databases(config), slots.mask if shop else slots.wording)
     parts = (splits.shop_splits if shop else splits.own_splits)(config, sieve)
     rejected = sieve.rejected
@@ -50,7 +50,7 @@ def prepare(config: Config) -> None:
             f"ficou vazio: {empty}. Acrescente perguntas com formas de SQL variadas. "
             f"As {len(rejected)} recusadas estão, com o motivo, em {path}."
         )
-    reasons = outputs.write_outputs(config, parts, rejected)["rejected"]
+    reasons = outputs.write_outputs(config, parts, rejected, mark)["rejected"]
     counts = ", ".join(f"{splits.NAMES[name]} {len(rows)}" for name, rows in parts.items())
     print(f"Perguntas: {counts}.\nRecusadas: {len(rejected)} (quais, em {outputs.REJECTED}).")
     for reason, count in reasons.items():

@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     from loja_sql.sql.database import Database
 
     split = args.questions.stem if args.questions else args.split
+    if args.questions and split in SPLITS:  # o resultado da divisão de mesmo nome fica como está
+        split = f"perguntas_{split}"
     name = args.name or f"mini_projeto_{config.output_dir.name}_{split}"
     limit = config.database.time_limit_s
     databases = [Database(path, limit) for path in config.databases]

@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     args.overrides = [item for item in args.overrides if OVERRIDE.match(item)]
     if args.input or args.output:
         questions = questions_of(args.input, args.output, questions)
+    if args.hints and not questions:
+        raise UserError("--hints pede ao menos uma pergunta.")
     config, adapter = settings(config_from_args(args), args)
     if args.hints:
         context = linking.context(config)
@@ -112,7 +114,7 @@ def command(line: str, assistant: Assistant, history: list[Answer]) -> None:
             print(printable(f"{number:3}. {item.question}\n     {item.sql or item.error}"))
         if not history:
             print("Ainda não há perguntas.")
-    elif name == ":sql" and rest.strip():
+    elif name == ":sql":
         print(format_answer(assistant.execute(rest)))
     else:
         print(f"Não conheço o comando {printable(name)}.\n{HELP}")

@@ -77,18 +77,9 @@ def encode_pair(
     Raises:
         UserError: o template do modelo escreve o prompt de um jeito no treino e de outro no uso.
     """
-    return render_pair(tokenizer, config, question, sql, context, examples)[1]
-
-
-def render_pair(
-    tokenizer, config: Config, question: str, sql: str, context: Context, examples: Examples = ()
-) -> tuple[str, tuple[list[int], list[int]]]:
-    """O que dão `render` e `encode_pair`, com o prompt (e as dicas dele) montado uma vez só."""
     from comum import training  # traz o torch, de que o resto deste arquivo não precisa
 
-    turns = messages(config, question, context, examples)
-    prompt = chat_text(tokenizer, turns, add_generation_prompt=True)
-    return prompt, training.encode_pair(tokenizer, turns, sql, prompt)
+    return training.encode_pair(tokenizer, messages(config, question, context, examples), sql)
 
 
 # O que encerra uma consulta, se não estiver num texto, num nome entre aspas ou num comentário.

@@ -5,7 +5,6 @@ sentido em todas; cidades, preços, datas, pedidos e notas mudam. Uma consulta q
 num banco erra em outro.
 """
 
-import os
 import random
 import sqlite3
 from collections import Counter
@@ -14,6 +13,7 @@ from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 
+from comum.files import replacing
 from comum.yaml import read_yaml
 
 from faker import Faker
@@ -54,25 +54,19 @@ def person_names() -> tuple[list[str], list[str]]:
 
 def create_shop(path: Path, seed: int) -> Path:
     """Grava em `path` o banco da semente `seed`; o arquivo só aparece quando está completo."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    with closing(sqlite3.connect(temporary)) as connection:
+    with replacing(path) as temporary, closing(sqlite3.connect(temporary)) as connection:
         connection.executescript((DATA_DIR / "loja_schema.sql").read_text(encoding="utf-8"))
         _fill(connection, random.Random(seed))
         connection.commit()
-    os.replace(temporary, path)
     return path
 
 
-def create_missing(config: Config, count: int | None = None) -> None:
-    """Gera as lojas que faltam (das primeiras `count`); o banco do usuário é com ele."""
-    if config.database.custom is None:
-        pairs = zip(config.database.seeds[:count], config.databases, strict=False)
-        for seed, path in pairs:
-            if not path.is_file():
-                create_shop(path, seed)
+def create_missing(config: Config) -> None:
+    """Gera a loja que responde perguntas, se falta; o banco do usuário é com ele."""
+    path = config.databases[0]
+    if config.database.custom is None and not path.is_file():
+        create_shop(path, config.database.seeds[0])
 
 
 def _fill(connection: sqlite3.Connection, rng: random.Random) -> None:
@@ -86,8 +80,8 @@ def _fill(connection: sqlite3.Connection, rng: random.Random) -> None:
         connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
 
-def _day(rng: random.Random, first: date = FIRST_DAY, last: date = LAST_DAY) -> date:
-    return first + timedelta(days=rng.randrange((last - first).days + 1))
+def _day(rng: random.Random, last: date = LAST_DAY) -> date:
+    return FIRST_DAY + timedelta(days=rng.randrange((last - FIRST_DAY).days + 1))
 
 
 def _clients(rng: random.Random) -> list[tuple]:

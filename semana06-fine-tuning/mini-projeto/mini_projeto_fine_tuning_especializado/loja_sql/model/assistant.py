@@ -173,7 +173,7 @@ def settings(config: Config, args: argparse.Namespace) -> tuple[Config, Path | N
     """
     from loja_sql.shop import create_missing  # traz o faker, e --help não o espera
 
-    create_missing(config, 1)
+    create_missing(config)
     if args.base:
         return untrained(config), None
     adapter = args.adapter or with_trained(config).output_dir
@@ -196,11 +196,12 @@ def as_record(answer: Answer) -> dict:
 
 
 def shown_rows(result: Result) -> list[list]:
-    """As linhas com o que o JSON não sabe escrever (bytes, infinito) trocado por texto."""
-    return [[_jsonable(value) for value in row] for row in result.rows]
+    """As linhas, com `shown_value` de cada célula."""
+    return [[shown_value(value) for value in row] for row in result.rows]
 
 
-def _jsonable(value: object) -> object:
+def shown_value(value: object) -> object:
+    """O valor; o que o JSON não sabe escrever (bytes, infinito), trocado por texto."""
     if isinstance(value, bytes):
         return f"x'{value.hex()}'"
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

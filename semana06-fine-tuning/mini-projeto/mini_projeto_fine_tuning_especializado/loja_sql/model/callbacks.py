@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from comum.files import write_jsonl
-from comum.numbers import comma_axes
+from comum.numbers import comma_axes, decimal
 from comum.terminal import UserError, progress
 
 from accelerate import PartialState
@@ -103,7 +103,7 @@ class Progress(TrainerCallback):
                 raise UserError(DIVERGED.format(state.global_step, f"a perda ({SHOWN[key]})"))
         if self.bar is None:
             return
-        self.shown |= {SHOWN[key]: f"{value:.3f}" for key, value in logs.items() if key in SHOWN}
+        self.shown |= {SHOWN[key]: decimal(logs[key], 3) for key in SHOWN if key in logs}
         self.bar.set_postfix(self.shown)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")

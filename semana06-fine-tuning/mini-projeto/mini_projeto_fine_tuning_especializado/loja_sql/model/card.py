@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from comum.numbers import decimal, general, interval
+from comum.numbers import decimal, general, interval, megabytes
 from comum.paths import REFERENCE_DIR, RESULTS_DIR
-from comum.results import Evaluation, TrainingSummary, Variant
+from comum.results import UNTRAINED, Evaluation, TrainingSummary, Variant
 from comum.tables import markdown
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from loja_sql.config import Config
-from loja_sql.model.exports import Manifest, megabytes
+from loja_sql.model.exports import Manifest
 from loja_sql.model.run_folder import read_run
 from loja_sql.model.summary import read_summary
 from loja_sql.prompt import DECLINE
@@ -18,7 +18,6 @@ from loja_sql.questions.splits import NAMES
 
 TEMPLATE = Path(__file__).with_name("card.md")
 DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-UNTRAINED_GROUPS = ("untrained", "examples")
 SCORES_HEADER = (
     *("teste", "variante", "perguntas", "acurácia de execução, % [IC 95%]"),
     "recusa do que o banco não responde, %",
@@ -31,7 +30,7 @@ def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
     """O texto da ficha; as notas vêm do resultado de evaluate.py deste treino, se houver."""
     training, default = read_summary(adapter), config.model.name == "default"
     scores = _scores(adapter, training)
-    trained = [_hub_result(*v) for v in scores if v[2].group not in UNTRAINED_GROUPS]
+    trained = [_hub_result(*v) for v in scores if v[2].group not in UNTRAINED]
     base, run = base_name(config), read_run(adapter)
     data = ModelCardData(
         language="pt",

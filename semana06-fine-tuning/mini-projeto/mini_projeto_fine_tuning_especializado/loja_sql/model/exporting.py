@@ -10,6 +10,7 @@ from pathlib import Path
 from comum import gguf, gptq
 from comum.files import read_json, write_json, write_text
 from comum.models import nf4
+from comum.numbers import general
 from comum.terminal import UserError
 
 import torch
@@ -17,12 +18,12 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from loja_sql.config import Config, as_trained, load_effective, trained_kind
+from loja_sql.config import EFFECTIVE_NAME, Config, as_trained, load_effective, trained_kind
 from loja_sql.model import exports, run_folder
 from loja_sql.model.card import base_name, model_card
 from loja_sql.model.exports import ADAPTER, GGUF_FORMS, Form, Manifest, Merge
 from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
-from loja_sql.prompt import Context, encode_pair, render
+from loja_sql.prompt import encode_pair, render
 from loja_sql.questions import linking
 
 LOGITS_TOLERANCE = 1e-3  # em float32, numa escala em que os logits passam de 10
@@ -49,10 +50,7 @@ class Exporter:
         self.tokenizer.padding_side = "left"  # quem gerar em lotes com a exportação precisa disto
         self.training, self.context = training, linking.context(self.config)
         checked = (row["question"] for row in validation[:CHECKED_PROMPTS])
-        self.prompts = [self._prompt(question, self.context) for question in checked]
-
-    def _prompt(self, question: str, context: Context) -> str:
-        return render(self.tokenizer, self.config, question, context)
+        self.prompts = [render(self.tokenizer, self.config, q, self.context) for q in checked]
 
     def export(self, forms: list[str], force: bool = False) -> Manifest:
         """Grava as formas que faltam, com uma só fusão para todas, e o que vai ao lado delas.
@@ -101,8 +99,8 @@ class Exporter:
         base = load_model(self.config)
         if getattr(base, "quantization_method", None) is not None or base.dtype != torch.float32:
             raise UserError(
-                f"a base {self.config.model.name} é quantizada, e fundir nela perderia qualidade; "
-                "indique a de precisão cheia com --model."
+                f"a base {self.config.model.name} é quantizada, e fundir nela perderia qualidade. "
+                f"Indique a de precisão cheia em model.name de {self.adapter / EFFECTIVE_NAME}."
             )
         tuned = with_adapter(self.config, base, self.adapter).eval()
         before = self._logits(tuned)
@@ -111,8 +109,8 @@ class Exporter:
         worst = max((a - b).abs().max().item() for a, b in pairs)
         if not worst <= LOGITS_TOLERANCE:
             raise UserError(
-                f"a fusão mudou os logits em até {worst:.2g}, mais que a tolerância de "
-                f"{LOGITS_TOLERANCE:g}; nada foi gravado."
+                f"a fusão mudou os logits em até {general(worst)}, mais que a tolerância de "
+                f"{general(LOGITS_TOLERANCE)}; nada foi gravado."
             )
         same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean().item()
         found = Merge(largest_difference=worst, questions=len(pairs), same_tokens=same)
@@ -192,7 +190,8 @@ class Exporter:
             "$(python inference.py --hints 'quantos clientes?')" if hints else "quantos clientes?"
         )
         # As dicas dependem da pergunta: quem a faz é que as põe.
-        template = self._prompt("{{ .Prompt }}", replace(self.context, links=lambda question: ()))
+        bare = replace(self.context, links=lambda question: ())
+        template = render(self.tokenizer, self.config, "{{ .Prompt }}", bare)
         text = (
             f'# ollama create loja-sql -f Modelfile && ollama run loja-sql "{question}"\n'
             f"FROM ./{names[0]}\n"

@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from comum.files import read_json, sha256, weights_bytes, write_json
-from comum.numbers import decimal
+from comum.numbers import decimal, megabytes
 from comum.results import Shape
 from comum.terminal import UserError
 
@@ -71,10 +71,6 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else weights_bytes(path)
 
 
-def megabytes(size: int) -> str:
-    return decimal(size / 1e6, unit=" MB")
-
-
 def read_manifest(adapter: Path) -> Manifest | None:
     """O manifesto da exportação deste adaptador; None se não há, ou se é de outro treino.
 
@@ -105,10 +101,10 @@ def exported_forms(adapter: Path) -> dict[str, Path]:
 
 
 def form_list(text: str) -> list[str]:
-    """Lê `bf16,q8_0` ou `all` na linha de comando."""
-    names = list(FORMS) if text == "all" else [name.strip() for name in text.split(",")]
+    """Lê `bf16,q8_0` ou `all` na linha de comando; uma forma repetida vale uma vez."""
+    names = FORMS if text == "all" else dict.fromkeys(name.strip() for name in text.split(","))
     unknown = [name for name in names if name not in FORMS]
     if unknown:
         wrong, there = ", ".join(unknown), ", ".join(FORMS)
         raise argparse.ArgumentTypeError(f"forma desconhecida: {wrong} (há: {there}, ou all)")
-    return names
+    return list(names)

@@ -10,7 +10,7 @@ import torch
 from peft import PeftConfig, PeftModel, PeftModelForCausalLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loja_sql.config import Config, trained_kind
+from loja_sql.config import EFFECTIVE_NAME, Config, trained_kind
 from loja_sql.model import tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,6 +82,7 @@ def with_adapter(config: Config, model: PreTrainedModel, adapter: Path) -> PeftM
     except Exception as error:  # do peft, do torch ou do safetensors, conforme o que está errado
         raise UserError(
             f"o adaptador de {adapter} não serve em {config.model_path}: é de outro modelo, ou "
-            "está estragado. Indique o modelo de que ele saiu com --model, ou treine de novo."
+            "está estragado. Ponha o modelo de que ele saiu em model.name de "
+            f"{adapter / EFFECTIVE_NAME}, ou treine de novo."
         ) from error
     return tuned

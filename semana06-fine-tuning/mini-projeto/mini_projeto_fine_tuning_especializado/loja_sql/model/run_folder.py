@@ -20,7 +20,7 @@ from pathlib import Path
 
 from comum import models, training
 from comum.files import read_json, sha256, write_json
-from comum.numbers import decimal
+from comum.numbers import megabytes
 from comum.results import Shape, library_versions
 from comum.terminal import UserError, reason
 
@@ -165,8 +165,8 @@ def writing(folder: Path, weights: int) -> Iterator[None]:
     free, missing = shutil.disk_usage(folder).free, max(1, KEPT + 1 - len(checkpoints(folder)))
     if free < (needed := weights + missing * checkpoint):
         raise UserError(
-            f"o disco de {folder} tem {decimal(free / 1e6, unit=' MB')} livres, e este treino pode "
-            f"ocupar {decimal(needed / 1e6, unit=' MB')}. Libere espaço, ou {ELSEWHERE}"
+            f"o disco de {folder} tem {megabytes(free)} livres, e este treino pode ocupar "
+            f"{megabytes(needed)}. Libere espaço, ou {ELSEWHERE}"
         )
     try:
         yield

@@ -31,7 +31,7 @@ def csv_bytes(sql: str, result: Result) -> bytes:
     text = io.StringIO(newline="")
     rows = csv.writer(text, delimiter=";")
     rows.writerow(_csv_cell(column.title) for column in columns(sql, result))
-    rows.writerows(map(_csv_cell, row) for row in result.rows)
+    rows.writerows(map(_csv_cell, row) for row in shown_rows(result))
     return text.getvalue().encode("utf-8-sig")
 
 

@@ -80,7 +80,7 @@ def sentence(sql: str) -> str:
         tree = parse(sql)
     except (SqlglotError, RecursionError):
         return ""
-    untold = (exp.Window, exp.With, exp.SetOperation)
+    untold = (exp.Window, exp.With, exp.SetOperation, exp.Offset)
     if not isinstance(tree, exp.Select) or tree.find(*untold) or not tree.args.get("from_"):
         return ""
     parts = [_measured(tree) + _sources(tree), *_filters(tree), *_ending(tree)]
@@ -144,7 +144,8 @@ def condition(node: exp.Expression, tree: exp.Expression) -> str:
 
 
 def _told(node: exp.Expression, tree: exp.Expression, no: str) -> str:
-    name = owned(node.this, tree) if node.this else ""
+    # De WHERE 1 e de uma função sem conta, o que há dentro é um texto, e não uma expressão.
+    name = owned(node.this, tree) if isinstance(node.this, exp.Expression) else ""
     if isinstance(node, exp.Exists) or (isinstance(node, exp.In) and node.args.get("query")):
         where = _and([name_words(table) for table in tables(node.sql(dialect="sqlite"))])
         return f"{'não há' if no else 'há'} registro em {where}"
@@ -183,7 +184,9 @@ def _value(node: exp.Expression, measured: exp.Expression, tree: exp.Expression)
         return f"({_inner(node)})" if node.find(exp.Select) else phrase(node, tree)
     if node.is_string:
         return written(node.name, unit(measured) or "date")
-    return written(float(node.name), unit(measured)).removesuffix(",00")
+    # Um inteiro fica inteiro: o ano 2024 não é 2.024.
+    number = int(node.name) if node.is_int else float(node.name)
+    return written(number, unit(measured)).removesuffix(",00")
 
 
 def _inner(node: exp.Expression) -> str:

@@ -1,11 +1,14 @@
 """O porteiro da página: o que o Gradio deixa aberto e aqui ninguém usa, e o que diz em inglês."""
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gradio import Blocks
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from gradio import Blocks  # os segundos que ele leva não são de quem só errou a senha
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 # O envio de arquivos (e o que o acompanha) é do Gradio; nesta página não há o que enviar, e quem
@@ -18,7 +21,7 @@ CROWDED = "há perguntas demais na fila; espere um pouco e pergunte de novo"
 class Guard:
     """Um middleware ASGI diante do Gradio; `local` diz se a página é só desta máquina."""
 
-    def __init__(self, app: ASGIApp, blocks: Blocks, local: bool) -> None:
+    def __init__(self, app: ASGIApp, blocks: "Blocks", local: bool) -> None:
         self.app, self.blocks, self.local = app, blocks, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

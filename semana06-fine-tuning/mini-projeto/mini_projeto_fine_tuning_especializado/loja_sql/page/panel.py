@@ -77,8 +77,10 @@ def _run_name(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[Evaluation, list[dict]]:
-    lines = path.with_suffix(".jsonl")
-    return Evaluation.load(path), read_jsonl(lines) if lines.is_file() else []
+    evaluation, lines = Evaluation.load(path), path.with_suffix(".jsonl")
+    rows = read_jsonl(lines) if lines.is_file() else []
+    # Interrompida entre um arquivo e outro, a avaliação deixa respostas ainda sem notas.
+    return evaluation, [row for row in rows if row["variant"] in evaluation.variants]
 
 
 def losses(folder: Path) -> dict[str, list[tuple[float, float]]]:

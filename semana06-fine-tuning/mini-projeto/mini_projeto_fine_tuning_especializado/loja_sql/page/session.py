@@ -26,6 +26,13 @@ from loja_sql.sql.comparison import judge, reference_problem, same_rows
 from loja_sql.sql.database import Database
 from loja_sql.sql.features import difficulty
 
+EXAMPLES = [
+    "quantos clientes temos em Minas Gerais?",
+    "quais os 3 produtos mais caros?",
+    "faturamento por forma de pagamento em 2024",
+    "quais produtos estão esgotados?",
+    "quantos pedidos por status?",
+]
 UNTRAINED, TRAINED = "sem treino", "treinado"
 SHORT = 60  # o Gradio corta uma sugestão mais comprida
 SUGGESTIONS = 2  # perguntas parecidas, quando a resposta é "não sei"
@@ -42,7 +49,6 @@ class Page:
         self.feedback = config.data_dir / "feedback.jsonl"
         self._others: dict[str, Assistant] = {}  # do aberto há mais tempo ao de agora
         self._writing = threading.Lock()
-        self._known: tuple[list[dict], Bm25] | None = None
 
     def ask(self, question: str) -> dict:
         """A pergunta inteira de uma vez, para a API: SQL, colunas, linhas, erro e segundos."""
@@ -58,16 +64,26 @@ class Page:
 
     def similar(self, question: str) -> list[str]:
         """As duas perguntas mais parecidas que se sabe responder, de consultas diferentes."""
-        if self._known is None:
-            rows = self._answerable()
-            self._known = rows, Bm25([row["question"] for row in rows])
-        rows, index = self._known
         found: dict[str, str] = {}
-        for place in index.nearest(question, 30):
-            if len(rows[place]["question"]) <= SHORT:
-                found.setdefault(rows[place]["sql"], rows[place]["question"])
+        for place in self._index.nearest(question, 30):
+            row = self._answerable[place]
+            if len(row["question"]) <= SHORT:
+                found.setdefault(row["sql"], row["question"])
         return list(found.values())[:SUGGESTIONS]
 
+    @property
+    def examples(self) -> list[str]:
+        """Perguntas com que começar: as da loja ou, do banco de quem usa, algumas do treino."""
+        if self.config.database.custom is None:
+            return EXAMPLES
+        asked = [row["question"] for row in self._answerable]
+        return [text for text in asked if len(text) <= SHORT][: len(EXAMPLES)]
+
+    @cached_property
+    def _index(self) -> Bm25:
+        return Bm25([row["question"] for row in self._answerable])
+
+    @cached_property
     def _answerable(self) -> list[dict]:
         """As perguntas escritas à mão; do banco de quem usa, as do treino."""
         if self.config.database.custom is None:
@@ -90,7 +106,7 @@ class Page:
         correction = one_line(edited.strip().rstrip(";"))
         fixed = not good and correction not in ("", one_line(model_sql))
         right = correction if fixed else model_sql if good else ""
-        problem = right and not declines(right) and self._as_reference(right)
+        problem = right and not declines(right) and reference_problem(right, self._banks())
         if problem:
             what = "A correção não foi guardada" if fixed else "Não guardei como exemplo"
             return f"{what}: {problem}."
@@ -103,11 +119,8 @@ class Page:
             return f"Não consegui guardar a opinião: {reason(error)}."
         if fixed:
             return "Obrigado! A correção foi guardada e pode entrar no próximo treino."
-        wrong = "Guardado como errada. Se puder, corrija o SQL acima e clique em 👎 de novo."
+        wrong = "Guardado como resposta errada. Se puder, corrija o SQL e clique em 👎 de novo."
         return "Obrigado! Guardado como resposta certa." if good else wrong
-
-    def _as_reference(self, sql: str) -> str | None:
-        return reference_problem(sql, self._banks())
 
     def _banks(self) -> list[Database]:
         limit = self.config.database.time_limit_s
@@ -117,14 +130,17 @@ class Page:
         """Acrescenta uma linha; não, se ela já está lá. OSError se o arquivo está cheio."""
         self.feedback.parent.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
-        same = json.dumps(row, ensure_ascii=False)[:-1]
-        with self._writing, self.feedback.open("a+", encoding="utf-8") as stream:
+        same = json.dumps(row, ensure_ascii=False)[:-1].encode()
+        # Em bytes: quem o edita à mão pode tê-lo gravado noutra codificação, ou sem o \n do fim.
+        with self._writing, self.feedback.open("ab+") as stream:
             if stream.tell() > MAX_FEEDBACK_BYTES:
                 raise OSError(f"{self.feedback} passou do tamanho máximo")
             stream.seek(0)
-            if any(line.startswith(same) for line in stream):
+            lines = stream.readlines()
+            if any(line.startswith(same) for line in lines):
                 return False
-            stream.write(f'{same}, "when": "{stamp}"}}\n')
+            gap = b"\n" if lines and not lines[-1].endswith(b"\n") else b""
+            stream.write(gap + same + f', "when": "{stamp}"}}\n'.encode())
         return True
 
     @property
@@ -140,7 +156,13 @@ class Page:
         """A mesma pergunta a vários modelos, um depois do outro; produz o que já respondeu."""
         found: dict[str, Compared] = {}
         for name in names:
-            model = self._opened(name)
+            try:
+                model = self._opened(name)
+            except UserError as error:  # a exportação mudou com a página aberta, por exemplo
+                why = str(error).rstrip(".")
+                found[name] = Compared(Answer(question, "", None, why, 0.0))
+                yield found
+                continue
             for answer in model.stream(question):
                 found[name] = Compared(answer)
                 yield found

@@ -34,7 +34,7 @@ def format_table(sql: str, result: Result) -> str:
     named = columns(sql, result)
     units = [column.unit for column in named]
     cells = [list(map(_cell, row, units)) for row in result.rows[:SHOWN_ROWS]]
-    count = "1 linha" if total == 1 else f"{total} linhas"
+    count = "1 linha" if total == 1 else f"{decimal(total)} linhas"
     if total > SHOWN_ROWS:
         count = f"… {SHOWN_ROWS} de {'mais de ' if result.truncated else ''}{count}"
     return f"{tables.text([_cell(column.title) for column in named], cells)}\n{count}"

@@ -20,22 +20,15 @@ from loja_sql.page.explain import laid_out, sentence
 from loja_sql.page.session import TRAINED, Compared, Page
 from loja_sql.page.words import Column, columns, written
 from loja_sql.prompt import DECLINE
+from loja_sql.sql.database import AT_ONCE as SQL_AT_ONCE
 from loja_sql.sql.database import Result
 
-EXAMPLES = [
-    "quantos clientes temos em Minas Gerais?",
-    "quais os 3 produtos mais caros?",
-    "faturamento por forma de pagamento em 2024",
-    "quais produtos estão esgotados?",
-    "quantos pedidos por status?",
-]
 INTRO = """# Pergunte à loja
 Escreva uma pergunta em português. Um modelo de linguagem, nesta máquina, a traduz para SQL; o
 banco de dados, aberto só para leitura, responde. Confira sempre a consulta: o modelo erra."""
 SHOWN_ROWS, COMPARED_ROWS = 200, 10
 HISTORY = 30
 QUEUE_SIZE = 200
-SQL_AT_ONCE = 4
 PRIVATE = {"api_visibility": "private"}  # a página usa, a API não mostra
 AT_ONCE = {"queue": False, "show_progress": "hidden", **PRIVATE}
 # A pergunta fica no endereço, que se copia e se manda a alguém.
@@ -113,9 +106,8 @@ class AskTab:
     def __init__(self, page: Page) -> None:
         self.page, self.engine = page, page.assistant.engine.name
         with gr.Row(elem_classes="pergunta"):
-            self.question = _question_box(
-                "Sua pergunta", "pergunta", scale=5, min_width=240, autofocus=True
-            )
+            look = {"scale": 5, "min_width": 240, "autofocus": True}
+            self.question = _question_box(page, "Sua pergunta", "pergunta", **look)
             self.ask = _button("Perguntar", "perguntar", variant="primary", size="lg")
             self.cancel = _button("Cancelar", "cancelar", variant="stop", size="lg", visible=False)
         self.state = gr.HTML(elem_id="estado", padding=True)
@@ -126,9 +118,10 @@ class AskTab:
             label="Linhas", interactive=False, wrap=True, elem_id="linhas", visible=False
         )
         self.chart = gr.Plot(elem_id="grafico", show_label=False, visible=False)
-        with gr.Accordion("Exemplos") as self.examples:
-            label = "Clique para escrever a pergunta"
-            gr.Examples([[text] for text in EXAMPLES], self.question, label=label)
+        with gr.Accordion("Exemplos", visible=bool(page.examples)) as self.examples:
+            if page.examples:
+                label = "Clique para escrever a pergunta"
+                gr.Examples([[text] for text in page.examples], self.question, label=label)
         self._sql_box()
         with gr.Accordion("Histórico", open=False):
             label = "Suas últimas perguntas, guardadas neste navegador (clique para rever)"
@@ -253,8 +246,8 @@ def _questions(past: list) -> gr.Dataset:
     return gr.Dataset(samples=[[question] for question, _ in past])
 
 
-def _question_box(label: str, name: str, **options) -> gr.Textbox:
-    limit = {"max_length": MAX_QUESTION_CHARS, "placeholder": EXAMPLES[0]}
+def _question_box(page: Page, label: str, name: str, **options) -> gr.Textbox:
+    limit = {"max_length": MAX_QUESTION_CHARS, "placeholder": next(iter(page.examples), "")}
     return gr.Textbox(label=label, elem_id=name, **limit, **options)
 
 
@@ -285,8 +278,9 @@ def _count(result: Result) -> str:
     count = len(result.rows)
     more = "mais de " if result.truncated else ""
     lines = {0: "nenhuma linha", 1: "1 linha"}.get(count, f"{more}{decimal(count)} linhas")
-    cut = f" (aqui, as primeiras {SHOWN_ROWS}; nos arquivos, todas)" if count > SHOWN_ROWS else ""
-    return lines + cut
+    filed = f"as primeiras {decimal(count)}" if result.truncated else "todas"
+    cut = f" (aqui, as primeiras {SHOWN_ROWS}; nos arquivos, {filed})"
+    return lines + cut * (count > SHOWN_ROWS)
 
 
 def grid(result: Result, named: list[Column]) -> dict:
@@ -308,7 +302,8 @@ def _number(value: object) -> bool:
 
 def _compare_tab(page: Page) -> None:
     names = page.compared
-    question = _question_box("A mesma pergunta para todos", "comparar-pergunta", value=EXAMPLES[0])
+    first = next(iter(page.examples), "")
+    question = _question_box(page, "A mesma pergunta para todos", "comparar-pergunta", value=first)
     quantized = [name for name in names[2:] if not name.endswith("bf16")]
     chosen = gr.CheckboxGroup(names, value=names[:2] + quantized[:1], label="Modelos")
     with gr.Row():

@@ -14,6 +14,7 @@ from babel.numbers import format_currency
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from loja_sql.model.assistant import shown_value
 from loja_sql.sql.database import Result
 from loja_sql.sql.features import parse
 from loja_sql.sql.names import name_words
@@ -166,12 +167,11 @@ def written(value: object, unit: str = "") -> str:
     >>> written(407617.5199999997, "money"), written("2024-03-07", "date"), written(12000, "count")
     ('R$\\xa0407.617,52', '07/03/2024', '12.000')
     """
+    value = shown_value(value)
     if value is None:
         return "sem valor"
     if isinstance(value, str):
         return _time(value, unit)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
     if unit == "money":
         return format_currency(value, "BRL", locale=LOCALE)
     if unit == "percent":

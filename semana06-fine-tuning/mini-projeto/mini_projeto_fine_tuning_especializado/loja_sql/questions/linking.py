@@ -15,7 +15,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 from comum.numbers import decimal
@@ -58,11 +58,7 @@ def context(config: Config) -> Context:
         return Context(schema, lambda question: ())
     excluded = frozenset(name.lower() for name in prompt.hint_exclude)
     _index_now(path, excluded)
-    return Context(schema, partial(_links, path, excluded))
-
-
-def _links(path: Path, excluded: frozenset[str], question: str) -> list[Link]:
-    return _index_now(path, excluded).links(question)
+    return Context(schema, lambda question: _index_now(path, excluded).links(question))
 
 
 def _index_now(path: Path, excluded: frozenset[str]) -> "ValueIndex":

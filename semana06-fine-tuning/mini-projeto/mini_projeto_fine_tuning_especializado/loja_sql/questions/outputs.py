@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from comum.files import read_json, write_json, write_jsonl, write_text
+from comum.files import read_json, sha256, write_json, write_jsonl, write_text
 from comum.terminal import UserError
 
 from loja_sql.config import Config, resolve, save_effective
@@ -23,13 +23,20 @@ USED_IN_TRAINING = {
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def write_outputs(config: Config, splits: Splits, rejected: list[Rejected]) -> dict:
-    """Grava divisões, recusadas e relatório, que devolve; o JSON dele, por último, marca o fim."""
+def write_outputs(config: Config, splits: Splits, rejected: list[Rejected], mark: str) -> dict:
+    """Grava divisões, recusadas e relatório, que devolve; o JSON dele, por último, marca o fim.
+
+    Args:
+        mark: `fingerprint` de antes de ler as perguntas: o que se acrescenta a elas enquanto os
+            dados se preparam fica para a próxima vez.
+    """
+    # Interrompida daqui em diante, a pasta já não é a que o relatório antigo diz.
+    (config.data_dir / REPORT).unlink(missing_ok=True)
     for name, rows in splits.items():
         write_jsonl(config.data_dir / f"{name}.jsonl", map(asdict, rows))
     write_rejected(config, rejected)
     save_effective(config, config.data_dir)
-    report = build_report(config, splits, rejected) | {"fingerprint": fingerprint(config)}
+    report = build_report(config, splits, rejected) | {"fingerprint": mark}
     write_text(config.data_dir / "report.md", report_markdown(report))
     write_json(config.data_dir / REPORT, report)
     return report
@@ -51,7 +58,7 @@ def fingerprint(config: Config) -> str:
     sources += [resolve(path) for path in given if path]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for path in sorted(sources):
-        digest.update(path.read_bytes() if path.is_file() else b"ausente")
+        digest.update((sha256(path) if path.is_file() else "ausente").encode())
     return digest.hexdigest()
 
 

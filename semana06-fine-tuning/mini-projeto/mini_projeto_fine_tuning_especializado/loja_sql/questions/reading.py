@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def read_questions(
     Raises:
         UserError: o arquivo não se lê (veja `read_table`) ou não tem as colunas.
     """
-    rows = []
+    rows, on_line = [], Counter()
     for record in read_table(path):
         line, values, problem = record
         found = values if isinstance(values, dict) else {}
@@ -75,7 +76,8 @@ def read_questions(
             rejected.append(_refusal(path, record, problem))
             continue
         first, *others = map(_clean, queries)
-        name = f"{source}-{line:05}"
+        on_line[line] += 1  # um JSON pode vir inteiro numa linha só
+        name = f"{source}-{line:05}" + f".{on_line[line]}" * (on_line[line] > 1)
         rows.append(Row(name, question.strip(), first, source, also_right=others))
     return rows
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from comum.files import sha256
-from comum.labels import SPLITS
 from comum.numbers import MISSING, decimal
 from comum.tables import markdown
 
@@ -16,13 +15,12 @@ from loja_sql.questions.slots import mask, plain, wording
 from loja_sql.questions.splits import NAMES, Splits
 from loja_sql.sql.features import skeleton, tables
 
-SOURCE_NAMES = SPLITS | {
+SOURCE_NAMES = NAMES | {
     "written": "escritas",
     "contrast": "contrastivas",
     "near": "quase sem resposta",
     "unanswerable": "sem resposta",
     "validation_unanswerable": "validação sem resposta",
-    "test_2": "teste 2",
     "variation": "variações",
     "recombination": "recombinadas",
     "generated": "geradas",

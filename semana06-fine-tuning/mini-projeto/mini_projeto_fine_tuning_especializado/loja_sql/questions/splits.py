@@ -56,9 +56,12 @@ def load_split(config: Config, name: str) -> list[dict]:
     """Lê uma divisão gravada por data_prep.py, com as chaves de `Row`.
 
     Raises:
-        UserError: ela ainda não foi gravada, está vazia ou não foi data_prep.py que a gravou.
+        UserError: ela ainda não foi gravada, está vazia ou não foi data_prep.py que a gravou; ou
+            os dados são próprios, e não a têm.
     """
     path = config.data_dir / f"{name}.jsonl"
+    if config.data.custom is not None and name not in labels.SPLITS:
+        raise UserError(f"só as perguntas da loja têm {name}; as suas, {', '.join(labels.SPLITS)}.")
     if not path.is_file():
         raise UserError(f"{path} não existe. Prepare os dados antes: python data_prep.py")
     rows = read_jsonl(path)
@@ -139,7 +142,7 @@ def own_splits(config: Config, sieve: Sieve) -> Splits:
         values = column_values(config.databases[0])
         answerable = [row for row in train if row.answerable]
         train += sieve.varied_own(answerable, versions, rng, values)
-    return dict(zip(("train", "validation", "test"), (train, *held_out), strict=True))
+    return dict(zip(labels.SPLITS, (train, *held_out), strict=True))
 
 
 def _feedback(config: Config, sieve: Sieve) -> list[Row]:

@@ -113,6 +113,8 @@ def _swap_literals(values: Values, draft: _Draft, rng: random.Random) -> None:
         if not (isinstance(column, exp.Column) and literal.is_string):
             continue
         name, old = column.name.lower(), literal.name
+        if "'" in old:  # no SQL ele é dobrado, e a troca mudaria só a pergunta
+            continue
         others = (v for (_, known), v in values.items() if known.lower() == name and old in v)
         found, used = draft.find(old), draft.used()
         new = [v for v in next(others, []) if v not in used and v.isprintable() and "'" not in v]

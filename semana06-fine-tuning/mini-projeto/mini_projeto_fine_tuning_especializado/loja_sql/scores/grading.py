@@ -4,6 +4,8 @@ import gc
 import sys
 import time
 from collections import Counter, defaultdict
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from comum import results
@@ -14,7 +16,7 @@ from loja_sql.config import Config
 from loja_sql.model.assistant import in_order
 from loja_sql.model.loading import load_tokenizer
 from loja_sql.model.summary import read_summary
-from loja_sql.prompt import DECLINE, declines, extract_sql, render_pair
+from loja_sql.prompt import DECLINE, declines, encode_pair, extract_sql, render
 from loja_sql.questions import linking
 from loja_sql.questions.reading import read_questions
 from loja_sql.questions.sieve import Sieve
@@ -56,17 +58,18 @@ def measure(
     """As notas de uma variante, e uma linha por pergunta com a resposta e o que houve com ela."""
     rows = [row | {"question": variant.reword(row["question"])} for row in rows]
     config, context = variant.config, linking.context(variant.config)
+    # Cada dica se procura uma vez só, e os exemplos se repetem de pergunta em pergunta.
+    context = replace(context, links=cache(context.links))
     engine = variant.open()
     name, tokenizer = engine.name, engine.tokenizer
     prompts, pairs, gold = [], [], []
     for row in rows:
         question, sql = row["question"], row["sql"]
         examples = variant.examples(question) if variant.examples else ()
-        prompt, pair = render_pair(tokenizer, config, question, sql, context, examples)
-        prompts.append(prompt)
+        prompts.append(render(tokenizer, config, question, context, examples))
         if sql != DECLINE:
             gold.append(sql)
-            pairs.append(pair)
+            pairs.append(encode_pair(tokenizer, config, question, sql, context, examples))
     started = time.perf_counter()
     limits = config.generation.max_new_tokens, config.generation.batch_size
     label = f"Respondendo ({variant.label})"

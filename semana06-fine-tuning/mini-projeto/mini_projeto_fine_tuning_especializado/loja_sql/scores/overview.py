@@ -1,7 +1,7 @@
 """As tabelas do fim da avaliação: notas com intervalos de 95%, tamanho e tempo."""
 
 from comum import tables
-from comum.numbers import decimal, interval, p_value
+from comum.numbers import decimal, interval, megabytes, p_value
 from comum.results import Evaluation, Variant
 
 # Na ordem em que se mostram.
@@ -74,11 +74,11 @@ def _details(parts: list[Variant]) -> list[list[str]]:
 
 def _costs(part: Variant) -> list[str]:
     alone = part.latency
-    sizes = (part.weights_bytes, part.memory_bytes)
     return [
         part.engine,
         decimal(alone.p50_s, 2, " s"),
         decimal(alone.p95_s, 2, " s"),
         decimal(alone.tokens_per_second, 1),
-        *(decimal(None if size is None else size / 1e6, unit=" MB") for size in sizes),
+        megabytes(part.weights_bytes),
+        megabytes(part.memory_bytes),
     ]

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 
+from comum.terminal import UserError
+
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
@@ -72,9 +74,19 @@ def judge(gold_sql: str, predicted_sql: str, databases: list[Database]) -> tuple
 
     Returns:
         (acertou, erro): `erro` é a mensagem do banco quando a predição nem sequer executou.
+
+    Raises:
+        UserError: a referência, que executava quando os dados se prepararam, não executa.
     """
     for bank in databases:
-        gold = bank.run(gold_sql)
+        try:
+            gold = bank.run(gold_sql)
+        except QueryError as error:
+            raise UserError(
+                f"em {bank.path} a consulta de referência não executa ({error}): {gold_sql}\nAs "
+                "perguntas são de outro banco, ou ele mudou? Prepare os dados de novo: python "
+                "data_prep.py --force (e os mesmos argumentos)."
+            ) from error
         try:
             predicted = bank.run(predicted_sql)
         except QueryError as error:

@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from comum.terminal import UserError
+from comum.terminal import UserError, reason
 
 from loja_sql.sql import worker
 from loja_sql.sql.worker import ONLY_SELECT, TABLES, QueryError, timed_out
@@ -63,7 +63,8 @@ class Database:
                 rows = connection.execute(TABLES).fetchall()
         except (OSError, sqlite3.DatabaseError) as error:
             raise UserError(
-                f"{self.path} não é um banco SQLite legível: está cortado, ou é de outro formato?"
+                f"{self.path} não é um banco SQLite legível ({reason(error)}): está cortado, é de "
+                "outro formato, ou outro programa o tem preso?"
             ) from error
         if not rows:
             raise UserError(

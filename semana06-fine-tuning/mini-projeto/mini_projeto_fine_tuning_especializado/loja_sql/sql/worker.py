@@ -59,7 +59,7 @@ class QueryError(Exception):
 
 def timed_out(limit: float) -> str:
     """A mensagem de quem passou do prazo, em segundos."""
-    return f"a consulta passou do limite de {limit:g} s"
+    return f"a consulta passou do limite de {limit:g} s".replace(".", ",")
 
 
 def send(stream: BinaryIO, message: object) -> None:

@@ -100,6 +100,17 @@ def test_the_measures_and_the_training_of_day_3(gpu, tmp_path):
     day3.measure(model, tokenizer, texts[:2], rows[:2], args, {"new_tokens": 2})
 
 
+def test_the_checks_by_hand_of_day_4(gpu, tiny_llama, tmp_path, monkeypatch, capsys):
+    def stop(*arguments):
+        raise KeyboardInterrupt  # antes dos treinos, que são doutro processo
+
+    monkeypatch.setattr(day4, "alone", stop)
+    command = ["--quick", "--model", str(tiny_llama), "--output", str(tmp_path / "modelo")]
+    with pytest.raises(KeyboardInterrupt):
+        day4.main(day4.arguments(command))
+    assert capsys.readouterr().out.count("[certo]") == 4
+
+
 def test_a_training_of_day_4(gpu, tiny_llama, tmp_path):
     command = ["--model", str(tiny_llama), "--train-examples", "4", "--batch-size", "2"]
     command += ["--output", str(tmp_path), "--no-answers"]

@@ -104,8 +104,9 @@ def main(args: argparse.Namespace) -> None:
     models.load_tokenizer(args.model)  # um modelo que não existe é dito aqui, numa frase
 
     banner(1, "LoRA à mão, numa camada")
-    # Uma camada do modelo basta: carregar as 32 de um modelo grande só para isto não caberia.
-    model = models.load_model(args.model, num_hidden_layers=1)
+    # Uma camada do modelo basta: carregar as 32 de um modelo grande só para isto não caberia. Na
+    # CPU, também onde há GPU: é nela que nascem A, B e as entradas sorteadas.
+    model = models.load_model(args.model, num_hidden_layers=1).cpu()
     name, layer = next(iter(models.linears_of(model).items()))
     linear = as_linear(layer)
     print(

@@ -11,7 +11,9 @@ from comum.training import lora_rates
 
 import pytest
 import torch
-from transformers import TrainerState
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast, TrainerState
 
 TURNS = [{"role": "user", "content": "quantos clientes?"}]
 
@@ -28,6 +30,26 @@ def test_the_pad_never_is_the_end_of_the_answer(tiny_gpt2, tiny_llama):
         learned = batch["labels"][0][batch["labels"][0] != training.IGNORED]
         assert learned.tolist() == answer  # o fim entra na perda; o preenchimento, não
         assert batch["attention_mask"][0].sum() == len(prompt) + len(answer)
+
+
+def test_the_pad_takes_no_letter_from_the_answers(tiny_gpt2, tmp_path):
+    """Um vocabulário que começa no "!", como o do GPT-2, salvo e recarregado como no dia 3."""
+    first, second = tmp_path / "publicado", tmp_path / "treinado"
+    letters = {c: n for n, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bytewise = Tokenizer(BPE(letters | {"<|endoftext|>": 256}, []))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    end = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+    PreTrainedTokenizerFast(tokenizer_object=bytewise, **end).save_pretrained(first)
+    for folder in (first, second):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(tiny_gpt2 / "config.json", folder)
+    models.load_tokenizer(str(first)).save_pretrained(second)
+    for folder in (first, second):
+        tokenizer = models.load_tokenizer(str(folder))
+        ids = tokenizer("Não! São 30 dias.", add_special_tokens=False).input_ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == "Não! São 30 dias."
+        assert tokenizer.pad_token_id not in {*ids, tokenizer.eos_token_id}
 
 
 def test_a_loss_that_is_not_a_number_stops_the_lessons_training():

@@ -31,7 +31,7 @@ import utils
 
 SEED = 6
 LEARNING_RATE = 2e-4  # todos os pesos se movem: vinte vezes menos que no LoRA do dia 4
-WARMUP = 10  # passos até o learning_rate inteiro: os primeiros gradientes são os mais brutos
+WARMUP = 10  # passos, no máximo, até o learning_rate inteiro: os primeiros gradientes são brutos
 MAX_NORM = 1.0  # um gradiente maior que isto é encolhido: um lote estranho não estraga o modelo
 EVAL_EVERY = 13  # passos; quatro vezes nos 52 de uma passada
 PATIENCE = 2  # avaliações sem melhora até parar
@@ -281,7 +281,8 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
     # O AdamW dá a cada peso um passo do tamanho do gradiente dividido pelo tamanho típico dele.
     # weight_decay 0: em poucas centenas de passos, puxar os pesos para zero só desfaz o pré-treino.
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.0)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, min(WARMUP, steps), steps)
+    # Num treino de poucos passos a subida é menor: ela começa do zero, e um passo assim não ensina.
+    scheduler = get_cosine_schedule_with_warmup(optimizer, min(WARMUP, steps // 5), steps)
     scaler = grad_scaler()  # só age em fp16, nas GPUs sem bf16
     batches = endless_batches(train, args.batch_size)
     log, close = tracker(args.tracking, args.output.name)
@@ -305,7 +306,7 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
             if not math.isfinite(recent[-1]):  # daqui em diante todo peso seria nan
                 raise UserError(f"no passo {step}, {DIVERGED}")
             log({"loss": recent[-1]}, step)
-            if step % RELEASE_EVERY == 0:
+            if step % RELEASE_EVERY == 0 or step == steps:
                 memory.release()
                 curve.append(CurvePoint(step=step, loss=sum(recent) / len(recent)))
                 bar.set_postfix_str(f"perda {decimal(curve[-1].loss, 3)}")

@@ -311,7 +311,7 @@ def build_trainer(
         per_device_train_batch_size=run.batch_size,
         learning_rate=run.learning_rate,
         lr_scheduler_type="cosine",  # desce devagar: os últimos passos só acertam o detalhe
-        warmup_steps=max(1, steps // 20),  # e sobe aos poucos: os primeiros gradientes são brutos
+        warmup_steps=steps // 20,  # e sobe aos poucos, do zero: os primeiros gradientes são brutos
         completion_only_loss=True,  # a máscara do dia 3, agora por conta da biblioteca
         max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é o fim: a resposta
         train_sampling_strategy="sequential",  # a ordem já foi sorteada, em lotes parecidos

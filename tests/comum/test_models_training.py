@@ -179,6 +179,13 @@ def test_bigger_models_take_smaller_learning_rates():
     assert all(low < high for low, high in map(lora_rates, sizes))
 
 
+def test_the_plain_loop_teaches_in_a_single_step(tiny_llama):
+    plan = SimpleNamespace(model=str(tiny_llama), r=4, seed=0, batch_size=2)
+    model = adapters.lora(plan)
+    adapters.fit(model, [training.masked([5, 6], [9, 8, 2])] * 2, {"": 1e-2}, 1, plan)
+    assert any(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
+
+
 def test_in_fp16_the_loss_is_scaled_and_the_training_learns(tiny_llama, monkeypatch):
     for module in (models, adapters):
         monkeypatch.setattr(module, "compute_dtype", lambda: torch.float16)

@@ -127,6 +127,16 @@ def test_training_learns_and_the_same_seed_repeats_it(tiny_llama, tiny):
     assert curves[0] == curves[1] and losses[-1] < math.log(600)
 
 
+@pytest.mark.parametrize("epochs", ["0.1", "0.5"])
+def test_a_training_of_few_steps_teaches_and_has_a_curve(tiny, epochs):
+    """Com 1 passo, o da subida do learning_rate, que parte do zero, o modelo ficava como estava."""
+    model, tokenizer, rows = tiny
+    before = model.get_input_embeddings().weight.clone()
+    curve, _ = lesson.fine_tune(model, tokenizer, rows, rows[:4], training("--epochs", epochs))
+    assert not torch.equal(before, model.get_input_embeddings().weight)
+    assert [point.step for point in curve if point.loss] == [math.ceil(6 * float(epochs))]
+
+
 def test_ctrl_c_stops_the_training_and_keeps_what_was_learnt(tiny, monkeypatch, capsys):
     model, tokenizer, rows = tiny
     before = model.get_input_embeddings().weight.clone()

@@ -19,6 +19,7 @@ from comum.terminal import UserError, run_main
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config
 
@@ -112,6 +113,13 @@ def test_every_method_learns(tiny_llama, tmp_path, method):
     assert result.steps == len(result.losses) == 8
     assert sum(result.losses[-2:]) < sum(result.losses[:2])
     assert result.test["perplexity_token"].n == 8 and result.seconds > 0
+
+
+def test_a_single_step_already_teaches(tiny_llama, tmp_path):
+    more = ["--train-examples", "4", "--output", str(tmp_path)]
+    lesson.train_one(settings(tiny_llama, "lora", *more))
+    trained = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert any(weight.any() for name, weight in trained.items() if "lora_B" in name)
 
 
 def test_the_library_learns_what_the_mask_of_day_three_says(tiny_llama, tmp_path):

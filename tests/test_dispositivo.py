@@ -94,7 +94,7 @@ def test_the_fake_gpu_refuses_what_a_gpu_refuses(gpu):
 def test_the_measures_and_the_training_of_day_3(gpu, tmp_path):
     model, tokenizer, texts, rows = gpu
     args = day3.arguments(["--batch-size", "2"])
-    day3.show_example(tokenizer, model, texts[0], rows[0])
+    day3.show_example(tokenizer, model, rows[0])
     day3.check_memory(model, day3.batch_of(rows, tokenizer, model))
     day3.fine_tune(model, tokenizer, rows, rows[:2], args)
     day3.measure(model, tokenizer, texts[:2], rows[:2], args, {"new_tokens": 2})

@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> None:
     banner(3, "Os dados, e um exemplo como o modelo o vê")
     texts = read_parts(args.data, sizes)
     rows = {part: [mask(tokenizer, m) for m in found] for part, found in texts.items()}
-    show_example(tokenizer, model, texts["train"][0], rows["train"][0])
+    show_example(tokenizer, model, rows["train"][0])
 
     banner(4, "Antes do treino")
     before, old_answers = measure(model, tokenizer, texts["test"], rows["test"], args, sizes)
@@ -201,13 +201,14 @@ def mask(tokenizer, messages: conversations.Messages) -> Row:
     return row
 
 
-def show_example(tokenizer, model, messages: conversations.Messages, row: Row) -> None:
+def show_example(tokenizer, model, row: Row) -> None:
     """Uma conversa com o template, os tokens em volta da emenda, a máscara e a perda à mão."""
     print(f"\ncom o template:\n{tokenizer.decode(row['input_ids'])}")
     start = row["labels"].count(IGNORED)
     print(f"\nfora da perda: {start} tokens; na perda: {len(row['labels']) - start}")
     # O rótulo é o próprio token: quem anda uma casa é a perda (a posição t prevê t + 1).
-    for place in [*range(start - 3, start + 3), -2, -1]:
+    places = range(len(row["labels"]))
+    for place in dict.fromkeys([*places[start - 3 : start + 3], *places[-2:]]):
         token, label = row["input_ids"][place], row["labels"][place]
         print(f"  token {token:>6} {tokenizer.decode([token])!r:<16} rótulo {label:>6}")
     print("O último da perda é o fim da resposta: sem ele o modelo não aprende a parar.")
@@ -365,11 +366,8 @@ def check_reload(model, tokenizer, answers: list[str], output: Path, new_tokens:
     reloaded, tokenizer = load_model(str(output)), load_tokenizer(str(output))
     prompts = conversations.fixed_prompts(tokenizer)
     same = conversations.greedy_answers(reloaded, tokenizer, prompts, new_tokens) == answers
-    size = sum(file.stat().st_size for file in output.glob("*.safetensors")) / MIB
-    print(
-        f"{output}: {decimal(size)} MiB; respostas iguais depois de recarregar: "
-        f"{'sim' if same else 'NÃO'}"
-    )
+    size, answered = decimal(files.weights_bytes(output) / MIB), "sim" if same else "NÃO"
+    print(f"{output}: {size} MiB; respostas iguais depois de recarregar: {answered}")
     if not same:
         raise UserError("o modelo recarregado responde diferente: o salvamento falhou.")
 

@@ -91,6 +91,19 @@ def test_the_loss_covers_the_answer_and_its_end_only(fixture, request):
     assert len(row["labels"]) == len(row["input_ids"]) == len(row["attention_mask"])
 
 
+def test_an_answer_of_one_word_is_shown_too(tiny, capsys):
+    """Só há dois tokens na perda, e a lista não passa do fim nem se repete."""
+    model, tokenizer, _ = tiny
+    short = [CONVERSATION[0], {"role": "assistant", "content": "a"}]
+    lesson.show_example(tokenizer, model, lesson.mask(tokenizer, short))
+    assert capsys.readouterr().out.count("  token ") == 5
+
+
+def test_a_text_too_short_to_measure_is_said(tiny):
+    with pytest.raises(UserError, match="é curto para medir"):
+        lesson.text_perplexity(*tiny[:2], "Era uma vez.")
+
+
 def test_a_mask_unlike_the_shared_one_stops_the_lesson(tiny_llama, monkeypatch):
     """Uma conferência que não pode falhar não confere nada."""
     monkeypatch.setattr(lesson, "IGNORED", 0)

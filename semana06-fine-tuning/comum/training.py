@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IGNORED = -100  # rótulo que a entropia cruzada do torch deixa de fora
-DIVERGED = "a perda deixou de ser um número, e nada se salvou: diminua --learning-rate."
+DIVERGED = "a perda deixou de ser um número: diminua o learning_rate."
 
 # O learning_rate que o LoRA costuma pedir, do menor ao maior, a partir de tantos parâmetros: 2e-4 é
 # o do artigo do QLoRA para 7 bilhões (Dettmers et al., 2023, tabela 9); o dos pequenos, medimos.

@@ -53,7 +53,7 @@ def test_greedy_is_greedy_whatever_the_model_publishes(tiny_llama):
     """O generation_config de alguns modelos pune quem se repete."""
     model, tokenizer = load_model(str(tiny_llama)), load_tokenizer(str(tiny_llama))
     model.generation_config.repetition_penalty = 5.0
-    (((_, answer),),) = generate(model, tokenizer, ["quantos clientes?"], 12, 1)
+    [[(_, answer)]] = generate(model, tokenizer, ["quantos clientes?"], 12, 1)
     assert answer == one_by_one(model, tokenizer, "quantos clientes?", 12)
 
 

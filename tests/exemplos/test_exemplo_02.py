@@ -331,6 +331,10 @@ def test_a_run_of_the_study_that_dies_is_said(monkeypatch, results):
     [
         ("base: {rank: 3}\nseeds: {quick: [1]}\nfactors: {}\nquick: []\n", "desconhecida: rank"),
         ("base: {r: 3}\nseeds: {}\nfactors: {}\nquick: []\n", "não tem a forma esperada"),
+        (
+            "base: {r: 3}\nseeds: {quick: [1]}\nfactors: {posto: [{r: 4}]}\nquick: [posto]\n",
+            "não há posto nela",
+        ),
         ("- só\n- uma lista\n", "tem de ser um mapa"),
         ("base: [", "o texto acaba antes"),
     ],

@@ -74,6 +74,7 @@ MISTAKES = [
     ("jaccard", lambda x, y: len(x & y) / (len(x) + len(y)), "conta uma vez só"),
     ("jaccard", lambda x, y: len(x & y) / len(x | y), "ZeroDivisionError"),
     ("split_by_group", lambda g, s, seed: [i < 15 for i in range(60)], "dos dois lados"),
+    ("split_by_group", lambda g, s, seed: [[x < 4] for x in g], "uma lista de True e False"),
     ("split_by_group", lambda g, s, seed: [x < 1 for x in g], "menos que `share`"),
     ("split_by_group", lambda g, s, seed: [x < 4 for x in g], "falta o sorteio"),
     ("families", lambda n, pairs: list(range(n)), "grupo de cada texto"),

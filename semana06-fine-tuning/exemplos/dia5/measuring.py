@@ -213,8 +213,8 @@ def speed(model, batch: int, repeats: int) -> Speed:
 
 
 def _clock() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()  # a GPU trabalha depois que a chamada volta
+    if torch.accelerator.is_available():  # CUDA, ou a MPS de um Mac
+        torch.accelerator.synchronize()  # a GPU trabalha depois que a chamada volta
     return time.perf_counter()
 
 

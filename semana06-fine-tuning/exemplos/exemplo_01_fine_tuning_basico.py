@@ -31,7 +31,9 @@ import utils
 
 SEED = 6
 LEARNING_RATE = 2e-4  # todos os pesos se movem: vinte vezes menos que no LoRA do dia 4
-WARMUP = 10  # passos, no máximo, até o learning_rate inteiro: os primeiros gradientes são brutos
+# Passos até o learning_rate inteiro, que sobe do zero: os primeiros gradientes são os mais brutos.
+# Um passo dado do zero não ensina, e num treino curto a subida é de um quinto dele.
+WARMUP = 10
 MAX_NORM = 1.0  # um gradiente maior que isto é encolhido: um lote estranho não estraga o modelo
 EVAL_EVERY = 13  # passos; quatro vezes nos 52 de uma passada
 PATIENCE = 2  # avaliações sem melhora até parar
@@ -282,7 +284,6 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
     # O AdamW dá a cada peso um passo do tamanho do gradiente dividido pelo tamanho típico dele.
     # weight_decay 0: em poucas centenas de passos, puxar os pesos para zero só desfaz o pré-treino.
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.0)
-    # Num treino de poucos passos a subida é menor: ela começa do zero, e um passo assim não ensina.
     scheduler = get_cosine_schedule_with_warmup(optimizer, min(WARMUP, steps // 5), steps)
     scaler = grad_scaler()  # só age em fp16, nas GPUs sem bf16
     batches = endless_batches(train, args.batch_size)

@@ -74,7 +74,7 @@ def main(args) -> None:
     source = str(trained_model(args))
     args.output.mkdir(parents=True, exist_ok=True)
     model, tokenizer = models.load_model(source), models.load_tokenizer(source)
-    layers = models.linears_of(model)
+    layers = measuring.linear_layers(model)
     name, layer = next(iter(layers.items()))
     weight = layer.weight.detach().cpu()
     print(f"Modelo: {source}. Nos passos 1 a 4, um peso: {name}, {list(weight.shape)}.")
@@ -316,10 +316,9 @@ def gptq_against_rounding(model, layer, sequences: list[list[int]]) -> dict[str,
 
 # --- as bibliotecas -----------------------------------------------------------------------------
 def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder: Path) -> None:
-    """Quantiza `source` com a técnica `name` e o grava em `folder`; UserError se ela não serve."""
+    """Quantiza `source` com a técnica `name` e o grava na pasta; UserError se ela não serve."""
     recipe, options = RECIPES[name], None
     if recipe.kind == "gguf":  # o formato do llama.cpp, escrito direto da pasta
-        folder.mkdir(parents=True)
         gguf.write(Path(source), folder / measuring.GGUF_NAME, recipe.quant_type)
         return
     if recipe.kind in ("gptq", "rtn"):  # o mesmo formato, com calibração ou sem ela
@@ -340,7 +339,7 @@ def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder
     dtype = torch.float32 if name == "fp32" else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=options)
     widths = {layer.in_features for layer in models.linears_of(model).values()}
-    if recipe.kind == "bnb" and recipe.group and any(width % BLOCK for width in widths):
+    if recipe.group and models.device().type == "cpu" and any(w % BLOCK for w in widths):
         raise UserError(f"o bitsandbytes em CPU pede larguras múltiplas dos blocos de {BLOCK}.")
     model.save_pretrained(folder)
 

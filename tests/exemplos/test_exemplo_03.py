@@ -70,6 +70,21 @@ def test_a_missing_library_becomes_an_absent_row(tiny_llama, weight, tmp_path, m
     assert capsys.readouterr().out.count("pip install bitsandbytes") >= 2
 
 
+def test_a_folder_of_someone_else_with_the_name_of_a_technique_stays(tiny_llama, tmp_path):
+    thesis = tmp_path / "bf16" / "tese.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("capítulo 1")
+    with pytest.raises(UserError, match="não foi feita por este programa"):
+        measuring.quantize_and_measure(None, str(tiny_llama), tmp_path, {"bf16": {}}, {})
+    assert thesis.is_file()
+
+
+def test_a_model_without_plain_linear_layers_is_refused(tiny_gpt2, tmp_path):
+    folders = ["--model", str(tiny_gpt2), "--output", str(tmp_path)]
+    with pytest.raises(UserError, match="as camadas do modelo são Conv1D"):
+        lesson.main(lesson.arguments(folders))
+
+
 @pytest.mark.parametrize(
     "name", ["fp32", "bf16", "bnb-int8", "bnb-nf4", "bnb-fp4-double", "rtn-4bit-g32", "gguf-q8_0"]
 )
@@ -79,6 +94,7 @@ def test_predicted_bytes_match_the_saved_file(wide_llama, tmp_path, name):
         pytest.skip(why)
     model = AutoModelForCausalLM.from_pretrained(wide_llama)
     predicted = measuring.predicted_bytes(model, RECIPES[name])
+    (tmp_path / name).mkdir()
     lesson.quantize_and_save(str(wide_llama), [], name, tmp_path / name)
     found = measuring.weights_bytes(tmp_path / name)
     overhead = 30_000 if name.startswith(("bnb", "gguf", "rtn")) else 4_000
@@ -183,6 +199,7 @@ def test_qlora_trains_the_same_adapter_on_a_smaller_base(wide_llama, monkeypatch
 def test_a_gguf_is_measured_by_llama_cpp(wide_llama, tmp_path):
     if why := measuring.missing(RECIPES["gguf-q8_0"]):
         pytest.skip(why)
+    (tmp_path / "gguf-q8_0").mkdir()
     lesson.quantize_and_save(str(wide_llama), [], "gguf-q8_0", tmp_path / "gguf-q8_0")
     AutoTokenizer.from_pretrained(wide_llama).save_pretrained(tmp_path / "gguf-q8_0")
     sizes = {"test": 2, "answers": 1, "repeats": 1}

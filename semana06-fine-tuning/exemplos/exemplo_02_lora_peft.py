@@ -88,7 +88,6 @@ from comum.training import lora_rates, pad, recomputes_activations, similar_leng
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model
-from peft.helpers import disable_input_dtype_casting
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
@@ -275,14 +274,9 @@ def train_one(run: argparse.Namespace) -> TrainingRun:
         batch,
         texts={"validation": validation, "test": test},
         new_tokens=0 if run.no_answers else run.new_tokens,
-        asked=conversations.fixed_prompts(tokenizer),
-        # O peft copia a entrada de cada camada para o float32 do adaptador, e a volta guarda as
-        # cópias; o autocast já põe os dois lados na mesma precisão.
-        around=disable_input_dtype_casting(trainer.model),
-        method=run.method,
         settings=vars(run),
         idle_mib=idle,
-        memory_predicted=sft.predicted_memory(trainer.model.config, batch, run),
+        asked=conversations.fixed_prompts(tokenizer),
     )
     with files.building(Path(run.output), MARK) as folder:
         trainer.model.save_pretrained(folder)  # com LoRA, só o adaptador

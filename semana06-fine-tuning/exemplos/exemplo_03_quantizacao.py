@@ -64,7 +64,8 @@ SIZES = {  # conversas de calibração, de teste e da armadilha; respostas; veze
     False: {"calibration": 32, "test": 60, "trap": 20, "answers": 12, "repeats": 3},
 }
 # LoRA e QLoRA partem da mesma base e veem os mesmos lotes, numa passada por 240 conversas.
-QLORA = {"learning_rate": 4e-3, "batch_size": 8, "r": 16, "alpha": 32, "seed": 6, "train": 240}
+QLORA = {"method": "lora", "r": 16, "alpha": 32, "target_modules": "all-linear"}
+QLORA |= {"learning_rate": 4e-3, "batch_size": 8, "seed": 6, "train": 240}
 
 
 def main(args) -> None:
@@ -349,50 +350,50 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
     """Um LoRA sobre a base congelada inteira ("lora") ou em NF4 ("qlora"); num processo só dele."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
-    from peft.helpers import disable_input_dtype_casting
     from trl import SFTConfig, SFTTrainer
 
-    models.fix_seeds(QLORA["seed"])  # a mesma matriz A sorteada nas duas
+    run = SimpleNamespace(**QLORA, model=base, load_in_4bit=method == "qlora")
+    models.fix_seeds(run.seed)  # a mesma matriz A sorteada nas duas
     idle, tokenizer = peak_mib(), models.load_tokenizer(base)
-    train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", QLORA["train"])
+    train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", run.train)
     rows = [encode(tokenizer, messages) for messages in train]  # a máscara do dia 3
-    lengths, size = [len(row["input_ids"]) for row in rows], QLORA["batch_size"]
-    batches = similar_lengths(lengths, size, random.Random(QLORA["seed"]))
-    # O dtype vale também para o que não se quantiza: sem ele, embeddings e normas da base em NF4
-    # ficariam em float32, e a comparação de memória sairia errada.
+    lengths = [len(row["input_ids"]) for row in rows]
+    batches = similar_lengths(lengths, run.batch_size, random.Random(run.seed))
+    # Sem o dtype, embeddings e normas ficariam em float32 só na base em NF4: comparação injusta.
     dtype = models.compute_dtype()
-    model = models.load_model(base, dtype, load_in_4bit=method == "qlora")
-    lora = {"r": QLORA["r"], "lora_alpha": QLORA["alpha"], "target_modules": "all-linear"}
-    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 1}
-    rates = {"lr_scheduler_type": "cosine", "warmup_steps": 1, "num_train_epochs": 1}
+    model = models.load_model(base, dtype, run.load_in_4bit)
+    lora = LoraConfig(
+        r=run.r, lora_alpha=run.alpha, target_modules=run.target_modules, task_type="CAUSAL_LM"
+    )
+    config = SFTConfig(
+        output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
+        num_train_epochs=1,
+        per_device_train_batch_size=run.batch_size,
+        learning_rate=run.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=1,
+        train_sampling_strategy="sequential",  # os lotes já estão sorteados, iguais nas duas
+        max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é a resposta
+        gradient_checkpointing=False,  # o padrão, True, trocaria tempo por memória
+        bf16=dtype == torch.bfloat16,  # o padrão, True, é lento onde não há bf16
+        fp16=dtype == torch.float16,
+        use_cpu=models.device().type == "cpu",
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="no",
+    )
     trainer = SFTTrainer(
-        get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora)),
-        SFTConfig(
-            output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
-            learning_rate=QLORA["learning_rate"],
-            per_device_train_batch_size=size,
-            **quiet,
-            **rates,
-            train_sampling_strategy="sequential",  # os lotes já estão sorteados, iguais nas duas
-            max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é a resposta
-            gradient_checkpointing=False,  # o padrão, True, trocaria tempo por memória
-            bf16=dtype == torch.bfloat16,  # o padrão, True, é lento onde não há bf16
-            fp16=dtype == torch.float16,
-            use_cpu=models.device().type == "cpu",
-        ),
+        get_peft_model(model, lora),
+        config,
         train_dataset=Dataset.from_list([rows[i] for batch in batches for i in batch]),
         processing_class=tokenizer,
-        callbacks=[sft.Bar(method, release_every=1)],  # o pico que se compara é o dos pesos
+        callbacks=[sft.Bar(f"Treinando ({method})", release_every=1)],  # o pico é o dos pesos
     )
     models.train_in_float32(trainer.model)  # o TRL passaria a bf16 só o adaptador do QLoRA
+    batch = pad(rows[: run.batch_size], tokenizer.pad_token_id)
     texts = {"test": read_conversations(measuring.TEST, sizes["test"])}
-    batch = pad(rows[:size], tokenizer.pad_token_id)
-    settings = QLORA | {"model": base, "load_in_4bit": method == "qlora", "method": "lora"}
-    plan = SimpleNamespace(**settings, target_modules="all-linear")
-    known = {"method": "lora", "settings": settings, "idle_mib": idle}
-    known["memory_predicted"] = sft.predicted_memory(model.config, batch, plan)
-    around = disable_input_dtype_casting(trainer.model)  # como no dia 4: sem cópias à toa
-    return sft.training_run(trainer, batch, texts, measuring.ANSWER_TOKENS, around=around, **known)
+    return sft.training_run(trainer, batch, texts, measuring.ANSWER_TOKENS, vars(run), idle)
 
 
 if __name__ == "__main__":

@@ -187,12 +187,21 @@ def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monke
         monkeypatch.setattr(module, "compute_dtype", lambda: dtype)
     run, tokenizer, texts, trainer = built(DEFAULT_MODEL, method, tmp_path, 2)
     rows = [conversations.encode(tokenizer, messages) for messages in texts]
-    with lesson.disable_input_dtype_casting(trainer.model):
+    with sft.disable_input_dtype_casting(trainer.model):
         batch = lesson.pad(rows, tokenizer.pad_token_id)
         measured = lesson.sft.step_memory(trainer, batch)
-        predicted = sft.predicted_memory(trainer.model.config, batch, run)
+        predicted = sft.predicted_memory(trainer, batch, vars(run))
     for part, value in predicted:
         assert getattr(measured, part) == pytest.approx(value, rel=0.1), part
+
+
+def test_no_memory_is_predicted_where_the_activations_are_recomputed(
+    tiny_llama, tmp_path, monkeypatch
+):
+    """A conta é a de quem as guarda: ao lado da medida, seria muitas vezes maior."""
+    monkeypatch.setattr(lesson, "recomputes_activations", lambda model, load_in_4bit: True)
+    found = lesson.train_one(settings(tiny_llama, "lora", "--output", str(tmp_path)))
+    assert found.memory_predicted is None and found.memory_measured.total > 0
 
 
 PUBLISHED = {  # parâmetros, dos índices de safetensors

@@ -25,9 +25,9 @@ from pathlib import Path
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import (
     Parser,
-    UserError,
     above_zero,
     banner,
+    conclude,
     from_zero,
     run_main,
     seed,
@@ -118,11 +118,7 @@ def main(args: argparse.Namespace) -> None:
     shape = memory_plan.shape_of(config)
     sizes = shape.linears  # (entrada, saída) de cada camada, sem os pesos
     models.check_targets(sizes, args.target_modules)
-    checks = check_by_hand(model, layer, config, args)
-    for text, passed in checks.items():
-        print(f"[{'certo' if passed else 'ERRADO'}] {text}")
-    if not all(checks.values()):
-        raise UserError("uma conferência do LoRA falhou; veja a linha com ERRADO.")
+    checks = conclude(check_by_hand(model, layer, config, args))
     del model, layer, linear
 
     banner(3, "Todos os pesos e LoRA, cada um no seu processo")
@@ -157,8 +153,10 @@ def main(args: argparse.Namespace) -> None:
 def side_by_side(found: dict[str, TrainingRun]) -> None:
     """As respostas às mesmas perguntas, as medidas e o que se pode dizer delas."""
     for number, prompt in enumerate(conversations.PROMPTS):
-        answers = [(m, " ".join(r.answers[number].split())) for m, r in found.items() if r.answers]
-        print(f"\n> {prompt}", *(f"{runs.METHODS[m]}: {text}" for m, text in answers), sep="\n  ")
+        said = {runs.METHODS[m]: run.answers[number] for m, run in found.items() if run.answers}
+        if said:  # com --no-answers, uma pergunta sem resposta não diria nada
+            lines = (f"{name}: {' '.join(text.split())}" for name, text in said.items())
+            print(f"\n> {prompt}", *lines, sep="\n  ")
     sft.show_runs({runs.METHODS[method]: run for method, run in found.items()})
     if len(found) == 2:
         runs.show_verdict(*found.values())
@@ -343,8 +341,8 @@ def build_trainer(
 
 def prompt_completion(messages: conversations.Messages) -> dict[str, conversations.Messages]:
     """A conversa na forma em que o TRL sabe o que é pergunta e o que é resposta."""
-    system = {"role": "system", "content": conversations.SYSTEM}
-    return {"prompt": [system, *messages[:-1]], "completion": messages[-1:]}
+    turns = conversations.with_system(messages)
+    return {"prompt": turns[:-1], "completion": turns[-1:]}
 
 
 def in_similar_batches(

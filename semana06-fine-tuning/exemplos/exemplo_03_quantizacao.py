@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from comum.paths import DEFAULT_MODEL, MODELS_DIR
-from comum.terminal import Parser, UserError, banner, run_main
+from comum.terminal import Parser, UserError, banner, conclude, run_main
 
 
 def arguments(argv=None):
@@ -81,10 +81,10 @@ def main(args) -> None:
     print(f"Modelo: {source}. Nos passos 1 a 4, um peso: {name}, {list(weight.shape)}.")
 
     banner(1, "À mão: 8 bits")
-    checks = findings.conclude(eight_bits(weight))
+    checks = conclude(eight_bits(weight))
 
     banner(2, "À mão: 4 bits, os níveis do NF4")
-    checks |= findings.conclude(four_bits(weight))
+    checks |= conclude(four_bits(weight))
 
     banner(3, "A armadilha: o modelo base veio de blocos de 4 bits")
     grids = {"q4_1": q4_1, "nf4": lambda w: dequantize_nf4(*quantize_nf4(w), w.shape)}
@@ -94,7 +94,7 @@ def main(args) -> None:
     banner(4, "GPTQ: arredondar olhando as entradas")
     train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", sizes["calibration"])
     sequences = [encode(tokenizer, messages)["input_ids"] for messages in train]
-    checks |= findings.conclude(gptq_against_rounding(model, layer, sequences))
+    checks |= conclude(gptq_against_rounding(model, layer, sequences))
 
     banner(5, "Quantizar, gravar, recarregar e medir, cada técnica no seu processo")
     names = ["fp32", *(args.only or (QUICK if args.quick else RECIPES))]

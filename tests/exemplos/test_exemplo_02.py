@@ -70,6 +70,19 @@ def test_the_whole_lesson_side_by_side(results, tiny_llama, tmp_path, monkeypatc
     assert lora.disk_mib < full.disk_mib and len(lora.answers) == len(conversations.PROMPTS)
 
 
+def test_without_answers_no_question_is_shown(results, tiny_llama, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lesson, "alone", lambda function, *arguments: function(*arguments))
+    command = ["--quick", "--only-lora", "--no-answers", "--model", str(tiny_llama)]
+    lesson.main(lesson.arguments([*command, "--output", str(tmp_path)]))
+    assert conversations.PROMPTS[0] not in capsys.readouterr().out
+
+
+def test_a_conversation_that_brings_its_system_does_not_get_ours():
+    said = [{"role": role, "content": role} for role in ("system", "user", "assistant")]
+    found = lesson.prompt_completion(said)
+    assert found == {"prompt": said[:-1], "completion": said[-1:]}
+
+
 def test_the_script_trains_in_a_process_of_its_own(lesson_process, tiny_gpt2, tmp_path):
     arguments = ["--quick", "--only-lora", "--model", tiny_gpt2, "--output", tmp_path]
     lesson_process(tmp_path, lesson, *arguments)

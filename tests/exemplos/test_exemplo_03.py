@@ -5,7 +5,7 @@ import importlib.util
 from comum.memory import resident_bytes
 from comum.paths import RESULTS_DIR
 from comum.results import Day5, Score, Speed, Technique
-from comum.terminal import UserError
+from comum.terminal import UserError, conclude
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_double_quantization_of_a_short_block():
 
 def test_a_failed_check_stops_the_lesson(capsys):
     with pytest.raises(UserError, match="conferência"):
-        findings.conclude({"certa": True, "errada": False})
+        conclude({"certa": True, "errada": False})
     assert "[ERRADO] errada" in capsys.readouterr().out
 
 

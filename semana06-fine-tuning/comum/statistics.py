@@ -37,9 +37,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     return Paired(only_first=only_first, only_second=only_second, p_value=float(p))
 
 
-def ratio(
-    above: Sequence[float], below: Sequence[float], transform: Callable = float, seed: int = 0
-) -> Score:
+def ratio(above: Sequence[float], below: Sequence[float], transform: Callable = float) -> Score:
     """Razão de somas, com bootstrap percentil sobre as unidades (Efron e Tibshirani, 1993).
 
     As unidades são as conversas ou perguntas: tokens de uma mesma resposta não são independentes.
@@ -50,15 +48,15 @@ def ratio(
         transform: função crescente aplicada à razão (exp, para a perplexidade).
     """
     above, below = numpy.asarray(above, dtype=float), numpy.asarray(below, dtype=float)
-    picks = numpy.random.default_rng(seed).integers(0, len(above), (RESAMPLES, len(above)))
+    picks = numpy.random.default_rng(0).integers(0, len(above), (RESAMPLES, len(above)))
     low, high = numpy.quantile(above[picks].sum(1) / below[picks].sum(1), [0.025, 0.975])
     value = transform(above.sum() / below.sum())
     return Score(value=value, ci95=(transform(low), transform(high)), n=len(above))
 
 
-def mean(values: Sequence[float], seed: int = 0) -> Score:
+def mean(values: Sequence[float]) -> Score:
     """Média com o intervalo de bootstrap."""
-    return ratio(values, numpy.ones(len(values)), seed=seed)
+    return ratio(values, numpy.ones(len(values)))
 
 
 def perplexity(nats: Sequence[float], units: Sequence[float]) -> Score:

@@ -177,9 +177,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
-def bootstrap(score: Callable, rows: list, seed: int = 0) -> Score:
+def bootstrap(score: Callable, rows: list) -> Score:
     """Intervalo percentil (Efron e Tibshirani, 1993): sorteia as linhas com reposição e mede."""
-    rng = random.Random(seed)
+    rng = random.Random(0)  # a mesma medida, o mesmo intervalo
     drawn = sorted(score(rng.choices(rows, k=len(rows))) for _ in range(RESAMPLES))
     low, high = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
     return Score(value=score(rows), ci95=(low, high), n=len(rows))

@@ -112,9 +112,9 @@ def main(args) -> None:
 
     banner(7, "QLoRA: treinar um LoRA sobre a base em NF4")
     runs: dict[str, TrainingRun] = {}
-    skipped = "--quick" if args.quick else "--only" if args.only else None
+    skipped = "ela pede a lição sem --quick e sem --only" if args.quick or args.only else None
     if why := skipped or missing(RECIPES["bnb-nf4-double"]):
-        print(f"comparação pulada: {why}")
+        print(f"Comparação pulada: {why}")
     else:
         runs = {m: process.alone(train_adapter, args.base, m, sizes) for m in ("lora", "qlora")}
         half = models.PRECISIONS[models.compute_dtype()]
@@ -159,12 +159,12 @@ def eight_bits(weight: Tensor) -> dict[str, bool]:
     # Modelos grandes têm valores assim, em poucas posições: o LLM.int8() existe para contorná-los.
     outlier = weight.clone()
     outlier[0, 0] = 50 * weight.abs().max()
-    for label, matrix in (("o peso", weight), ("com um valor 50 vezes maior", outlier)):
+    for label, matrix in (("o peso", weight), ("o mesmo, com um extremo na 1ª linha", outlier)):
         for per_row, where in ((False, "por tensor"), (True, "por linha")):
             codes, scale = int8(matrix, per_row)
             # Só as outras linhas: numa escala única, o extremo da primeira estraga todas elas.
             error = relative_error((codes * scale)[1:], matrix[1:])
-            print(f"int8 {where}, {label}: erro nas outras linhas {percent(error, 2)}")
+            print(f"int8 {where}, {label}: erro da 2ª linha em diante {percent(error, 2)}")
     if missing(RECIPES["bnb-int8"]):
         return {}
     from bitsandbytes.functional import int8_vectorwise_quant
@@ -308,7 +308,7 @@ def gptq_against_rounding(model, layer, sequences: list[list[int]]) -> dict[str,
         output = relative_error(x @ matrix.T, x @ weight.T)
         error = percent(relative_error(matrix, weight))
         print(f"{name}: erro dos pesos {error}, erro da saída {percent(output)}")
-    print("O GPTQ erra mais em cada peso, e menos no que importa: a saída da camada.")
+    print("O GPTQ erra mais nos pesos, e menos no que importa: a saída da camada.")
     ours = gptq_by_hand(weight, x.T @ x, group)
     # Somar noutra ordem muda o último bit, e às vezes o lado de um arredondamento.
     same = ((ours - theirs).abs() < 1e-4).float().mean()

@@ -83,11 +83,11 @@ def show_verdict(full: TrainingRun, lora: TrainingRun) -> None:
     )
     for key, score in full.test.items():
         (low, high), value = score.ci95, lora.test[key].value
-        where = "dentro do intervalo do treino de todos os pesos"
+        where = "dentro do"
         if not low <= value <= high:
             better = (value < low) == key.startswith("perplexity")
-            where = f"fora do intervalo dele, {'melhor' if better else 'pior'}"
-        print(f"{SCORES[key][0]}: {name} fica {where}")
+            where = f"{'melhor' if better else 'pior'}, fora do"
+        print(f"{SCORES[key][0]}: {name} fica {where} intervalo do treino de todos os pesos")
 
 
 def draw(runs: dict[str, TrainingRun]):

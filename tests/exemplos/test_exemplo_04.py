@@ -251,7 +251,11 @@ def test_broken_lines_are_reported_and_the_others_are_kept(prepare, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
-    [("--boilerplate", "nao-existe.txt", "rodapés"), ("--encoding", "klingon", "'klingon'")],
+    [
+        ("--boilerplate", "nao-existe.txt", "rodapés"),
+        ("--encoding", "klingon", "'klingon'"),
+        ("--group-column", "converssa", r"não há a coluna converssa \(--group-column\)"),
+    ],
 )
 def test_a_bad_value_stops_the_preparation(prepare, tmp_path, option, value, sentence):
     with pytest.raises(UserError, match=sentence):

@@ -99,7 +99,7 @@ def main(args) -> None:
     banner(5, "Quantizar, gravar, recarregar e medir, cada técnica no seu processo")
     names = ["fp32", *(args.only or (QUICK if args.quick else RECIPES))]
     if args.quick and any(module.in_features % 64 for module in layers.values()):
-        names = [n.replace("g64", "g32") for n in names]
+        names = [g if (g := n.replace("g64", "g32")) in RECIPES else n for n in names]
     # Bits por peso vezes pesos: a conta sai antes de haver arquivo, e a tabela a põe ao lado dele.
     predicted = {n: measuring.predicted_bytes(model, RECIPES[n]) for n in names}
     del model, layers, layer

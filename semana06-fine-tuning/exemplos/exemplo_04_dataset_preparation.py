@@ -357,8 +357,8 @@ def train(args) -> None:
     if not ready:
         raise UserError(f"{args.output} não tem dados prontos. Prepare-os: --only prep.")
     started = time.perf_counter()
-    settings = {"model": args.model, "seed": plan.seed, "settings": vars(plan)}
-    result = Day6Training(**settings, minutes=0, texts={})
+    known = vars(plan)
+    result = Day6Training(model=args.model, seed=plan.seed, settings=known, minutes=0, texts={})
     stem = "dia6_treino" + "_quick" * args.quick
     for number, name in enumerate(ready, 7):
         banner(number, f"Antes e depois: {labels.FORMATS[name]} ({name}/)")

@@ -163,12 +163,16 @@ def test_the_day_3_model_is_made_when_missing(tmp_path, monkeypatch):
 def test_quick_end_to_end(tiny_llama, tmp_path, monkeypatch, capsys):
     """Largura 32: o GPTQ usa grupos de 32, o NF4 é recusado com o motivo, o resto é medido."""
     monkeypatch.setattr(measuring.process, "alone", lambda function, *given: function(*given))
-    arguments = ["--quick", "--only", "bnb-nf4-double", "--only", "gptq-4bit-g64"]
+    arguments = ["--quick"]
+    for name in ("bnb-nf4-double", "gptq-4bit-g64", "gptq-8bit-g64"):
+        arguments += ["--only", name]
     folders = ["--model", tiny_llama, "--base", tiny_llama, "--output", tmp_path / "dia5"]
     lesson.main(lesson.arguments([*arguments, *map(str, folders)]))
     found = Day5.load(RESULTS_DIR / "dia5_quantizacao_quick.json")
     assert list(found.techniques) == ["fp32", "gptq-4bit-g32"]
     assert "blocos de 64" in found.absent["bnb-nf4-double"]
+    assert "não se divide em grupos de 64" in found.absent["gptq-8bit-g64"]
+    assert not (tmp_path / "dia5" / "referencia.pt").exists()
     assert all(found.checks.values()) and len(found.checks) == 7
     fp32, gptq = found.techniques.values()
     assert fp32.scores["kl_fp32"].value == pytest.approx(0, abs=1e-4)

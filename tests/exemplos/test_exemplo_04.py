@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 from comum import conversations, models, results
 from comum.conversations import DATA_DIR
@@ -102,6 +103,13 @@ def test_cheap_classifiers():
     train += [{"text": f"cadê o pacote {x}", "label": "entrega"} for x in ("um", "dois")]
     said, *_, weights = measures.cheap(measures.bag_of_words(), train, ["trocar", "o pacote"])
     assert said == ["troca", "entrega"] and weights > 0
+
+
+def test_a_single_label_leaves_nothing_to_classify(tmp_path):
+    for part in dataset.FILES.values():
+        write_jsonl(tmp_path / f"{part}.jsonl", [{"text": "quero trocar", "label": "troca"}] * 3)
+    with pytest.raises(UserError, match="só tem o rótulo troca"):
+        measures.classify(tmp_path, SimpleNamespace(labelled=None), None, None)
 
 
 def test_a_mark_of_the_template_typed_by_a_customer_is_only_text(tiny_llama):

@@ -157,6 +157,7 @@ def quantize_and_measure(
             print(f"ausente: {error}")
             continue
         rows[name] = process.alone(measure, output / name, reference, sizes, made)
+    reference.unlink(missing_ok=True)  # centenas de MB que só serviam a esta comparação
     return rows, absent
 
 

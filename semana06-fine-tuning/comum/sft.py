@@ -127,6 +127,7 @@ def training_run(
 
 def show_runs(runs: dict[str, TrainingRun]) -> None:
     """Imprime treináveis, memória, tempo, qualidade e disco, uma coluna por treino."""
+    where = "da GPU" if torch.cuda.is_available() else "do processo"
     cells: dict[str, Callable[[TrainingRun], str]] = {
         "treináveis": lambda r: decimal(r.trainable_parameters),
         **{
@@ -135,7 +136,7 @@ def show_runs(runs: dict[str, TrainingRun]) -> None:
         },
         "soma das quatro (MiB)": lambda r: decimal(r.memory_measured.total),
         "soma prevista (MiB)": lambda r: decimal(getattr(r.memory_predicted, "total", None)),
-        "pico do processo (MiB)": lambda r: decimal(r.peak_mib),
+        f"pico {where} (MiB)": lambda r: decimal(r.peak_mib),
         "treino (min)": lambda r: decimal(r.seconds / 60, 1),
         "tokens/s": lambda r: decimal(r.tokens_per_second),
         **{

@@ -31,8 +31,8 @@ import utils
 
 SEED = 6
 LEARNING_RATE = 2e-4  # todos os pesos se movem: vinte vezes menos que no LoRA do dia 4
-# Passos até o learning_rate inteiro, que sobe do zero: os primeiros gradientes são os mais brutos.
-# Um passo dado do zero não ensina, e num treino curto a subida é de um quinto dele.
+# Passos até o learning_rate inteiro: os primeiros gradientes são os mais brutos. A subida parte do
+# zero, e um passo assim não ensina: num treino curto, ela é só um quinto dele.
 WARMUP = 10
 MAX_NORM = 1.0  # um gradiente maior que isto é encolhido: um lote estranho não estraga o modelo
 EVAL_EVERY = 13  # passos; quatro vezes nos 52 de uma passada

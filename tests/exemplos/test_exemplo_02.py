@@ -24,7 +24,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config
 
 import exemplo_02_lora_peft as lesson
-from dia4 import estudo
+from dia4 import estudo, runs
 
 LLAMA_2_7B = "meta-llama/Llama-2-7b-hf"
 
@@ -291,6 +291,14 @@ def test_the_plan_orders_the_methods(capsys):
     assert kept["LoRA"]["activations"] > 5 * plans["LoRA"]["activations"]
     memory_plan.show_plan(LLAMA_2_7B, 16)
     assert "6.738.415.616 parâmetros" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("idle", "where"), [(0.0, "no pico da GPU"), (512.0, "512 MiB de Python")])
+def test_the_verdict_says_whose_peak_it_compares(capsys, idle, where):
+    full, lora = Day4.load(REFERENCE_DIR / "dia4_lora.json").runs.values()
+    runs.show_verdict(full, lora.model_copy(update={"idle_mib": idle}))
+    shown = capsys.readouterr().out
+    assert where in shown and ("Python" in shown) == bool(idle)
 
 
 # --- o estudo -----------------------------------------------------------------------------------

@@ -84,7 +84,13 @@ def answer_logits(
     ).last_hidden_state
     following = batch["labels"][:, 1:]  # a posição t prevê o token t + 1
     learned = following != IGNORED
-    return causal.get_output_embeddings()(hidden[:, :-1][learned]).float(), following[learned]
+    logits = causal.get_output_embeddings()(hidden[:, :-1][learned]).float()
+    # Depois da camada de saída, o Gemma 2 ainda comprime os logits, e o Granite os divide.
+    if cap := getattr(causal.config, "final_logit_softcapping", None):
+        logits = cap * (logits / cap).tanh()
+    if scale := getattr(causal.config, "logits_scaling", None):
+        logits = logits / scale
+    return logits, following[learned]
 
 
 def answer_loss(

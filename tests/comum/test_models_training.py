@@ -13,7 +13,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast, TrainerState
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GraniteConfig,
+    PreTrainedTokenizerFast,
+    TrainerState,
+)
 
 TURNS = [{"role": "user", "content": "quantos clientes?"}]
 
@@ -140,6 +146,21 @@ def test_the_answer_loss_is_the_loss_of_the_library(fixture, request):
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-6)
     logits, answers = training.answer_logits(model, batch)
     assert answers.tolist() == [8, 9, 2, 10, 2] and logits.shape == (5, model.config.vocab_size)
+
+
+@pytest.mark.parametrize(
+    "kind", [Gemma2Config(final_logit_softcapping=0.5), GraniteConfig(logits_scaling=4.0)]
+)
+def test_logits_changed_after_the_head_enter_the_loss(kind):
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    kind.update(sizes | heads | {"layer_types": ["full_attention"], "pad_token_id": 0})
+    model = AutoModelForCausalLM.from_config(kind).eval()
+    model.get_output_embeddings().weight.data *= 20
+    batch = training.pad([training.masked([5, 6, 7], [8, 9, 2]), training.masked([5], [10, 2])], 0)
+    loss = model(**batch).loss.item()
+    assert training.answer_loss(model, batch).item() == pytest.approx(loss, rel=1e-4)
 
 
 def test_similar_lengths_is_one_shuffled_pass_over_all():

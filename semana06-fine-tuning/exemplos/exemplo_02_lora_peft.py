@@ -297,6 +297,7 @@ def build_trainer(
     model = models.load_model(run.model, dtype, run.load_in_4bit)
     if recomputed := recomputes_activations(model, run.load_in_4bit):
         print("modelo grande em 4 bits: as ativações são recalculadas na volta")
+        model.gradient_checkpointing_enable()  # o Trainer só o faria depois de medida a memória
     config = SFTConfig(
         output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
         num_train_epochs=1,  # as passadas já estão em `dataset`

@@ -94,10 +94,21 @@ def test_the_fake_gpu_refuses_what_a_gpu_refuses(gpu):
 def test_the_measures_and_the_training_of_day_3(gpu, tmp_path):
     model, tokenizer, texts, rows = gpu
     args = day3.arguments(["--batch-size", "2"])
-    day3.show_example(tokenizer, model, texts[0], rows[0])
+    day3.show_example(tokenizer, model, rows[0])
     day3.check_memory(model, day3.batch_of(rows, tokenizer, model))
     day3.fine_tune(model, tokenizer, rows, rows[:2], args)
     day3.measure(model, tokenizer, texts[:2], rows[:2], args, {"new_tokens": 2})
+
+
+def test_the_checks_by_hand_of_day_4(gpu, tiny_llama, tmp_path, monkeypatch, capsys):
+    def stop(*arguments):
+        raise KeyboardInterrupt  # antes dos treinos, que são doutro processo
+
+    monkeypatch.setattr(day4, "alone", stop)
+    command = ["--quick", "--model", str(tiny_llama), "--output", str(tmp_path / "modelo")]
+    with pytest.raises(KeyboardInterrupt):
+        day4.main(day4.arguments(command))
+    assert capsys.readouterr().out.count("[certo]") == 4
 
 
 def test_a_training_of_day_4(gpu, tiny_llama, tmp_path):

@@ -43,7 +43,7 @@ def fit(model, rows: list[dict], rates: dict, epochs: float, plan, loss_of=None)
         if weights.requires_grad:
             groups[next(key for key in rates if key in name)]["params"].append(weights)
     optimizer = torch.optim.AdamW(groups.values(), weight_decay=0.0)  # poucos pesos, e já regulados
-    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
     # Cada passada sorteia os lotes de novo; num lote, linhas de comprimento parecido.
     rng, lengths = random.Random(plan.seed), [len(row["input_ids"]) for row in rows]
     passes = (similar_lengths(lengths, plan.batch_size, rng) for _ in count())

@@ -71,6 +71,7 @@ def generate(
             **shared.batch([encoded[i] for i in indices], tokenizer.pad_token_id),
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            repetition_penalty=1.0,  # o Qwen2.5 pede 1,1: não seria a resposta mais provável
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )

@@ -109,12 +109,13 @@ class MemoryGrowth:
 
     def __init__(self) -> None:
         self.restart_peak()
-        self.start = torch.cuda.memory_allocated() if _on_gpu() else _resident("VmRSS")
+        on_gpu = torch.cuda.is_available()
+        self.start = torch.cuda.memory_allocated() if on_gpu else _resident("VmRSS")
 
     def restart_peak(self) -> None:
         """Esquece o pico até aqui; o ponto de partida continua o mesmo."""
         gc.collect()
-        if _on_gpu():
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             return
@@ -124,14 +125,10 @@ class MemoryGrowth:
 
     def peak(self) -> int | None:
         """Bytes acima do ponto de partida, no pior momento."""
-        if _on_gpu():
+        if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated() - self.start
         highest = _resident("VmHWM")
         return None if highest is None or self.start is None else highest - self.start
-
-
-def _on_gpu() -> bool:
-    return torch.cuda.is_available()
 
 
 def _resident(field: str) -> int | None:

@@ -110,10 +110,12 @@ def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
     if plain or tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        # Um token novo obrigaria a aumentar a matriz de embeddings; qualquer outro serve de
-        # preenchimento, porque a máscara de atenção o esconde.
-        first = [tokenizer.unk_token, *tokenizer.convert_ids_to_tokens([0, 1])]
-        tokenizer.pad_token = next(t for t in first if t and t != tokenizer.eos_token)
+        # Um token novo obrigaria a aumentar a matriz de embeddings; um que já existe serve, porque
+        # a máscara de atenção o esconde. Melhor que texto nenhum o use, e "Ā" é o byte zero nos BPE
+        # de bytes: o "!", primeiro do GPT-2, sumiria das respostas do modelo salvo e recarregado.
+        known = tokenizer.get_vocab()
+        first = [tokenizer.unk_token, "Ā", *tokenizer.convert_ids_to_tokens([0, 1])]
+        tokenizer.pad_token = next(t for t in first if t in known and t != tokenizer.eos_token)
     tokenizer.padding_side = "right"
     _check_template(tokenizer, name)
     folder = Path(name)

@@ -12,6 +12,7 @@ import sys
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
@@ -124,8 +125,8 @@ def _processor() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versão de cada biblioteca da semana."""
-    return {name: version(name) for name in LIBRARIES}
+    """Versão de cada biblioteca da semana, das instaladas: o bitsandbytes pode faltar."""
+    return {name: version(name) for name in LIBRARIES if find_spec(name)}
 
 
 @cache

@@ -5,7 +5,7 @@ Perplexidade por token não se compara entre tokenizadores diferentes; por byte,
 
 from comum.results import Score
 from comum.statistics import perplexity, ratio
-from comum.terminal import progress
+from comum.terminal import UserError, progress
 from comum.training import IGNORED, answer_logits, pad
 
 import numpy
@@ -67,10 +67,16 @@ def answer_scores(
 
 @torch.inference_mode()
 def text_perplexity(model, tokenizer: PreTrainedTokenizerBase, text: str) -> Score:
-    """Perplexidade por byte de um texto corrido, em trechos de `WINDOW` tokens."""
+    """Perplexidade por byte de um texto corrido, em trechos de `WINDOW` tokens.
+
+    Raises:
+        UserError: o texto não enche meio trecho.
+    """
     model.eval()
     ids = tokenizer(text, add_special_tokens=False).input_ids
     pieces = [ids[i : i + WINDOW] for i in range(0, len(ids) - WINDOW // 2, WINDOW)]
+    if not pieces:
+        raise UserError(f"um texto fora do domínio só tem {len(ids)} tokens: é curto para medir.")
     nats, sizes = [], []
     for piece in pieces:
         batch = torch.tensor([piece], device=model.device)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 from comum import memory_plan, tables
 from comum.conversations import Messages, encode, greedy_answers, prompt_of
@@ -18,7 +17,8 @@ from comum.tracking import tracker
 from comum.training import DIVERGED
 
 import torch
-from transformers import PretrainedConfig, PrinterCallback, TrainerCallback
+from peft.helpers import disable_input_dtype_casting
+from transformers import PrinterCallback, TrainerCallback
 
 COMPARED = ("perplexity_token", "perplexity_byte", "next_token_accuracy", "bleu")
 
@@ -72,9 +72,9 @@ def training_run(
     batch: dict[str, torch.Tensor],
     texts: dict[str, list[Messages]],
     new_tokens: int,
+    settings: dict,
+    idle_mib: float,
     asked: Sequence[str] = (),
-    around: AbstractContextManager | None = None,
-    **known,
 ) -> TrainingRun:
     """Treina com um `SFTTrainer` já montado e mede memória, tempo e notas.
 
@@ -82,13 +82,16 @@ def training_run(
         batch: o lote em que se mede a memória de um passo, [conversas, comprimento].
         texts: as conversas reservadas: "test" e, se houver, "validation".
         new_tokens: tokens por resposta; com 0 não se gera nenhuma, nem se mede o BLEU.
+        settings: as opções do treino: `method`, `r`, `target_modules`, `load_in_4bit` e as que se
+            queiram guardar.
+        idle_mib: a memória do processo antes do modelo.
         asked: prompts respondidos antes dos do teste; guardam-se as três primeiras respostas.
-        around: o contexto em que se treina e se mede a memória.
-        known: os campos de `TrainingRun` que não se medem aqui.
     """
     trainer.remove_callback(PrinterCallback)  # sem a barra dele, o Trainer imprime dicionários
     model, tokenizer = trainer.model, trainer.processing_class
-    with around or nullcontext():
+    # O peft copia a entrada de cada camada para o float32 do adaptador, e a volta guarda as cópias;
+    # o autocast já põe os dois lados na mesma precisão.
+    with disable_input_dtype_casting(model):
         measured = step_memory(trainer, batch)
         seconds = trainer.train().metrics["train_runtime"]
     peak = peak_mib()
@@ -103,24 +106,28 @@ def training_run(
         scores["test"]["bleu"] = bleu(answers[len(asked) :], expected)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return TrainingRun(
+        method=settings["method"],
+        settings=settings,
         validation=scores.get("validation", {}),
         test=scores["test"],
         total_parameters=model.num_parameters(),
         trainable_parameters=model.num_parameters(only_trainable=True),
         memory_tokens=batch["input_ids"].numel(),
+        memory_predicted=predicted_memory(trainer, batch, settings),
         memory_measured=measured,
         peak_mib=peak,
+        idle_mib=idle_mib,
         steps=len(losses),
         seconds=seconds,
         tokens_per_second=sum(map(len, trainer.train_dataset["input_ids"])) / seconds,
         losses=losses,
         answers=answers[:3],
-        **known,
     )
 
 
 def show_runs(runs: dict[str, TrainingRun]) -> None:
     """Imprime treináveis, memória, tempo, qualidade e disco, uma coluna por treino."""
+    where = "da GPU" if torch.cuda.is_available() else "do processo"
     cells: dict[str, Callable[[TrainingRun], str]] = {
         "treináveis": lambda r: decimal(r.trainable_parameters),
         **{
@@ -129,7 +136,7 @@ def show_runs(runs: dict[str, TrainingRun]) -> None:
         },
         "soma das quatro (MiB)": lambda r: decimal(r.memory_measured.total),
         "soma prevista (MiB)": lambda r: decimal(getattr(r.memory_predicted, "total", None)),
-        "pico do processo (MiB)": lambda r: decimal(r.peak_mib),
+        f"pico {where} (MiB)": lambda r: decimal(r.peak_mib),
         "treino (min)": lambda r: decimal(r.seconds / 60, 1),
         "tokens/s": lambda r: decimal(r.tokens_per_second),
         **{
@@ -144,13 +151,22 @@ def show_runs(runs: dict[str, TrainingRun]) -> None:
     tables.show(["(intervalos de 95%)", *runs], rows)
 
 
-def predicted_memory(config: PretrainedConfig, batch: dict, run) -> MemoryParts | None:
-    """A memória de um passo do SFTTrainer sobre `batch`, por aritmética; None onde não há conta."""
-    if run.method not in ("full", "lora") or run.target_modules != "all-linear":
+def predicted_memory(trainer, batch: dict, settings: dict) -> MemoryParts | None:
+    """A memória de um passo do SFTTrainer sobre `batch`, por aritmética; None onde não há conta.
+
+    Args:
+        settings: as opções do treino (veja `training_run`).
+    """
+    method, recomputed = settings["method"], trainer.args.gradient_checkpointing
+    if method not in ("full", "lora") or settings["target_modules"] != "all-linear" or recomputed:
         return None
     # Para a memória, o fp16 é o bf16.
-    mode = f"{run.method} {'float32' if compute_dtype() == torch.float32 else 'bf16'}"
-    # O TRL calcula a perda aos pedaços e refaz os logits na volta: nenhum fica guardado.
+    mode = f"{method} {'float32' if compute_dtype() == torch.float32 else 'bf16'}"
     return memory_plan.predict(
-        config, mode, batch["input_ids"].numel(), logits=0, r=run.r, load_in_4bit=run.load_in_4bit
+        trainer.model.config,
+        mode,
+        batch["input_ids"].numel(),
+        logits=0,  # o TRL calcula a perda aos pedaços e os refaz na volta: nenhum fica guardado
+        r=settings["r"],
+        load_in_4bit=settings["load_in_4bit"],
     )

@@ -60,10 +60,10 @@ class UserError(Exception):
 class Parser(argparse.ArgumentParser):
     """Um ArgumentParser que fala português e mostra a descrição como foi escrita, linha a linha."""
 
-    def __init__(self, description: str | None = None, epilog: str | None = None) -> None:
+    def __init__(self, description: str | None = None) -> None:
         argparse._ = lambda text: PHRASES.get(text, text)
         shape = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, epilog=epilog, formatter_class=shape)
+        super().__init__(description=description, formatter_class=shape)
 
     def _get_value(self, action: argparse.Action, text: str) -> object:
         # Um caminho vazio seria a pasta atual; um nome vazio, nenhum.
@@ -162,6 +162,19 @@ def run_main(main: Callable[..., int | None], *arguments: object) -> int:
 def banner(number: int, title: str) -> None:
     """Anuncia um passo da lição."""
     print(f"\n{'=' * 78}\n{number}. {title}\n{'=' * 78}", flush=True)
+
+
+def conclude(checks: dict[str, bool]) -> dict[str, bool]:
+    """Mostra as conferências de uma lição; devolve as mesmas.
+
+    Raises:
+        UserError: uma delas falhou.
+    """
+    for text, passed in checks.items():
+        print(f"[{'certo' if passed else 'ERRADO'}] {text}")
+    if not all(checks.values()):
+        raise UserError("uma conferência falhou; veja a linha com ERRADO.")
+    return checks
 
 
 def progress(items=None, label: str = "", unit: str = "", total: int | None = None) -> tqdm:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IGNORED = -100  # rótulo que a entropia cruzada do torch deixa de fora
-DIVERGED = "a perda deixou de ser um número, e nada se salvou: diminua --learning-rate."
+DIVERGED = "a perda deixou de ser um número: diminua o learning_rate."
 
 # O learning_rate que o LoRA costuma pedir, do menor ao maior, a partir de tantos parâmetros: 2e-4 é
 # o do artigo do QLoRA para 7 bilhões (Dettmers et al., 2023, tabela 9); o dos pequenos, medimos.
@@ -80,7 +80,13 @@ def answer_logits(
     ).last_hidden_state
     following = batch["labels"][:, 1:]  # a posição t prevê o token t + 1
     learned = following != IGNORED
-    return causal.get_output_embeddings()(hidden[:, :-1][learned]).float(), following[learned]
+    logits = causal.get_output_embeddings()(hidden[:, :-1][learned]).float()
+    # Depois da camada de saída, o Gemma 2 ainda comprime os logits, e o Granite os divide.
+    if cap := getattr(causal.config, "final_logit_softcapping", None):
+        logits = cap * (logits / cap).tanh()
+    if scale := getattr(causal.config, "logits_scaling", None):
+        logits = logits / scale
+    return logits, following[learned]
 
 
 def answer_loss(

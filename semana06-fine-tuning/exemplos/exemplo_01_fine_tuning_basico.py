@@ -31,7 +31,9 @@ import utils
 
 SEED = 6
 LEARNING_RATE = 2e-4  # todos os pesos se movem: vinte vezes menos que no LoRA do dia 4
-WARMUP = 10  # passos até o learning_rate inteiro: os primeiros gradientes são os mais brutos
+# Passos até o learning_rate inteiro: os primeiros gradientes são os mais brutos. A subida parte do
+# zero, e um passo assim não ensina: num treino curto, ela é só um quinto dele.
+WARMUP = 10
 MAX_NORM = 1.0  # um gradiente maior que isto é encolhido: um lote estranho não estraga o modelo
 EVAL_EVERY = 13  # passos; quatro vezes nos 52 de uma passada
 PATIENCE = 2  # avaliações sem melhora até parar
@@ -112,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
     banner(3, "Os dados, e um exemplo como o modelo o vê")
     texts = read_parts(args.data, sizes)
     rows = {part: [mask(tokenizer, m) for m in found] for part, found in texts.items()}
-    show_example(tokenizer, model, texts["train"][0], rows["train"][0])
+    show_example(tokenizer, model, rows["train"][0])
 
     banner(4, "Antes do treino")
     before, old_answers = measure(model, tokenizer, texts["test"], rows["test"], args, sizes)
@@ -201,13 +203,14 @@ def mask(tokenizer, messages: conversations.Messages) -> Row:
     return row
 
 
-def show_example(tokenizer, model, messages: conversations.Messages, row: Row) -> None:
+def show_example(tokenizer, model, row: Row) -> None:
     """Uma conversa com o template, os tokens em volta da emenda, a máscara e a perda à mão."""
     print(f"\ncom o template:\n{tokenizer.decode(row['input_ids'])}")
     start = row["labels"].count(IGNORED)
     print(f"\nfora da perda: {start} tokens; na perda: {len(row['labels']) - start}")
     # O rótulo é o próprio token: quem anda uma casa é a perda (a posição t prevê t + 1).
-    for place in [*range(start - 3, start + 3), -2, -1]:
+    places = range(len(row["labels"]))
+    for place in dict.fromkeys([*places[start - 3 : start + 3], *places[-2:]]):
         token, label = row["input_ids"][place], row["labels"][place]
         print(f"  token {token:>6} {tokenizer.decode([token])!r:<16} rótulo {label:>6}")
     print("O último da perda é o fim da resposta: sem ele o modelo não aprende a parar.")
@@ -281,7 +284,7 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
     # O AdamW dá a cada peso um passo do tamanho do gradiente dividido pelo tamanho típico dele.
     # weight_decay 0: em poucas centenas de passos, puxar os pesos para zero só desfaz o pré-treino.
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.0)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, min(WARMUP, steps), steps)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, min(WARMUP, steps // 5), steps)
     scaler = grad_scaler()  # só age em fp16, nas GPUs sem bf16
     batches = endless_batches(train, args.batch_size)
     log, close = tracker(args.tracking, args.output.name)
@@ -305,7 +308,7 @@ def fine_tune(model, tokenizer, train: list[Row], validation: list[Row], args):
             if not math.isfinite(recent[-1]):  # daqui em diante todo peso seria nan
                 raise UserError(f"no passo {step}, {DIVERGED}")
             log({"loss": recent[-1]}, step)
-            if step % RELEASE_EVERY == 0:
+            if step % RELEASE_EVERY == 0 or step == steps:
                 memory.release()
                 curve.append(CurvePoint(step=step, loss=sum(recent) / len(recent)))
                 bar.set_postfix_str(f"perda {decimal(curve[-1].loss, 3)}")
@@ -364,11 +367,8 @@ def check_reload(model, tokenizer, answers: list[str], output: Path, new_tokens:
     reloaded, tokenizer = load_model(str(output)), load_tokenizer(str(output))
     prompts = conversations.fixed_prompts(tokenizer)
     same = conversations.greedy_answers(reloaded, tokenizer, prompts, new_tokens) == answers
-    size = sum(file.stat().st_size for file in output.glob("*.safetensors")) / MIB
-    print(
-        f"{output}: {decimal(size)} MiB; respostas iguais depois de recarregar: "
-        f"{'sim' if same else 'NÃO'}"
-    )
+    size, answered = decimal(files.weights_bytes(output) / MIB), "sim" if same else "NÃO"
+    print(f"{output}: {size} MiB; respostas iguais depois de recarregar: {answered}")
     if not same:
         raise UserError("o modelo recarregado responde diferente: o salvamento falhou.")
 

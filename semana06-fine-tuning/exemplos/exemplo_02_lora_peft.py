@@ -25,9 +25,9 @@ from pathlib import Path
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import (
     Parser,
-    UserError,
     above_zero,
     banner,
+    conclude,
     from_zero,
     run_main,
     seed,
@@ -88,7 +88,6 @@ from comum.training import lora_rates, pad, recomputes_activations, similar_leng
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, get_peft_model
-from peft.helpers import disable_input_dtype_casting
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
@@ -104,8 +103,9 @@ def main(args: argparse.Namespace) -> None:
     models.load_tokenizer(args.model)  # um modelo que não existe é dito aqui, numa frase
 
     banner(1, "LoRA à mão, numa camada")
-    # Uma camada do modelo basta: carregar as 32 de um modelo grande só para isto não caberia.
-    model = models.load_model(args.model, num_hidden_layers=1)
+    # Uma camada do modelo basta: carregar as 32 de um modelo grande só para isto não caberia. Na
+    # CPU, também onde há GPU: é nela que nascem A, B e as entradas sorteadas.
+    model = models.load_model(args.model, num_hidden_layers=1).cpu()
     name, layer = next(iter(models.linears_of(model).items()))
     linear = as_linear(layer)
     print(
@@ -118,11 +118,7 @@ def main(args: argparse.Namespace) -> None:
     shape = memory_plan.shape_of(config)
     sizes = shape.linears  # (entrada, saída) de cada camada, sem os pesos
     models.check_targets(sizes, args.target_modules)
-    checks = check_by_hand(model, layer, config, args)
-    for text, passed in checks.items():
-        print(f"[{'certo' if passed else 'ERRADO'}] {text}")
-    if not all(checks.values()):
-        raise UserError("uma conferência do LoRA falhou; veja a linha com ERRADO.")
+    checks = conclude(check_by_hand(model, layer, config, args))
     del model, layer, linear
 
     banner(3, "Todos os pesos e LoRA, cada um no seu processo")
@@ -157,8 +153,10 @@ def main(args: argparse.Namespace) -> None:
 def side_by_side(found: dict[str, TrainingRun]) -> None:
     """As respostas às mesmas perguntas, as medidas e o que se pode dizer delas."""
     for number, prompt in enumerate(conversations.PROMPTS):
-        answers = [(m, " ".join(r.answers[number].split())) for m, r in found.items() if r.answers]
-        print(f"\n> {prompt}", *(f"{runs.METHODS[m]}: {text}" for m, text in answers), sep="\n  ")
+        said = {runs.METHODS[m]: run.answers[number] for m, run in found.items() if run.answers}
+        if said:  # com --no-answers, uma pergunta sem resposta não diria nada
+            lines = (f"{name}: {' '.join(text.split())}" for name, text in said.items())
+            print(f"\n> {prompt}", *lines, sep="\n  ")
     sft.show_runs({runs.METHODS[method]: run for method, run in found.items()})
     if len(found) == 2:
         runs.show_verdict(*found.values())
@@ -274,14 +272,9 @@ def train_one(run: argparse.Namespace) -> TrainingRun:
         batch,
         texts={"validation": validation, "test": test},
         new_tokens=0 if run.no_answers else run.new_tokens,
-        asked=conversations.fixed_prompts(tokenizer),
-        # O peft copia a entrada de cada camada para o float32 do adaptador, e a volta guarda as
-        # cópias; o autocast já põe os dois lados na mesma precisão.
-        around=disable_input_dtype_casting(trainer.model),
-        method=run.method,
         settings=vars(run),
         idle_mib=idle,
-        memory_predicted=sft.predicted_memory(trainer.model.config, batch, run),
+        asked=conversations.fixed_prompts(tokenizer),
     )
     with files.building(Path(run.output), MARK) as folder:
         trainer.model.save_pretrained(folder)  # com LoRA, só o adaptador
@@ -304,13 +297,14 @@ def build_trainer(
     model = models.load_model(run.model, dtype, run.load_in_4bit)
     if recomputed := recomputes_activations(model, run.load_in_4bit):
         print("modelo grande em 4 bits: as ativações são recalculadas na volta")
+        model.gradient_checkpointing_enable()  # o Trainer só o faria depois de medida a memória
     config = SFTConfig(
         output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
         num_train_epochs=1,  # as passadas já estão em `dataset`
         per_device_train_batch_size=run.batch_size,
         learning_rate=run.learning_rate,
         lr_scheduler_type="cosine",  # desce devagar: os últimos passos só acertam o detalhe
-        warmup_steps=max(1, steps // 20),  # e sobe aos poucos: os primeiros gradientes são brutos
+        warmup_steps=steps // 20,  # e sobe aos poucos, do zero: os primeiros gradientes são brutos
         completion_only_loss=True,  # a máscara do dia 3, agora por conta da biblioteca
         max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é o fim: a resposta
         train_sampling_strategy="sequential",  # a ordem já foi sorteada, em lotes parecidos
@@ -348,8 +342,8 @@ def build_trainer(
 
 def prompt_completion(messages: conversations.Messages) -> dict[str, conversations.Messages]:
     """A conversa na forma em que o TRL sabe o que é pergunta e o que é resposta."""
-    system = {"role": "system", "content": conversations.SYSTEM}
-    return {"prompt": [system, *messages[:-1]], "completion": messages[-1:]}
+    turns = conversations.with_system(messages)
+    return {"prompt": turns[:-1], "completion": turns[-1:]}
 
 
 def in_similar_batches(

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from comum.paths import DEFAULT_MODEL, MODELS_DIR
-from comum.terminal import Parser, UserError, banner, run_main
+from comum.terminal import Parser, UserError, banner, conclude, run_main
 
 
 def arguments(argv=None):
@@ -64,7 +64,8 @@ SIZES = {  # conversas de calibração, de teste e da armadilha; respostas; veze
     False: {"calibration": 32, "test": 60, "trap": 20, "answers": 12, "repeats": 3},
 }
 # LoRA e QLoRA partem da mesma base e veem os mesmos lotes, numa passada por 240 conversas.
-QLORA = {"learning_rate": 4e-3, "batch_size": 8, "r": 16, "alpha": 32, "seed": 6, "train": 240}
+QLORA = {"method": "lora", "r": 16, "alpha": 32, "target_modules": "all-linear"}
+QLORA |= {"learning_rate": 4e-3, "batch_size": 8, "seed": 6, "train": 240}
 
 
 def main(args) -> None:
@@ -74,16 +75,16 @@ def main(args) -> None:
     source = str(trained_model(args))
     args.output.mkdir(parents=True, exist_ok=True)
     model, tokenizer = models.load_model(source), models.load_tokenizer(source)
-    layers = models.linears_of(model)
+    layers = measuring.linear_layers(model)
     name, layer = next(iter(layers.items()))
     weight = layer.weight.detach().cpu()
     print(f"Modelo: {source}. Nos passos 1 a 4, um peso: {name}, {list(weight.shape)}.")
 
     banner(1, "À mão: 8 bits")
-    checks = findings.conclude(eight_bits(weight))
+    checks = conclude(eight_bits(weight))
 
     banner(2, "À mão: 4 bits, os níveis do NF4")
-    checks |= findings.conclude(four_bits(weight))
+    checks |= conclude(four_bits(weight))
 
     banner(3, "A armadilha: o modelo base veio de blocos de 4 bits")
     grids = {"q4_1": q4_1, "nf4": lambda w: dequantize_nf4(*quantize_nf4(w), w.shape)}
@@ -93,12 +94,12 @@ def main(args) -> None:
     banner(4, "GPTQ: arredondar olhando as entradas")
     train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", sizes["calibration"])
     sequences = [encode(tokenizer, messages)["input_ids"] for messages in train]
-    checks |= findings.conclude(gptq_against_rounding(model, layer, sequences))
+    checks |= conclude(gptq_against_rounding(model, layer, sequences))
 
     banner(5, "Quantizar, gravar, recarregar e medir, cada técnica no seu processo")
     names = ["fp32", *(args.only or (QUICK if args.quick else RECIPES))]
     if args.quick and any(module.in_features % 64 for module in layers.values()):
-        names = [n.replace("g64", "g32") for n in names]
+        names = [g if (g := n.replace("g64", "g32")) in RECIPES else n for n in names]
     # Bits por peso vezes pesos: a conta sai antes de haver arquivo, e a tabela a põe ao lado dele.
     predicted = {n: measuring.predicted_bytes(model, RECIPES[n]) for n in names}
     del model, layers, layer
@@ -111,9 +112,9 @@ def main(args) -> None:
 
     banner(7, "QLoRA: treinar um LoRA sobre a base em NF4")
     runs: dict[str, TrainingRun] = {}
-    skipped = "--quick" if args.quick else "--only" if args.only else None
+    skipped = "ela pede a lição sem --quick e sem --only" if args.quick or args.only else None
     if why := skipped or missing(RECIPES["bnb-nf4-double"]):
-        print(f"comparação pulada: {why}")
+        print(f"Comparação pulada: {why}")
     else:
         runs = {m: process.alone(train_adapter, args.base, m, sizes) for m in ("lora", "qlora")}
         half = models.PRECISIONS[models.compute_dtype()]
@@ -158,12 +159,12 @@ def eight_bits(weight: Tensor) -> dict[str, bool]:
     # Modelos grandes têm valores assim, em poucas posições: o LLM.int8() existe para contorná-los.
     outlier = weight.clone()
     outlier[0, 0] = 50 * weight.abs().max()
-    for label, matrix in (("o peso", weight), ("com um valor 50 vezes maior", outlier)):
+    for label, matrix in (("o peso", weight), ("o mesmo, com um extremo na 1ª linha", outlier)):
         for per_row, where in ((False, "por tensor"), (True, "por linha")):
             codes, scale = int8(matrix, per_row)
             # Só as outras linhas: numa escala única, o extremo da primeira estraga todas elas.
             error = relative_error((codes * scale)[1:], matrix[1:])
-            print(f"int8 {where}, {label}: erro nas outras linhas {percent(error, 2)}")
+            print(f"int8 {where}, {label}: erro da 2ª linha em diante {percent(error, 2)}")
     if missing(RECIPES["bnb-int8"]):
         return {}
     from bitsandbytes.functional import int8_vectorwise_quant
@@ -307,7 +308,7 @@ def gptq_against_rounding(model, layer, sequences: list[list[int]]) -> dict[str,
         output = relative_error(x @ matrix.T, x @ weight.T)
         error = percent(relative_error(matrix, weight))
         print(f"{name}: erro dos pesos {error}, erro da saída {percent(output)}")
-    print("O GPTQ erra mais em cada peso, e menos no que importa: a saída da camada.")
+    print("O GPTQ erra mais nos pesos, e menos no que importa: a saída da camada.")
     ours = gptq_by_hand(weight, x.T @ x, group)
     # Somar noutra ordem muda o último bit, e às vezes o lado de um arredondamento.
     same = ((ours - theirs).abs() < 1e-4).float().mean()
@@ -316,10 +317,9 @@ def gptq_against_rounding(model, layer, sequences: list[list[int]]) -> dict[str,
 
 # --- as bibliotecas -----------------------------------------------------------------------------
 def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder: Path) -> None:
-    """Quantiza `source` com a técnica `name` e o grava em `folder`; UserError se ela não serve."""
+    """Quantiza `source` com a técnica `name` e o grava na pasta; UserError se ela não serve."""
     recipe, options = RECIPES[name], None
     if recipe.kind == "gguf":  # o formato do llama.cpp, escrito direto da pasta
-        folder.mkdir(parents=True)
         gguf.write(Path(source), folder / measuring.GGUF_NAME, recipe.quant_type)
         return
     if recipe.kind in ("gptq", "rtn"):  # o mesmo formato, com calibração ou sem ela
@@ -340,7 +340,7 @@ def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder
     dtype = torch.float32 if name == "fp32" else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=options)
     widths = {layer.in_features for layer in models.linears_of(model).values()}
-    if recipe.kind == "bnb" and recipe.group and any(width % BLOCK for width in widths):
+    if recipe.group and models.device().type == "cpu" and any(w % BLOCK for w in widths):
         raise UserError(f"o bitsandbytes em CPU pede larguras múltiplas dos blocos de {BLOCK}.")
     model.save_pretrained(folder)
 
@@ -350,50 +350,50 @@ def train_adapter(base: str, method: str, sizes: dict[str, int]) -> TrainingRun:
     """Um LoRA sobre a base congelada inteira ("lora") ou em NF4 ("qlora"); num processo só dele."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
-    from peft.helpers import disable_input_dtype_casting
     from trl import SFTConfig, SFTTrainer
 
-    models.fix_seeds(QLORA["seed"])  # a mesma matriz A sorteada nas duas
+    run = SimpleNamespace(**QLORA, model=base, load_in_4bit=method == "qlora")
+    models.fix_seeds(run.seed)  # a mesma matriz A sorteada nas duas
     idle, tokenizer = peak_mib(), models.load_tokenizer(base)
-    train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", QLORA["train"])
+    train = read_conversations(DATA_DIR / "atendimento_treino.jsonl", run.train)
     rows = [encode(tokenizer, messages) for messages in train]  # a máscara do dia 3
-    lengths, size = [len(row["input_ids"]) for row in rows], QLORA["batch_size"]
-    batches = similar_lengths(lengths, size, random.Random(QLORA["seed"]))
-    # O dtype vale também para o que não se quantiza: sem ele, embeddings e normas da base em NF4
-    # ficariam em float32, e a comparação de memória sairia errada.
+    lengths = [len(row["input_ids"]) for row in rows]
+    batches = similar_lengths(lengths, run.batch_size, random.Random(run.seed))
+    # Sem o dtype, embeddings e normas ficariam em float32 só na base em NF4: comparação injusta.
     dtype = models.compute_dtype()
-    model = models.load_model(base, dtype, load_in_4bit=method == "qlora")
-    lora = {"r": QLORA["r"], "lora_alpha": QLORA["alpha"], "target_modules": "all-linear"}
-    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 1}
-    rates = {"lr_scheduler_type": "cosine", "warmup_steps": 1, "num_train_epochs": 1}
+    model = models.load_model(base, dtype, run.load_in_4bit)
+    lora = LoraConfig(
+        r=run.r, lora_alpha=run.alpha, target_modules=run.target_modules, task_type="CAUSAL_LM"
+    )
+    config = SFTConfig(
+        output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
+        num_train_epochs=1,
+        per_device_train_batch_size=run.batch_size,
+        learning_rate=run.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=1,
+        train_sampling_strategy="sequential",  # os lotes já estão sorteados, iguais nas duas
+        max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é a resposta
+        gradient_checkpointing=False,  # o padrão, True, trocaria tempo por memória
+        bf16=dtype == torch.bfloat16,  # o padrão, True, é lento onde não há bf16
+        fp16=dtype == torch.float16,
+        use_cpu=models.device().type == "cpu",
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="no",
+    )
     trainer = SFTTrainer(
-        get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora)),
-        SFTConfig(
-            output_dir=tempfile.gettempdir(),  # obrigatório, mesmo sem nada a salvar
-            learning_rate=QLORA["learning_rate"],
-            per_device_train_batch_size=size,
-            **quiet,
-            **rates,
-            train_sampling_strategy="sequential",  # os lotes já estão sorteados, iguais nas duas
-            max_length=None,  # o padrão corta em 1.024 tokens, e o que se perde é a resposta
-            gradient_checkpointing=False,  # o padrão, True, trocaria tempo por memória
-            bf16=dtype == torch.bfloat16,  # o padrão, True, é lento onde não há bf16
-            fp16=dtype == torch.float16,
-            use_cpu=models.device().type == "cpu",
-        ),
+        get_peft_model(model, lora),
+        config,
         train_dataset=Dataset.from_list([rows[i] for batch in batches for i in batch]),
         processing_class=tokenizer,
-        callbacks=[sft.Bar(method, release_every=1)],  # o pico que se compara é o dos pesos
+        callbacks=[sft.Bar(f"Treinando ({method})", release_every=1)],  # o pico é o dos pesos
     )
     models.train_in_float32(trainer.model)  # o TRL passaria a bf16 só o adaptador do QLoRA
+    batch = pad(rows[: run.batch_size], tokenizer.pad_token_id)
     texts = {"test": read_conversations(measuring.TEST, sizes["test"])}
-    batch = pad(rows[:size], tokenizer.pad_token_id)
-    settings = QLORA | {"model": base, "load_in_4bit": method == "qlora", "method": "lora"}
-    plan = SimpleNamespace(**settings, target_modules="all-linear")
-    known = {"method": "lora", "settings": settings, "idle_mib": idle}
-    known["memory_predicted"] = sft.predicted_memory(model.config, batch, plan)
-    around = disable_input_dtype_casting(trainer.model)  # como no dia 4: sem cópias à toa
-    return sft.training_run(trainer, batch, texts, measuring.ANSWER_TOKENS, around=around, **known)
+    return sft.training_run(trainer, batch, texts, measuring.ANSWER_TOKENS, vars(run), idle)
 
 
 if __name__ == "__main__":

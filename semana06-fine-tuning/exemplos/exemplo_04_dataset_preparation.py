@@ -43,7 +43,7 @@ def arguments(argv: list[str] | None = None):
         add(f"--{name}-column", default=default, help=f"({default}); none se não há")
     add("--encoding", default="auto", help="a de um CSV ou JSONL (padrão: reconhecê-la)")
     add("--reserved", type=Path, help="teste oficial, em formato chat: o que é dele sai daqui")
-    add("--seed", type=seed, default=6)
+    add("--seed", type=seed, default=6, help="da divisão em partes (padrão: 6)")
     share = above_zero(float, most=1)
     add("--validation", type=share, default=0.1, help="fração da validação")
     add("--test", type=share, default=0.15, help="fração do teste")
@@ -51,7 +51,7 @@ def arguments(argv: list[str] | None = None):
     add("--max-held-out", type=count, default=5000, help="máximo de linhas de validação e teste")
     add("--max-words", type=count, default=250, help="palavras por texto")
     add("--labels", type=names, default=(), help="os certos, com vírgulas (padrão: os frequentes)")
-    add("--language", default="pt", choices=("pt", "es", "en", "it", "fr"))
+    add("--language", default="pt", choices=("pt", "es", "en", "it", "fr"), help="a das mensagens")
     add("--own-domains", type=names, default=("aroeira.example",), help="e-mails que ficam")
     add("--keep-emoji", action="store_true", help="conta os emojis e os deixa")
     add("--boilerplate", type=Path, help="mais rodapés a tirar: uma expressão regular por linha")
@@ -76,7 +76,7 @@ import time
 from collections import Counter, defaultdict
 from types import SimpleNamespace
 
-from comum import files, models
+from comum import files, labels, models
 from comum.adapters import fit, lora
 from comum.labels import SPLITS
 from comum.results import BeforeAfter, Day6Metrics, Day6Training, MetricCheck
@@ -357,18 +357,19 @@ def train(args) -> None:
     if not ready:
         raise UserError(f"{args.output} não tem dados prontos. Prepare-os: --only prep.")
     started = time.perf_counter()
-    settings = {"model": args.model, "seed": plan.seed, "settings": vars(plan)}
-    result = Day6Training(**settings, minutes=0, texts={})
+    known = vars(plan)
+    result = Day6Training(model=args.model, seed=plan.seed, settings=known, minutes=0, texts={})
+    stem = "dia6_treino" + "_quick" * args.quick
     for number, name in enumerate(ready, 7):
-        banner(number, f"Antes e depois: {name}")
+        banner(number, f"Antes e depois: {labels.FORMATS[name]} ({name}/)")
         if name == "classification":
             # A pergunta do dia: o modelo vale o que custa diante de uma contagem de palavras?
             result.classification = measures.classify(args.output / name, plan, lora, fit)
         else:
             result.texts[name] = before_after(args.output / name, name, plan)
         result.minutes = (time.perf_counter() - started) / 60
-        # A cada formato: interrompida, a lição guarda o que já mediu.
-        result.announce("dia6_treino" + "_quick" * args.quick)
+        result.save(stem)  # a cada formato: interrompida, a lição guarda o que já mediu
+    result.announce(stem)
 
 
 def before_after(folder: Path, name: str, plan: SimpleNamespace) -> BeforeAfter:

@@ -256,7 +256,7 @@ def dia6() -> Cases:
     groups, seen = random.Random(6).choices(range(12), k=60), []
 
     def divided(found: object) -> str:
-        if not isinstance(found, list) or len(found) != 60 or not set(found) <= {True, False}:
+        if not isinstance(found, list) or [x in (True, False) for x in found] != [True] * 60:
             return "other"
         if len(set(zip(groups, found, strict=True))) > len(set(groups)):
             return "broken"

@@ -16,7 +16,7 @@ OUTPUT = MODELS_DIR / "receita"
 
 
 def main() -> None:
-    from comum.models import compute_dtype, load_model, load_tokenizer
+    from comum.models import compute_dtype, device, load_model, load_tokenizer
 
     import torch
     from datasets import load_dataset
@@ -41,6 +41,7 @@ def main() -> None:
             learning_rate=2e-3,
             bf16=compute_dtype() == torch.bfloat16,  # o padrão, True, é lento onde não há bf16
             fp16=compute_dtype() == torch.float16,  # nas GPUs sem bf16
+            use_cpu=device().type == "cpu",  # sem isto, o Trainer recusa o bf16 de um processador
             gradient_checkpointing=False,  # o padrão, True, troca tempo por memória
             save_strategy="no",
             logging_steps=5,

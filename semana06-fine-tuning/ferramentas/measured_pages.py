@@ -120,7 +120,9 @@ def page(title: str, opening: str, found: Measured) -> str:
 def day_of(result: Result) -> str:
     """Quando se mediu, e se foi a rodada curta: `25/11/2026 (rodada curta)`."""
     day = datetime.fromisoformat(result.when).strftime("%d/%m/%Y") if result.when else "sem data"
-    return day + " (rodada curta)" * bool(re.search("quick|rapido", result.command))
+    # O estudo do dia 4 é curto por padrão, e o comando pode não o dizer.
+    known = f"{result.command} {getattr(result, 'level', '')}"
+    return day + " (rodada curta)" * bool(re.search("quick|rapido", known))
 
 
 def score(scores: dict[str, Score], key: str) -> str:

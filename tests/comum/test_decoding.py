@@ -49,6 +49,14 @@ def test_batched_and_streamed_answers_equal_one_by_one(loaded):
         assert answers[index] == expected == (steps[-1] if steps else "")
 
 
+def test_greedy_is_greedy_whatever_the_model_publishes(tiny_llama):
+    """O generation_config de alguns modelos pune quem se repete."""
+    model, tokenizer = load_model(str(tiny_llama)), load_tokenizer(str(tiny_llama))
+    model.generation_config.repetition_penalty = 5.0
+    [[(_, answer)]] = generate(model, tokenizer, ["quantos clientes?"], 12, 1)
+    assert answer == one_by_one(model, tokenizer, "quantos clientes?", 12)
+
+
 def test_answer_losses_equal_the_plain_forward(loaded):
     model, tokenizer, prompts = loaded
     answers = ["SELECT 1", "SELECT nome FROM clientes", "SELECT 2"]

@@ -69,6 +69,11 @@ def test_a_result_is_saved_with_its_origin_and_read_back():
     assert found.machine and found.when and found.versions["torch"][0].isdigit()
 
 
+def test_a_library_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(results, "LIBRARIES", ("torch", "biblioteca_que_falta"))
+    assert list(results.library_versions()) == ["torch"]
+
+
 @pytest.mark.parametrize(
     "content",
     [{"conferencias": {}}, {"checks": {"x": {"ours": 1}}}, {"checks": {}, "a mais": 1}, []],

@@ -11,7 +11,15 @@ from comum.training import lora_rates
 
 import pytest
 import torch
-from transformers import TrainerState
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GraniteConfig,
+    PreTrainedTokenizerFast,
+    TrainerState,
+)
 
 TURNS = [{"role": "user", "content": "quantos clientes?"}]
 
@@ -28,6 +36,26 @@ def test_the_pad_never_is_the_end_of_the_answer(tiny_gpt2, tiny_llama):
         learned = batch["labels"][0][batch["labels"][0] != training.IGNORED]
         assert learned.tolist() == answer  # o fim entra na perda; o preenchimento, não
         assert batch["attention_mask"][0].sum() == len(prompt) + len(answer)
+
+
+def test_the_pad_takes_no_letter_from_the_answers(tiny_gpt2, tmp_path):
+    """Um vocabulário que começa no "!", como o do GPT-2, salvo e recarregado como no dia 3."""
+    first, second = tmp_path / "publicado", tmp_path / "treinado"
+    letters = {c: n for n, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    bytewise = Tokenizer(BPE(letters | {"<|endoftext|>": 256}, []))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    end = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+    PreTrainedTokenizerFast(tokenizer_object=bytewise, **end).save_pretrained(first)
+    for folder in (first, second):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(tiny_gpt2 / "config.json", folder)
+    models.load_tokenizer(str(first)).save_pretrained(second)
+    for folder in (first, second):
+        tokenizer = models.load_tokenizer(str(folder))
+        ids = tokenizer("Não! São 30 dias.", add_special_tokens=False).input_ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == "Não! São 30 dias."
+        assert tokenizer.pad_token_id not in {*ids, tokenizer.eos_token_id}
 
 
 def test_a_loss_that_is_not_a_number_stops_the_lessons_training():
@@ -120,6 +148,21 @@ def test_the_answer_loss_is_the_loss_of_the_library(fixture, request):
     assert answers.tolist() == [8, 9, 2, 10, 2] and logits.shape == (5, model.config.vocab_size)
 
 
+@pytest.mark.parametrize(
+    "kind", [Gemma2Config(final_logit_softcapping=0.5), GraniteConfig(logits_scaling=4.0)]
+)
+def test_logits_changed_after_the_head_enter_the_loss(kind):
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    kind.update(sizes | heads | {"layer_types": ["full_attention"], "pad_token_id": 0})
+    model = AutoModelForCausalLM.from_config(kind).eval()
+    model.get_output_embeddings().weight.data *= 20
+    batch = training.pad([training.masked([5, 6, 7], [8, 9, 2]), training.masked([5], [10, 2])], 0)
+    loss = model(**batch).loss.item()
+    assert training.answer_loss(model, batch).item() == pytest.approx(loss, rel=1e-4)
+
+
 def test_similar_lengths_is_one_shuffled_pass_over_all():
     lengths = random.Random(1).choices(range(10, 200), k=203)
     batches = training.similar_lengths(lengths, 8, random.Random(6), short_last=True)
@@ -155,6 +198,13 @@ def test_bigger_models_take_smaller_learning_rates():
     sizes = (135_000_000, 1_235_814_400, 3_821_079_552, 6_738_415_616)
     assert [lora_rates(size)[1] for size in sizes] == [4e-3, 5e-4, 5e-4, 2e-4]
     assert all(low < high for low, high in map(lora_rates, sizes))
+
+
+def test_the_plain_loop_teaches_in_a_single_step(tiny_llama):
+    plan = SimpleNamespace(model=str(tiny_llama), r=4, seed=0, batch_size=2)
+    model = adapters.lora(plan)
+    adapters.fit(model, [training.masked([5, 6], [9, 8, 2])] * 2, {"": 1e-2}, 1, plan)
+    assert any(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
 
 
 def test_in_fp16_the_loss_is_scaled_and_the_training_learns(tiny_llama, monkeypatch):

@@ -91,6 +91,19 @@ def test_the_loss_covers_the_answer_and_its_end_only(fixture, request):
     assert len(row["labels"]) == len(row["input_ids"]) == len(row["attention_mask"])
 
 
+def test_an_answer_of_one_word_is_shown_too(tiny, capsys):
+    """Só há dois tokens na perda, e a lista não passa do fim nem se repete."""
+    model, tokenizer, _ = tiny
+    short = [CONVERSATION[0], {"role": "assistant", "content": "a"}]
+    lesson.show_example(tokenizer, model, lesson.mask(tokenizer, short))
+    assert capsys.readouterr().out.count("  token ") == 5
+
+
+def test_a_text_too_short_to_measure_is_said(tiny):
+    with pytest.raises(UserError, match="é curto para medir"):
+        lesson.text_perplexity(*tiny[:2], "Era uma vez.")
+
+
 def test_a_mask_unlike_the_shared_one_stops_the_lesson(tiny_llama, monkeypatch):
     """Uma conferência que não pode falhar não confere nada."""
     monkeypatch.setattr(lesson, "IGNORED", 0)
@@ -125,6 +138,16 @@ def test_training_learns_and_the_same_seed_repeats_it(tiny_llama, tiny):
         curves.append(lesson.fine_tune(model, tokenizer, rows, rows[:4], training())[0])
     losses = [point.eval_loss for point in curves[0] if point.eval_loss]
     assert curves[0] == curves[1] and losses[-1] < math.log(600)
+
+
+@pytest.mark.parametrize("epochs", ["0.1", "0.5"])
+def test_a_training_of_few_steps_teaches_and_has_a_curve(tiny, epochs):
+    """Com 1 passo, o da subida do learning_rate, que parte do zero, o modelo ficava como estava."""
+    model, tokenizer, rows = tiny
+    before = model.get_input_embeddings().weight.clone()
+    curve, _ = lesson.fine_tune(model, tokenizer, rows, rows[:4], training("--epochs", epochs))
+    assert not torch.equal(before, model.get_input_embeddings().weight)
+    assert [point.step for point in curve if point.loss] == [math.ceil(6 * float(epochs))]
 
 
 def test_ctrl_c_stops_the_training_and_keeps_what_was_learnt(tiny, monkeypatch, capsys):

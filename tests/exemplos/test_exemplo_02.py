@@ -19,11 +19,12 @@ from comum.terminal import UserError, run_main
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Phi3Config, Qwen2Config
 
 import exemplo_02_lora_peft as lesson
-from dia4 import estudo
+from dia4 import estudo, runs
 
 LLAMA_2_7B = "meta-llama/Llama-2-7b-hf"
 
@@ -69,6 +70,19 @@ def test_the_whole_lesson_side_by_side(results, tiny_llama, tmp_path, monkeypatc
     assert lora.disk_mib < full.disk_mib and len(lora.answers) == len(conversations.PROMPTS)
 
 
+def test_without_answers_no_question_is_shown(results, tiny_llama, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lesson, "alone", lambda function, *arguments: function(*arguments))
+    command = ["--quick", "--only-lora", "--no-answers", "--model", str(tiny_llama)]
+    lesson.main(lesson.arguments([*command, "--output", str(tmp_path)]))
+    assert conversations.PROMPTS[0] not in capsys.readouterr().out
+
+
+def test_a_conversation_that_brings_its_system_does_not_get_ours():
+    said = [{"role": role, "content": role} for role in ("system", "user", "assistant")]
+    found = lesson.prompt_completion(said)
+    assert found == {"prompt": said[:-1], "completion": said[-1:]}
+
+
 def test_the_script_trains_in_a_process_of_its_own(lesson_process, tiny_gpt2, tmp_path):
     arguments = ["--quick", "--only-lora", "--model", tiny_gpt2, "--output", tmp_path]
     lesson_process(tmp_path, lesson, *arguments)
@@ -112,6 +126,13 @@ def test_every_method_learns(tiny_llama, tmp_path, method):
     assert result.steps == len(result.losses) == 8
     assert sum(result.losses[-2:]) < sum(result.losses[:2])
     assert result.test["perplexity_token"].n == 8 and result.seconds > 0
+
+
+def test_a_single_step_already_teaches(tiny_llama, tmp_path):
+    more = ["--train-examples", "4", "--output", str(tmp_path)]
+    lesson.train_one(settings(tiny_llama, "lora", *more))
+    trained = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert any(weight.any() for name, weight in trained.items() if "lora_B" in name)
 
 
 def test_the_library_learns_what_the_mask_of_day_three_says(tiny_llama, tmp_path):
@@ -179,12 +200,25 @@ def test_the_memory_of_the_default_model_is_predicted_within_a_tenth(mode, monke
         monkeypatch.setattr(module, "compute_dtype", lambda: dtype)
     run, tokenizer, texts, trainer = built(DEFAULT_MODEL, method, tmp_path, 2)
     rows = [conversations.encode(tokenizer, messages) for messages in texts]
-    with lesson.disable_input_dtype_casting(trainer.model):
+    with sft.disable_input_dtype_casting(trainer.model):
         batch = lesson.pad(rows, tokenizer.pad_token_id)
         measured = lesson.sft.step_memory(trainer, batch)
-        predicted = sft.predicted_memory(trainer.model.config, batch, run)
+        predicted = sft.predicted_memory(trainer, batch, vars(run))
     for part, value in predicted:
         assert getattr(measured, part) == pytest.approx(value, rel=0.1), part
+
+
+def test_recomputed_activations_are_measured_so_and_not_predicted(
+    tiny_llama, tmp_path, monkeypatch
+):
+    """Só a medida é a de um passo como os do treino; a conta é a de quem as guarda todas."""
+    found = []
+    for recomputed in (False, True):
+        monkeypatch.setattr(lesson, "recomputes_activations", lambda *given, x=recomputed: x)
+        found.append(lesson.train_one(settings(tiny_llama, "lora", "--output", str(tmp_path))))
+    kept, less = (run.memory_measured.activations for run in found)
+    assert less < kept / 2 and found[0].losses == pytest.approx(found[1].losses, rel=1e-3)
+    assert found[0].memory_predicted and found[1].memory_predicted is None
 
 
 PUBLISHED = {  # parâmetros, dos índices de safetensors
@@ -263,6 +297,14 @@ def test_the_plan_orders_the_methods(capsys):
     assert "6.738.415.616 parâmetros" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("idle", "where"), [(0.0, "no pico da GPU"), (512.0, "512 MiB de Python")])
+def test_the_verdict_says_whose_peak_it_compares(capsys, idle, where):
+    full, lora = Day4.load(REFERENCE_DIR / "dia4_lora.json").runs.values()
+    runs.show_verdict(full, lora.model_copy(update={"idle_mib": idle}))
+    shown = capsys.readouterr().out
+    assert where in shown and ("Python" in shown) == bool(idle)
+
+
 # --- o estudo -----------------------------------------------------------------------------------
 def fake_run(score: float, trainable: int) -> TrainingRun:
     run = Day4.load(REFERENCE_DIR / "dia4_lora.json").runs["lora"]
@@ -323,6 +365,10 @@ def test_a_run_of_the_study_that_dies_is_said(monkeypatch, results):
     [
         ("base: {rank: 3}\nseeds: {quick: [1]}\nfactors: {}\nquick: []\n", "desconhecida: rank"),
         ("base: {r: 3}\nseeds: {}\nfactors: {}\nquick: []\n", "não tem a forma esperada"),
+        (
+            "base: {r: 3}\nseeds: {quick: [1]}\nfactors: {posto: [{r: 4}]}\nquick: [posto]\n",
+            "não há posto nela",
+        ),
         ("- só\n- uma lista\n", "tem de ser um mapa"),
         ("base: [", "o texto acaba antes"),
     ],

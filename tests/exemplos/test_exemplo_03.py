@@ -5,7 +5,7 @@ import importlib.util
 from comum.memory import resident_bytes
 from comum.paths import RESULTS_DIR
 from comum.results import Day5, Score, Speed, Technique
-from comum.terminal import UserError
+from comum.terminal import UserError, conclude
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_double_quantization_of_a_short_block():
 
 def test_a_failed_check_stops_the_lesson(capsys):
     with pytest.raises(UserError, match="conferência"):
-        findings.conclude({"certa": True, "errada": False})
+        conclude({"certa": True, "errada": False})
     assert "[ERRADO] errada" in capsys.readouterr().out
 
 
@@ -70,6 +70,21 @@ def test_a_missing_library_becomes_an_absent_row(tiny_llama, weight, tmp_path, m
     assert capsys.readouterr().out.count("pip install bitsandbytes") >= 2
 
 
+def test_a_folder_of_someone_else_with_the_name_of_a_technique_stays(tiny_llama, tmp_path):
+    thesis = tmp_path / "bf16" / "tese.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("capítulo 1")
+    with pytest.raises(UserError, match="não foi feita por este programa"):
+        measuring.quantize_and_measure(None, str(tiny_llama), tmp_path, {"bf16": {}}, {})
+    assert thesis.is_file()
+
+
+def test_a_model_without_plain_linear_layers_is_refused(tiny_gpt2, tmp_path):
+    folders = ["--model", str(tiny_gpt2), "--output", str(tmp_path)]
+    with pytest.raises(UserError, match="as camadas do modelo são Conv1D"):
+        lesson.main(lesson.arguments(folders))
+
+
 @pytest.mark.parametrize(
     "name", ["fp32", "bf16", "bnb-int8", "bnb-nf4", "bnb-fp4-double", "rtn-4bit-g32", "gguf-q8_0"]
 )
@@ -79,6 +94,7 @@ def test_predicted_bytes_match_the_saved_file(wide_llama, tmp_path, name):
         pytest.skip(why)
     model = AutoModelForCausalLM.from_pretrained(wide_llama)
     predicted = measuring.predicted_bytes(model, RECIPES[name])
+    (tmp_path / name).mkdir()
     lesson.quantize_and_save(str(wide_llama), [], name, tmp_path / name)
     found = measuring.weights_bytes(tmp_path / name)
     overhead = 30_000 if name.startswith(("bnb", "gguf", "rtn")) else 4_000
@@ -147,12 +163,16 @@ def test_the_day_3_model_is_made_when_missing(tmp_path, monkeypatch):
 def test_quick_end_to_end(tiny_llama, tmp_path, monkeypatch, capsys):
     """Largura 32: o GPTQ usa grupos de 32, o NF4 é recusado com o motivo, o resto é medido."""
     monkeypatch.setattr(measuring.process, "alone", lambda function, *given: function(*given))
-    arguments = ["--quick", "--only", "bnb-nf4-double", "--only", "gptq-4bit-g64"]
+    arguments = ["--quick"]
+    for name in ("bnb-nf4-double", "gptq-4bit-g64", "gptq-8bit-g64"):
+        arguments += ["--only", name]
     folders = ["--model", tiny_llama, "--base", tiny_llama, "--output", tmp_path / "dia5"]
     lesson.main(lesson.arguments([*arguments, *map(str, folders)]))
     found = Day5.load(RESULTS_DIR / "dia5_quantizacao_quick.json")
     assert list(found.techniques) == ["fp32", "gptq-4bit-g32"]
     assert "blocos de 64" in found.absent["bnb-nf4-double"]
+    assert "não se divide em grupos de 64" in found.absent["gptq-8bit-g64"]
+    assert not (tmp_path / "dia5" / "referencia.pt").exists()
     assert all(found.checks.values()) and len(found.checks) == 7
     fp32, gptq = found.techniques.values()
     assert fp32.scores["kl_fp32"].value == pytest.approx(0, abs=1e-4)
@@ -183,6 +203,7 @@ def test_qlora_trains_the_same_adapter_on_a_smaller_base(wide_llama, monkeypatch
 def test_a_gguf_is_measured_by_llama_cpp(wide_llama, tmp_path):
     if why := measuring.missing(RECIPES["gguf-q8_0"]):
         pytest.skip(why)
+    (tmp_path / "gguf-q8_0").mkdir()
     lesson.quantize_and_save(str(wide_llama), [], "gguf-q8_0", tmp_path / "gguf-q8_0")
     AutoTokenizer.from_pretrained(wide_llama).save_pretrained(tmp_path / "gguf-q8_0")
     sizes = {"test": 2, "answers": 1, "repeats": 1}

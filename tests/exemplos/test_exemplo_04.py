@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 from comum import conversations, models, results
 from comum.conversations import DATA_DIR
@@ -102,6 +103,13 @@ def test_cheap_classifiers():
     train += [{"text": f"cadê o pacote {x}", "label": "entrega"} for x in ("um", "dois")]
     said, *_, weights = measures.cheap(measures.bag_of_words(), train, ["trocar", "o pacote"])
     assert said == ["troca", "entrega"] and weights > 0
+
+
+def test_a_single_label_leaves_nothing_to_classify(tmp_path):
+    for part in dataset.FILES.values():
+        write_jsonl(tmp_path / f"{part}.jsonl", [{"text": "quero trocar", "label": "troca"}] * 3)
+    with pytest.raises(UserError, match="só tem o rótulo troca"):
+        measures.classify(tmp_path, SimpleNamespace(labelled=None), None, None)
 
 
 def test_a_mark_of_the_template_typed_by_a_customer_is_only_text(tiny_llama):
@@ -251,7 +259,11 @@ def test_broken_lines_are_reported_and_the_others_are_kept(prepare, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
-    [("--boilerplate", "nao-existe.txt", "rodapés"), ("--encoding", "klingon", "'klingon'")],
+    [
+        ("--boilerplate", "nao-existe.txt", "rodapés"),
+        ("--encoding", "klingon", "'klingon'"),
+        ("--group-column", "converssa", r"não há a coluna converssa \(--group-column\)"),
+    ],
 )
 def test_a_bad_value_stops_the_preparation(prepare, tmp_path, option, value, sentence):
     with pytest.raises(UserError, match=sentence):

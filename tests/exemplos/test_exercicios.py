@@ -15,6 +15,7 @@ import yaml
 from torch.nn.functional import cross_entropy
 
 import conferir
+import receita
 
 FOLDER = conferir.HERE
 
@@ -74,6 +75,7 @@ MISTAKES = [
     ("jaccard", lambda x, y: len(x & y) / (len(x) + len(y)), "conta uma vez só"),
     ("jaccard", lambda x, y: len(x & y) / len(x | y), "ZeroDivisionError"),
     ("split_by_group", lambda g, s, seed: [i < 15 for i in range(60)], "dos dois lados"),
+    ("split_by_group", lambda g, s, seed: [[x < 4] for x in g], "uma lista de True e False"),
     ("split_by_group", lambda g, s, seed: [x < 1 for x in g], "menos que `share`"),
     ("split_by_group", lambda g, s, seed: [x < 4 for x in g], "falta o sorteio"),
     ("families", lambda n, pairs: list(range(n)), "grupo de cada texto"),
@@ -157,6 +159,17 @@ def test_checking_writes_nothing_and_exits_with_zero_only_when_all_is_right(
     assert (code, error) == (0, "") and "3 de 3 certos" in said
     code, _, error = run("dia9")
     assert code == 2 and "escolha entre" in error
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_recipe_runs_with_and_without_bf16(tiny_llama, tmp_path, monkeypatch, capsys, dtype):
+    """Num processador com bf16 e sem GPU ela parava ao montar o SFTConfig."""
+    monkeypatch.setattr(receita, "DEFAULT_MODEL", tiny_llama)
+    monkeypatch.setattr(receita, "OUTPUT", tmp_path / "receita")
+    monkeypatch.setattr("comum.models.compute_dtype", lambda: dtype)
+    receita.main()
+    assert "  depois: " in capsys.readouterr().out
+    assert (tmp_path / "receita" / "model.safetensors").is_file()
 
 
 @pytest.mark.model

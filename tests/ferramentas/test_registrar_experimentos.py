@@ -210,6 +210,15 @@ def test_the_short_run_stands_in_for_the_full_one_but_is_no_reference(desk):
     assert [path.name for path in desk.reference.iterdir()] == ["README.md"]
 
 
+def test_the_short_study_is_said_to_be_short(desk):
+    """Ele é o padrão: o comando que se digitou não tem a palavra."""
+    study = json.loads((REFERENCE_DIR / "dia4_estudo_full.json").read_text("utf-8"))
+    short = study | {"level": "quick", "command": "python dia4/estudo.py"}
+    desk.result("dia4_estudo_quick", short)
+    desk.run()
+    assert "`python dia4/estudo.py`, 25/11/2026 (rodada curta)" in desk.page(desk.results)
+
+
 def test_what_a_run_did_not_measure_becomes_a_dash(desk):
     desk.result("dia3_full", day3(curve=[]))
     desk.run()

@@ -75,7 +75,7 @@ def load_study(path: Path, level: str) -> tuple[list[tuple[str, Point]], list[in
     """Lê o YAML: pares (fator, configuração) e as sementes do nível pedido.
 
     Raises:
-        UserError: YAML ilegível, seção faltando ou chave que a lição não tem.
+        UserError: YAML ilegível, seção faltando, chave que a lição não tem ou fator sem ponto base.
     """
     try:
         study = read_yaml(path)
@@ -91,6 +91,9 @@ def load_study(path: Path, level: str) -> tuple[list[tuple[str, Point]], list[in
     if unknown := {key for _, point in points for key in point} - FLAGS.keys():
         wrong, known = ", ".join(sorted(unknown)), ", ".join(FLAGS)
         raise UserError(f"{path}: chave desconhecida: {wrong}. As que existem: {known}.")
+    if absent := set(names) - base.keys():
+        wrong = ", ".join(sorted(absent))
+        raise UserError(f"{path}: um fator tem o nome de uma chave de base, e não há {wrong} nela.")
     return points, seeds
 
 

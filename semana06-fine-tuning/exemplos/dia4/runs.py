@@ -76,18 +76,20 @@ def show_verdict(full: TrainingRun, lora: TrainingRun) -> None:
     """Imprime o que a comparação permite dizer, a partir dos números medidos."""
     name = METHODS[lora.method]
     parts = lora.memory_measured.total / full.memory_measured.total
+    where = "da GPU"  # em que nada havia antes do modelo
+    if lora.idle_mib:
+        where = f"do processo (que inclui {decimal(lora.idle_mib)} MiB de Python e bibliotecas)"
     print(
         f"\nmemória de {name} / todos os pesos: {decimal(parts, 2)} na soma das quatro parcelas, "
-        f"{decimal(lora.peak_mib / full.peak_mib, 2)} no pico do processo (que inclui "
-        f"{decimal(lora.idle_mib)} MiB de Python e bibliotecas)"
+        f"{decimal(lora.peak_mib / full.peak_mib, 2)} no pico {where}"
     )
     for key, score in full.test.items():
         (low, high), value = score.ci95, lora.test[key].value
-        where = "dentro do intervalo do treino de todos os pesos"
+        where = "dentro do"
         if not low <= value <= high:
             better = (value < low) == key.startswith("perplexity")
-            where = f"fora do intervalo dele, {'melhor' if better else 'pior'}"
-        print(f"{SCORES[key][0]}: {name} fica {where}")
+            where = f"{'melhor' if better else 'pior'}, fora do"
+        print(f"{SCORES[key][0]}: {name} fica {where} intervalo do treino de todos os pesos")
 
 
 def draw(runs: dict[str, TrainingRun]):

@@ -8,7 +8,6 @@ from comum.numbers import MIB, decimal, general, interval, percent, signed
 from comum.results import Score, Technique, TrainingRun, Trap
 from comum.statistics import ratio
 from comum.tables import show
-from comum.terminal import UserError
 
 import torch
 
@@ -35,15 +34,6 @@ def score(row: Technique) -> float:
 
 def decode(row: Technique, batch: int = 1) -> float:
     return row.speed[str(batch)].decode
-
-
-def conclude(checks: dict[str, bool]) -> dict[str, bool]:
-    """Mostra as conferências e para na que falhou; devolve as mesmas."""
-    for text, passed in checks.items():
-        print(f"[{'certo' if passed else 'ERRADO'}] {text}")
-    if not all(checks.values()):
-        raise UserError("uma conferência falhou; veja a linha com ERRADO.")
-    return checks
 
 
 def show_trap(trap: Trap) -> None:

@@ -7,7 +7,6 @@ com eles (KL e concordância do primeiro colocado). Um GGUF é medido pelo próp
 import contextlib
 import importlib.util
 import io
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from comum import llama_cpp, process
 from comum.conversations import DATA_DIR, encode, greedy_answers, prompt_of, read_conversations
-from comum.files import weights_bytes
+from comum.files import building, check_output, weights_bytes
 from comum.llama_cpp import LlamaCpp
 from comum.memory import peak_mib, resident_bytes
 from comum.models import device, fix_seeds, linears_of, load_model, load_tokenizer
@@ -34,6 +33,7 @@ from transformers import AutoModelForCausalLM
 
 TEST = DATA_DIR / "atendimento_teste.jsonl"
 GGUF_NAME = "modelo.gguf"
+MARK = "tokenizer_config.json"  # diz que uma pasta foi feita aqui
 COMPARED = 30  # conversas guardadas para a KL: 49.152 log-probs por token ocupam muito
 PROMPT_TOKENS, NEW_TOKENS, ANSWER_TOKENS = 64, 16, 60
 BATCHES = (1, 8)
@@ -92,6 +92,21 @@ def missing(recipe: Recipe) -> str | None:
     return None
 
 
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """As camadas que se quantizam, pelo nome.
+
+    Raises:
+        UserError: são as do GPT-2, que guardam o peso transposto: linhas e colunas se trocariam.
+    """
+    layers = linears_of(model)
+    if other := next((m for m in layers.values() if not isinstance(m, nn.Linear)), None):
+        raise UserError(
+            f"as camadas do modelo são {type(other).__name__}, e a lição só quantiza nn.Linear, "
+            "como as dos Llama; escolha outro em --model."
+        )
+    return layers
+
+
 def predicted_bytes(model: nn.Module, recipe: Recipe) -> dict[str, float]:
     """Bytes previstos no arquivo e na memória, em uso: bits por peso vezes pesos.
 
@@ -118,26 +133,31 @@ def quantize_and_measure(
     Args:
         quantize: `quantize(técnica, pasta)`, que grava o modelo ou lança UserError.
         predicted: técnica → o que se prevê dela; a primeira é o fp32, a referência das outras.
+
+    Raises:
+        UserError: em `output` há uma pasta com o nome de uma técnica que não foi feita aqui.
     """
+    for name in predicted:
+        check_output(output / name, MARK)
     tokenizer, reference = load_tokenizer(source), output / "referencia.pt"
     reference.unlink(missing_ok=True)
     rows, absent = {}, {}
     for name, expected in predicted.items():
-        folder = output / name
-        shutil.rmtree(folder, ignore_errors=True)
         print(f"\n[{name}]", flush=True)
         started = time.perf_counter()
         try:
             if why := missing(RECIPES[name]):
                 raise UserError(why)
-            quantize(name, folder)
+            with building(output / name, MARK) as folder:
+                quantize(name, folder)
+                made = expected | {"quantize_seconds": time.perf_counter() - started}
+                tokenizer.save_pretrained(folder)
         except UserError as error:
             absent[name] = str(error)
             print(f"ausente: {error}")
             continue
-        made = expected | {"quantize_seconds": time.perf_counter() - started}
-        tokenizer.save_pretrained(folder)
-        rows[name] = process.alone(measure, folder, reference, sizes, made)
+        rows[name] = process.alone(measure, output / name, reference, sizes, made)
+    reference.unlink(missing_ok=True)  # centenas de MB que só serviam a esta comparação
     return rows, absent
 
 
@@ -213,8 +233,8 @@ def speed(model, batch: int, repeats: int) -> Speed:
 
 
 def _clock() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()  # a GPU trabalha depois que a chamada volta
+    if torch.accelerator.is_available():  # CUDA, ou a MPS de um Mac
+        torch.accelerator.synchronize()  # a GPU trabalha depois que a chamada volta
     return time.perf_counter()
 
 

@@ -154,6 +154,8 @@ def _stream(source: str) -> Iterator[tuple[int, object, None]]:
 def _check_columns(columns: dict[str, str], known: list[str], source: str) -> bool:
     chat = {"messages", "conversations"} & set(known)
     needed = ["label"] if chat else ["message", "reply", "label"]
+    # Data e grupo podem faltar, se ninguém lhes deu nome: sem o grupo, a divisão vazaria calada.
+    needed += [ours for ours in ("date", "group") if columns.get(ours, ours) != ours]
     absent = [ours for ours in needed if columns.get(ours, known[0]) not in known]
     missing = [f"{columns[ours]} (--{ours}-column)" for ours in absent]
     if missing:

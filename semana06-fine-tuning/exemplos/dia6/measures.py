@@ -19,6 +19,7 @@ from comum.labels import CLASSIFIERS
 from comum.numbers import decimal, interval, p_value, signed
 from comum.results import BeforeAfter, Classification, Classifier, Score
 from comum.scoring import answer_sums
+from comum.terminal import UserError
 
 import numpy
 import torch
@@ -177,9 +178,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
-def bootstrap(score: Callable, rows: list, seed: int = 0) -> Score:
+def bootstrap(score: Callable, rows: list) -> Score:
     """Intervalo percentil (Efron e Tibshirani, 1993): sorteia as linhas com reposição e mede."""
-    rng = random.Random(seed)
+    rng = random.Random(0)  # a mesma medida, o mesmo intervalo
     drawn = sorted(score(rng.choices(rows, k=len(rows))) for _ in range(RESAMPLES))
     low, high = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES) - 1]
     return Score(value=score(rows), ci95=(low, high), n=len(rows))
@@ -279,10 +280,16 @@ EMPTY = "-"  # a mensagem que não diz nada: o que o modelo responderia a ela é
 
 
 def classify(folder: Path, plan: SimpleNamespace, lora: Callable, fit: Callable) -> Classification:
-    """Treina e mede os seis classificadores nas linhas gravadas em `folder`."""
+    """Treina e mede os seis classificadores nas linhas gravadas em `folder`.
+
+    Raises:
+        UserError: há linhas de menos, ou um rótulo só.
+    """
     train = sample(folder, "train", plan.labelled)
     test = sample(folder, "test", plan.labelled and plan.test)
     labels = sorted({row["label"] for row in train})
+    if len(labels) < 2:
+        raise UserError(f"{folder} só tem o rótulo {labels[0]}: não há o que classificar.")
     said, true = ([row[key] for row in test] for key in ("text", "label"))
     tokenizer = models.load_tokenizer(plan.model)
     found = {"majority": cheap(make_pipeline(DummyClassifier()), train, said)}

@@ -21,6 +21,7 @@ from loja_sql.config import (
     save_effective,
     shipped_configs,
     untrained,
+    with_trained,
 )
 
 CONFIGS = shipped_configs()
@@ -339,6 +340,18 @@ def test_command_line_arguments_reach_the_config():
     config = config_from_args(args)
     assert (config.model.name, config.training.seed, config.lora.r) == ("org/modelo", 9, 4)
     assert config.model_path == "org/modelo"
+
+
+def test_a_training_of_another_base_is_not_used_in_silence(tmp_path):
+    """Com `--model`, o treino da pasta tem de ser desse modelo; sem ele, vale o do treino."""
+    folder = [f"training.output_dir={tmp_path}"]
+    trained = load_config(None, [*folder, "model.name=org/um"])
+    save_effective(trained, tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    assert with_trained(load_config(None, folder)).output_dir == tmp_path
+    assert with_trained(trained) == trained
+    with pytest.raises(UserError, match="é do modelo org/um, e não de org/dois"):
+        with_trained(load_config(None, [*folder, "model.name=org/dois"]))
 
 
 def _raise(error):

@@ -276,14 +276,30 @@ def with_trained(config: Config) -> Config:
     """A configuração cujo `output_dir` tem um treino: o do usuário ou o que vem com o repositório.
 
     O segundo, só para a loja e o modelo padrão, e dito em stderr; sem nenhum, volta `config`.
+
+    Raises:
+        UserError: o treino é de outro modelo base.
     """
+    if trained_kind(config.output_dir):
+        check_base(config, config.output_dir)
+        return config
     shop = config.database.custom is None and config.model.name == "default"
-    if trained_kind(config.output_dir) or not shop or trained_kind(SHIPPED) is None:
+    if not shop or trained_kind(SHIPPED) is None:
         return config
     print(f"Sem treino seu em {config.output_dir}: vai o que já vem, {SHIPPED}", file=sys.stderr)
     copied = config.model_copy(deep=True)
     copied.training.output_dir = str(SHIPPED)
     return copied
+
+
+def check_base(config: Config, folder: Path) -> None:
+    """UserError se a configuração pede um modelo base e o treino em `folder` é de outro."""
+    trained = load_effective(folder)
+    if config.model.name != "default" and config.model_path != trained.model_path:
+        raise UserError(
+            f"o treino em {folder} é do modelo {trained.model.name}, e não de {config.model.name}. "
+            "Indique o treino dele com training.output_dir=PASTA, ou tire --model."
+        )
 
 
 def as_trained(config: Config, folder: Path) -> Config:

@@ -12,7 +12,15 @@ from comum.terminal import UserError, progress
 
 from babel.lists import format_list
 
-from loja_sql.config import Config, as_trained, resolve, trained_kind, untrained, with_trained
+from loja_sql.config import (
+    Config,
+    as_trained,
+    check_base,
+    resolve,
+    trained_kind,
+    untrained,
+    with_trained,
+)
 from loja_sql.model.summary import WORK
 from loja_sql.prompt import DECLINE, Link, declines, extract_sql, render
 from loja_sql.questions import linking
@@ -183,6 +191,7 @@ def settings(config: Config, args: argparse.Namespace) -> tuple[Config, Path | N
             f"não há modelo treinado em {adapter}{begun}. Treine com train.py, indique outro com "
             "--adapter, ou use --base para o modelo sem treino."
         )
+    check_base(config, adapter)
     return as_trained(config, adapter), adapter
 
 

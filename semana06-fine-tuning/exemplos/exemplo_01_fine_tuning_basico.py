@@ -4,7 +4,7 @@ Você vai medir um modelo pequeno, treiná-lo com conversas do atendimento de um
 novo com a mesma régua e ver o que ele ganhou e o que esqueceu. O laço de treino está aqui, inteiro.
 
     python semana06-fine-tuning/exemplos/exemplo_01_fine_tuning_basico.py --quick   # 1 minuto
-    python semana06-fine-tuning/exemplos/exemplo_01_fine_tuning_basico.py           # 5 minutos
+    python semana06-fine-tuning/exemplos/exemplo_01_fine_tuning_basico.py           # 5 a 10 minutos
     python …/exemplo_01_fine_tuning_basico.py --learning-rate 1e-3 --name lr_alto   # outra vez
 
 O que olhar: o exemplo com a máscara (passo 3); a memória prevista e a medida (passo 5); as mesmas

@@ -5,7 +5,7 @@ mesma conta, ver o que o GPTQ acrescenta, e então quantizar o modelo do dia 3 c
 cada uma é gravada, recarregada num processo só dela e medida.
 
     python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py --quick   # 2 minutos
-    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py           # 15: todas, e QLoRA
+    python semana06-fine-tuning/exemplos/exemplo_03_quantizacao.py          # 15 a 23: todas e QLoRA
     python …/exemplo_03_quantizacao.py --only gguf-q8_0 --only bnb-nf4       # só estas (e o fp32)
 
 O que olhar: as conferências (passos 1, 2 e 4); a armadilha do modelo base (passo 3); previsto e

@@ -358,9 +358,6 @@ class Day6Training(Result):
 
 
 # --- mini-projeto -------------------------------------------------------------------------------
-UNTRAINED = ("untrained", "examples")  # os grupos de variantes que não dependem do treino
-
-
 class Latency(Shape):
     """Perguntas feitas uma a uma, com o prompt; `tokens_per_second` é da resposta."""
 

@@ -70,11 +70,11 @@ def test_plain_peft_opens_it_as_the_card_teaches(config):
 def test_the_card_says_what_the_published_result_says(split):
     found = Evaluation.load(REFERENCE_DIR / f"mini_projeto_pronto_{split}.json")
     card = (SHIPPED / "README.md").read_text(encoding="utf-8")
-    for name, variant in found.variants.items():
+    for name in ("treinado", *(x for x, v in found.variants.items() if v.group == "forms")):
         (row,) = (
             line for line in card.splitlines() if line.startswith(f"| {NAMES[split]} | {name} |")
         )
-        assert interval(variant.execution_accuracy, 1, 100) in row
+        assert interval(found.variants[name].execution_accuracy, 1, 100) in row
 
 
 def test_the_configuration_that_made_it_is_the_default_one():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from comum.numbers import decimal, general, interval, megabytes
 from comum.paths import REFERENCE_DIR, RESULTS_DIR
-from comum.results import UNTRAINED, Evaluation, TrainingSummary, Variant
+from comum.results import Evaluation, TrainingSummary, Variant
 from comum.tables import markdown
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -24,13 +24,13 @@ SCORES_HEADER = (
     "recusa do que ele responde, %",
 )
 TESTS = ("test", "test_typos", "test_2")
+BASE, *OF_MODEL = ("untrained", "trained", "forms")  # os grupos de variantes que a ficha mostra
 
 
 def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
     """O texto da ficha; as notas vêm do resultado de evaluate.py deste treino, se houver."""
     training, default = read_summary(adapter), config.model.name == "default"
     scores = _scores(adapter, training)
-    trained = [_hub_result(*v) for v in scores if v[2].group not in UNTRAINED]
     base, run = base_name(config), read_run(adapter)
     data = ModelCardData(
         language="pt",
@@ -40,7 +40,7 @@ def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
         base_model=base,
         tags=["text-to-sql", "sqlite", config.training.method, "portuguese"],
         model_name=adapter.name,
-        eval_results=trained or None,
+        eval_results=[_hub_result(*v) for v in scores if v[2].group in OF_MODEL] or None,
     )
     rows = [_row(*found) for found in scores]
     sizes = [(name, megabytes(form.bytes)) for name, form in manifest.forms.items() if form.path]
@@ -77,7 +77,8 @@ def _scores(adapter: Path, training: TrainingSummary | None) -> list[tuple[str, 
         measured = Evaluation.load(path) if path else None
         # Notas de outro treino na mesma pasta não são deste modelo.
         if measured and measured.training == training:
-            found += [(NAMES[split], *item) for item in measured.variants.items()]
+            items = measured.variants.items()
+            found += [(NAMES[split], *item) for item in items if item[1].group in (BASE, *OF_MODEL)]
     return found
 
 

@@ -2,7 +2,7 @@
 
 from comum import results
 from comum.files import read_jsonl, write_jsonl
-from comum.results import UNTRAINED, Evaluation
+from comum.results import Evaluation
 from comum.statistics import mcnemar
 from comum.terminal import UserError
 
@@ -10,7 +10,7 @@ from loja_sql.config import Config
 from loja_sql.model.summary import read_summary
 from loja_sql.prompt import DECLINE
 from loja_sql.scores.overview import GROUPS
-from loja_sql.scores.variants import BASE, TUNED
+from loja_sql.scores.variants import BASE, TUNED, UNTRAINED
 
 
 class Record:

@@ -19,6 +19,7 @@ from loja_sql.questions.splits import load_split
 from loja_sql.scores.overview import GROUPS
 
 BASE, TUNED = "base com esquema", "treinado"
+UNTRAINED = ("untrained", "examples")  # os grupos que não dependem do treino
 WORDINGS = {
     "sem acentos": without_accents,
     "com erro de digitação": lambda question: typo(question, random.Random(question)),

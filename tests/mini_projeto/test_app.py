@@ -311,10 +311,23 @@ def test_a_port_in_use_is_one_clear_sentence(served, trained, capsys):
 def test_comparing_shows_each_model_with_its_own_answer(served):
     page, _ = served
     assert page.compared[:2] == [UNTRAINED, TRAINED]
-    last = list(page.compare("quantos clientes?", [TRAINED, UNTRAINED]))[-1]
+    steps = page.compare("quantos clientes?", [TRAINED, UNTRAINED])
+    opening = tabs.side_by_side(next(steps))
+    assert "Escrevendo" in opening and "sem treino" not in opening, "antes de abrir o modelo"
+    last = list(steps)[-1]
     assert set(last) == {UNTRAINED, TRAINED}
     assert tabs.side_by_side(last).count("<section>") == 2
     assert "MB" in tabs.side_by_side(last)
+
+
+def test_the_metrics_are_those_of_the_model_that_answers(served, monkeypatch):
+    """Também quando quem responde é o que vem com o repositório, e não o da configuração."""
+    page, _ = served
+    shown = []
+    monkeypatch.setattr(panel, "page", lambda config: shown.append(config.output_dir) or "")
+    monkeypatch.setattr(page, "adapter", SHIPPED)
+    tabs._metrics(page)
+    assert shown == [SHIPPED] and page.config.output_dir != SHIPPED
 
 
 def test_a_model_that_no_longer_opens_says_why_and_the_others_answer(served):
@@ -322,7 +335,9 @@ def test_a_model_that_no_longer_opens_says_why_and_the_others_answer(served):
     gone = f"{TRAINED}, f16"
     last = list(page.compare("quantos clientes?", [gone, TRAINED]))[-1]
     assert "a forma f16 não está exportada" in last[gone].answer.failure
-    assert last[TRAINED].size and "Não deu certo: a forma f16" in tabs.side_by_side(last)
+    shown = tabs.side_by_side(last)
+    assert last[TRAINED].size and "Não deu certo: a forma f16" in shown
+    assert "<h2>treinado, f16 (GGUF, 16 bits)</h2>" in shown, "a forma diz os bits"
 
 
 def test_on_a_hard_question_of_the_test_the_verdict_is_the_references(served, monkeypatch):
@@ -534,6 +549,9 @@ def test_in_the_browser(view, tmp_path):
     """Pergunta, edita, corrige, revê, baixa, compara e vê o painel, na largura de um telefone."""
     page, view, expect = view
     ask_and_correct(view, page, expect)
+    view.locator("#sql .cm-content").focus()
+    view.keyboard.press("Tab")
+    expect(view.locator("#executar")).to_be_focused()
     review_and_download(view, expect, tmp_path)
     assert view.evaluate("document.documentElement.lang") == "pt-BR"
     fits = "document.documentElement.scrollWidth <= 390"

@@ -141,6 +141,17 @@ def test_only_the_wordings_are_enough_for_a_page(measured):
     assert "treinado, sem acentos" in shown and "Tempo × acurácia" not in shown
 
 
+def test_a_model_alone_has_no_empty_charts_and_its_errors_are_bars(measured):
+    """O que vê quem mede só o modelo que vem com o repositório."""
+    config, results = measured
+    shutil.copy(REFERENCE_DIR / "mini_projeto_pronto_test.json", results / RESULTS)
+    shown = without_scripts(panel.page(config))
+    assert "340 perguntas (teste)" in shown, "o nome da divisão em português"
+    assert "× acurácia" not in shown and "linha laranja" not in shown
+    bar, column = charts.stacked(["treinado"], {"agrupamento": [4], "outra": [1]}).data
+    assert bar.x == (4, 1) and column.text == ("4", "1")
+
+
 def test_what_the_model_wrote_never_becomes_markup(measured):
     config, results = measured
     attack = "<script>alert(1)</script>"

@@ -26,7 +26,7 @@ CAUSE_COLORS = [*qualitative.Safe, *qualitative.Dark2]  # mais cores que causas
 CLEAR, GRID = "rgba(0,0,0,0)", "rgba(128,128,128,.3)"
 # Do que o plotly oferece, fica salvar como imagem: o resto fala inglês e não faz falta.
 BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale"]
-SCATTER_HEIGHT, LABEL_HEIGHT = 400, 17  # pixels
+SCATTER_HEIGHT, LABEL_HEIGHT, ROW_HEIGHT = 400, 17, 40  # pixels
 
 
 def bars(rows: Sequence[tuple[str, float, str]], top: float, hover: Sequence[str] = ()):
@@ -74,6 +74,7 @@ def curves(series: dict[str, Sequence[tuple[float, float]]], x_label: str, y_lab
         line = go.Scatter(x=xs, y=ys, name=_safe(name, 60), mode="lines+markers", marker_size=4)
         traces.append(line)
     figure = _figure(traces, 320, x_label, y_label).update_layout(showlegend=True)
+    figure.update_xaxes(tickformat=",")
     return figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
 
 
@@ -88,14 +89,23 @@ def learning_curve(points: Sequence[tuple[int, Score]]) -> go.Figure:
 
 
 def stacked(names: Sequence[str], parts: dict[str, Sequence[int]]) -> go.Figure:
-    """Barras horizontais empilhadas: parte → o tamanho dela em cada nome."""
+    """Barras horizontais empilhadas: parte → o tamanho dela em cada nome.
+
+    De um nome só, uma barra por parte, que se comparam melhor.
+    """
+    if len(names) == 1:
+        alone = [(part, size, str(size)) for part, (size,) in parts.items()]
+        return bars(alone, max(size for _, size, _ in alone))
     labels = [_safe(name, 30) for name in names]
-    bars = [go.Bar(x=sizes, y=labels, name=part, orientation="h") for part, sizes in parts.items()]
-    for bar in bars:
+    drawn = [go.Bar(x=sizes, y=labels, name=part, orientation="h") for part, sizes in parts.items()]
+    for bar in drawn:
         bar.hovertemplate = "%{y}: %{x}<extra>" + bar.name + "</extra>"
-    figure = _figure(bars, 120 + 34 * len(names)).update_layout(barmode="stack", bargap=0.35)
-    figure.update_layout(colorway=CAUSE_COLORS, showlegend=True, dragmode=False)
-    figure.update_layout(legend={"orientation": "h", "traceorder": "normal", "y": -0.05})
+    figure = _figure(drawn, 120 + ROW_HEIGHT * len(names))
+    figure.update_layout(barmode="stack", bargap=0.35, dragmode=False)
+    figure.update_layout(colorway=CAUSE_COLORS, showlegend=True)
+    # Abaixo dos números do eixo, que têm a mesma altura com poucas barras ou muitas.
+    below = -28 / (ROW_HEIGHT * len(names))
+    figure.update_layout(legend={"orientation": "h", "traceorder": "normal", "y": below})
     return figure.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(fixedrange=True)
 
 

@@ -23,6 +23,7 @@ from loja_sql.config import Config
 from loja_sql.model.summary import METRICS
 from loja_sql.page import charts
 from loja_sql.page.words import written
+from loja_sql.questions.splits import NAMES
 from loja_sql.scores.overview import DIFFICULTIES
 from loja_sql.sql.causes import CAUSES
 
@@ -49,6 +50,7 @@ def draw(figure: go.Figure) -> Markup:
 
 TEMPLATES = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
 TEMPLATES.globals |= {"charts": charts, "draw": draw, "SAMPLES_PER_CAUSE": SAMPLES_PER_CAUSE}
+TEMPLATES.globals["SPLIT_NAMES"] = NAMES
 TEMPLATES.filters |= {"decimal": decimal, "interval": interval, "written": written}
 
 

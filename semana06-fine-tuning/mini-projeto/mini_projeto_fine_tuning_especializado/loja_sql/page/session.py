@@ -156,6 +156,9 @@ class Page:
         """A mesma pergunta a vários modelos, um depois do outro; produz o que já respondeu."""
         found: dict[str, Compared] = {}
         for name in names:
+            # Abrir um modelo leva segundos.
+            found[name] = Compared(Answer(question, "", None, None, 0.0))
+            yield found
             try:
                 model = self._opened(name)
             except UserError as error:  # a exportação mudou com a página aberta, por exemplo

@@ -29,6 +29,7 @@ banco de dados, aberto só para leitura, responde. Confira sempre a consulta: o 
 SHOWN_ROWS, COMPARED_ROWS = 200, 10
 HISTORY = 30
 QUEUE_SIZE = 200
+WAITING = "<p>Na fila…</p>"
 PRIVATE = {"api_visibility": "private"}  # a página usa, a API não mostra
 AT_ONCE = {"queue": False, "show_progress": "hidden", **PRIVATE}
 # A pergunta fica no endereço, que se copia e se manda a alguém.
@@ -48,8 +49,9 @@ SAVE = """(content) => {
   link.click();
   URL.revokeObjectURL(link.href);
 }"""
-# O tema do sistema, até que alguém escolha outro; o Gradio volta ao do sistema quando este muda. E
-# os nomes que ele e o plotly põem nos botões para quem usa leitor de tela, que só há em inglês.
+# O tema do sistema, até que alguém escolha outro; o Gradio volta ao do sistema quando este muda. Os
+# nomes que ele e o plotly põem nos botões, que só há em inglês. E o Tab, que sai do editor de SQL
+# em vez de recuar a linha: sem isto, quem só usa o teclado não passaria dele.
 ON_LOAD = """() => {
   document.documentElement.lang = "pt-BR";
   const apply = () => {
@@ -61,16 +63,25 @@ ON_LOAD = """() => {
   const names = {
     "Copy": "Copiar",
     "Copy table data": "Copiar a tabela",
+    "Table actions": "Ações da tabela",
+    "Open cell menu": "Menu da coluna",
+    "Select column": "Escolher a coluna",
+    "Select row": "Escolher a linha",
+    "Gradio footer navigation": "Rodapé",
     "Fullscreen": "Tela cheia",
     "Exit fullscreen mode": "Sair da tela cheia",
     "Code input container": "Código em SQL",
     "Download plot as a PNG": "Salvar como imagem",
   };
-  const rename = () => document.querySelectorAll("[aria-label]").forEach((part) => {
-    const name = names[part.ariaLabel];
-    if (name) part.ariaLabel = name;
+  const rename = () => document.querySelectorAll("[aria-label], [title]").forEach((part) => {
+    for (const key of ["ariaLabel", "title"]) {
+      if (names[part[key]]) part[key] = names[part[key]];
+    }
   });
   new MutationObserver(rename).observe(document.body, { childList: true, subtree: true });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Tab" && event.target.closest(".cm-editor")) event.stopPropagation();
+  }, true);
 }"""
 SWITCH_THEME = """() => {
   const dark = document.body.classList.toggle("dark");
@@ -181,7 +192,7 @@ class AskTab:
         """Tira da vista a resposta anterior e troca Perguntar por Cancelar."""
         parts = (self.rows, self.chart, self.as_csv, self.as_xlsx, self.similar)
         hidden = {part: gr.update(visible=False) for part in parts}
-        said = {self.question: question, self.state: "<p>Na fila…</p>", self.thanks: ""}
+        said = {self.question: question, self.state: WAITING, self.thanks: ""}
         return said | hidden | self._busy(True) | {self.examples: gr.update(open=False)}
 
     def choosing(self, sample: list) -> dict:
@@ -305,7 +316,8 @@ def _compare_tab(page: Page) -> None:
     first = next(iter(page.examples), "")
     question = _question_box(page, "A mesma pergunta para todos", "comparar-pergunta", value=first)
     quantized = [name for name in names[2:] if not name.endswith("bf16")]
-    chosen = gr.CheckboxGroup(names, value=names[:2] + quantized[:1], label="Modelos")
+    choices = [(_model_title(name), name) for name in names]
+    chosen = gr.CheckboxGroup(choices, value=names[:2] + quantized[:1], label="Modelos")
     with gr.Row():
         go = _button("Comparar", "comparar", variant="primary", size="lg")
         hard = _button("Sortear uma difícil do teste", "dificil", "lg", visible=bool(page.tests))
@@ -321,16 +333,22 @@ def _compare_tab(page: Page) -> None:
             yield side_by_side(found)
 
     hard.click(lambda: random.choice(list(page.tests)), None, question, **AT_ONCE)
-    options = {"concurrency_limit": 1, "show_progress": "minimal", **PRIVATE}
-    for event in (go.click, question.submit):
-        event(comparing, [question, chosen], output, **options)
+    asked = gr.on([go.click, question.submit], lambda: WAITING, None, output, **AT_ONCE)
+    options = {"concurrency_limit": 1, "show_progress": "hidden", **PRIVATE}
+    asked.then(comparing, [question, chosen], output, **options)
 
 
 def side_by_side(found: dict[str, Compared]) -> str:
     """Uma coluna por modelo (empilhadas no telefone): veredito, SQL, resposta, tempo e tamanho."""
     return panel.TEMPLATES.get_template("compare.html").render(
-        found={n: _column(c) for n, c in found.items()}
+        found={_model_title(n): _column(c) for n, c in found.items()}
     )
+
+
+def _model_title(name: str) -> str:
+    """O nome de um modelo da aba Comparar, com os bits da forma: `treinado, GPTQ (4 bits)`."""
+    model, comma, form = name.partition(", ")
+    return f"{model}{comma}{panel.FORMS.get(form, form)}"
 
 
 def _column(compared: Compared) -> dict:
@@ -351,8 +369,11 @@ def _column(compared: Compared) -> dict:
 
 def _metrics(page: Page) -> str:
     """O painel de agora, inteiro, numa moldura: é o mesmo arquivo que dashboard.py grava."""
+    config = page.config.model_copy(deep=True)
+    if page.adapter:  # o que responde aqui, que pode ser o que vem com o repositório
+        config.training.output_dir = str(page.adapter)
     try:
-        html = panel.page(page.config)
+        html = panel.page(config)
     except UserError as error:
         return f'<p class="erro">{escape(str(error))}</p>'
     return f'<iframe title="Métricas" srcdoc="{escape(html)}"></iframe>'

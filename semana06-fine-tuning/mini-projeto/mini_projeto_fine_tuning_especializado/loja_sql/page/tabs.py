@@ -24,8 +24,10 @@ from loja_sql.sql.database import AT_ONCE as SQL_AT_ONCE
 from loja_sql.sql.database import Result
 
 INTRO = """# Pergunte à loja
-Escreva uma pergunta em português. Um modelo de linguagem, nesta máquina, a traduz para SQL; o
-banco de dados, aberto só para leitura, responde. Confira sempre a consulta: o modelo erra."""
+Escreva uma pergunta em português sobre o que há no banco: {}. Um modelo de linguagem, nesta
+máquina, a traduz para SQL; o banco, aberto só para leitura, responde. Confira sempre a consulta: o
+modelo erra."""
+INTRO_TABLES = 8  # um banco alheio pode ter centenas
 SHOWN_ROWS, COMPARED_ROWS = 200, 10
 HISTORY = 30
 QUEUE_SIZE = 200
@@ -94,7 +96,9 @@ def build(page: Page) -> gr.Blocks:
     # Uma fila para quem usa o modelo, pela página ou pela API: tantos quantos o motor atende.
     queue = {"concurrency_limit": page.assistant.engine.slots, "concurrency_id": "modelo"}
     with gr.Blocks(title="Pergunte à loja", analytics_enabled=False) as blocks:
-        gr.Markdown(INTRO)
+        tables = page.assistant.tables
+        others = ["…"] * (len(tables) > INTRO_TABLES)
+        gr.Markdown(INTRO.format(", ".join([*tables[:INTRO_TABLES], *others]).replace("_", r"\_")))
         theme = _button("◐ Tema", "tema")
         theme.click(None, js=SWITCH_THEME)
         with gr.Tab("Perguntar"):

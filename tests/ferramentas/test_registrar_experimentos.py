@@ -278,7 +278,7 @@ def test_a_full_set_of_my_own_results_keeps_the_book_short(desk):
 
 def test_a_part_of_a_measure_is_enough(desk):
     desk.write("".join(f"<!-- medidas: {x} -->\n<!-- /medidas: {x} -->\n" for x in recorder.DAYS))
-    kept = {"mini_projeto_lora_test": ("variants", "base com esquema")}
+    kept = {"mini_projeto_pronto_test": ("variants", "base com esquema")}
     kept |= {"dia4_lora": ("runs", "lora"), "dia5_quantizacao": ("techniques", "fp32")}
     for name, (key, part) in kept.items():
         data = json.loads((REFERENCE_DIR / f"{name}.json").read_text("utf-8"))

@@ -51,7 +51,7 @@ def served(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pagina")
     results = pytest.MonkeyPatch()
     results.setattr(panel, "RESULTS_DIR", folder)
-    reference = REFERENCE_DIR / "mini_projeto_lora_test.json"
+    reference = REFERENCE_DIR / "mini_projeto_pronto_test.json"
     shutil.copy(reference, folder / "mini_projeto_lora_test.json")
     options = argparse.Namespace(base=False, adapter=None)
     page = Page(*settings(load_config(None, args), options))

@@ -39,7 +39,7 @@ def answer(row: dict) -> dict:
 def measured(tmp_path, monkeypatch):
     """Um treino e a avaliação dele, a nossa; devolve (config, pasta dos resultados)."""
     monkeypatch.setattr(panel, "RESULTS_DIR", tmp_path)
-    shutil.copy(REFERENCE_DIR / "mini_projeto_lora_test.json", tmp_path / RESULTS)
+    shutil.copy(REFERENCE_DIR / "mini_projeto_pronto_test.json", tmp_path / RESULTS)
     write_rows(tmp_path, map(answer, ROWS))
     steps = [{"step": 10, "loss": 2.5}, {"step": 20, "loss": 1.25, "eval_loss": 1.5}]
     (tmp_path / "lora").mkdir()
@@ -78,12 +78,13 @@ def test_the_page_is_self_contained_and_shows_every_variant(measured):
 
 def test_the_best_comes_first_with_a_name_for_people(measured):
     variants = Evaluation.load(measured[1] / RESULTS).variants
+    variants["treinado, sem_dicas"].training.method = "full"
     facts = panel.measured(Evaluation.load(measured[1] / RESULTS), [])
     values = [part.value for part in facts["accuracy"].values()]
     assert values == sorted(values, reverse=True)
     titles = panel.titles(variants)
-    assert titles["treinado, completo_3000_lr4"] == "todos os pesos, 2.989 exemplos"
-    assert titles["treinado, lora_3000"] == "LoRA, 2.989 exemplos: lora_3000", "há outro igual"
+    assert titles["treinado, sem_dicas"] == "todos os pesos, 3.255 exemplos"
+    assert titles["treinado, lora_4e3"].startswith("LoRA, 3.255 exemplos")
     assert titles["treinado, q8_0"] == "q8_0 (GGUF, 8 bits)"
     assert titles["base com esquema, 4 exemplos"] == "sem treino, 4 exemplos"
     assert len(set(titles.values())) == len(titles)
@@ -94,7 +95,7 @@ def test_without_own_results_it_shows_those_of_the_repository(monkeypatch, tmp_p
     html = panel.page(load_config(None, [f"training.output_dir={tmp_path / 'novo'}"]))
     assert "Ainda não há notas dos seus modelos" in html and "python evaluate.py" in html
     assert without_scripts(html).count('class="plotly-graph-div"') >= 7
-    assert "82,9" in html
+    assert "90,0" in html
 
 
 def test_failures_are_shown_by_cause_with_examples(measured):
@@ -144,7 +145,9 @@ def test_only_the_wordings_are_enough_for_a_page(measured):
 def test_a_model_alone_has_no_empty_charts_and_its_errors_are_bars(measured):
     """O que vê quem mede só o modelo que vem com o repositório."""
     config, results = measured
-    shutil.copy(REFERENCE_DIR / "mini_projeto_pronto_test.json", results / RESULTS)
+    found = json.loads((results / RESULTS).read_text("utf-8"))
+    found["variants"] = {"treinado": found["variants"]["treinado"]}
+    (results / RESULTS).write_text(json.dumps(found), "utf-8")
     shown = without_scripts(panel.page(config))
     assert "340 perguntas (teste)" in shown, "o nome da divisão em português"
     assert "× acurácia" not in shown and "linha laranja" not in shown
@@ -165,7 +168,7 @@ def test_what_the_model_wrote_never_becomes_markup(measured):
 def test_the_learning_curve_keeps_the_best_of_each_size_of_one_method(measured):
     variants = Evaluation.load(measured[1] / RESULTS).variants
     points = [(size, round(100 * part.value, 1)) for size, part in panel.learning(variants)]
-    assert points == [(1494, 9.7), (2989, 31.5), (14715, 82.9)], "só o LoRA"
+    assert points == [(3255, 29.4), (22528, 90.0)], "de cada tamanho, o melhor"
 
 
 def test_losses_of_the_runs_found_stand_side_by_side(measured):

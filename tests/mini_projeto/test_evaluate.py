@@ -289,16 +289,16 @@ def test_bad_options_end_with_code_two(options, capsys):
 
 
 def test_our_published_scores_are_still_read_and_shown(capsys):
-    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_lora_test.json")
+    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_pronto_test.json")
     overview.show(found)
     shown = capsys.readouterr().out
     assert all(name in shown for name in found.variants)
-    assert "82,9 [78,6; 86,6]" in shown and "282 perguntas só o treinado acerta" in shown
-    assert "52 min" in shown and "transformers bfloat16" in shown
+    assert "90,0 [86,4; 92,8]" in shown and "306 perguntas só o treinado acerta" in shown
+    assert "119 min" in shown and "transformers bfloat16" in shown
 
 
 def test_a_wide_result_still_fits_a_narrow_terminal(monkeypatch, capsys):
-    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_lora_test.json")
+    found = Evaluation.load(REFERENCE_DIR / "mini_projeto_pronto_test.json")
     found.variants = dict(list(found.variants.items())[:4])
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")

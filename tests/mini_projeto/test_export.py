@@ -62,6 +62,7 @@ def test_a_quantized_base_is_refused(copied, wide_llama, tmp_path, capsys):
     AutoTokenizer.from_pretrained(wide_llama).save_pretrained(base)
     effective = folder / "effective_config.yaml"
     effective.write_text(effective.read_text().replace(str(wide_llama), str(base)))
+    args = [text.replace(str(wide_llama), str(base)) for text in args]
     assert run_main(export.main, [*args, "--forms", "bf16"]) == 2
     assert "é quantizada" in capsys.readouterr().err
 

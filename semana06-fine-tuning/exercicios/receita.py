@@ -8,7 +8,7 @@ raiz do repositório: `trl sft --config semana06-fine-tuning/exercicios/receita.
 
 import sys
 
-from comum.conversations import DATA_DIR, PROMPTS, SYSTEM, greedy_answers, prompt_of
+from comum.conversations import DATA_DIR, PROMPTS, greedy_answers, prompt_of, with_system
 from comum.paths import DEFAULT_MODEL, MODELS_DIR
 from comum.terminal import Parser, run_main
 
@@ -24,8 +24,8 @@ def main() -> None:
     from trl import SFTConfig, SFTTrainer
 
     def prompt_completion(row: dict) -> dict:
-        system = {"role": "system", "content": SYSTEM}
-        return {"prompt": [system, *row["messages"][:-1]], "completion": row["messages"][-1:]}
+        turns = with_system(row["messages"])
+        return {"prompt": turns[:-1], "completion": turns[-1:]}
 
     model, tokenizer = load_model(str(DEFAULT_MODEL)), load_tokenizer(str(DEFAULT_MODEL))
     asked = [prompt_of(tokenizer, [{"role": "user", "content": PROMPTS[0]}, {}])]

@@ -9,7 +9,7 @@ treinado na terceira.
 
 import sys
 
-from comum.conversations import DATA_DIR, SYSTEM, encode, read_conversations
+from comum.conversations import DATA_DIR, encode, read_conversations, with_system
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import Parser, banner, run_main
 
@@ -35,7 +35,7 @@ def main() -> None:
         print("    ".join(cells[start : start + 3]))
 
     banner(3, "A mesma pergunta de três formas")
-    turns = [{"role": "system", "content": SYSTEM}, *messages[:-1]]
+    turns = with_system(messages)[:-1]
     closed, opened = (
         tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asked)
         for asked in (False, True)

@@ -191,7 +191,8 @@ def settings(config: Config, args: argparse.Namespace) -> tuple[Config, Path | N
             f"não há modelo treinado em {adapter}{begun}. Treine com train.py, indique outro com "
             "--adapter, ou use --base para o modelo sem treino."
         )
-    check_base(config, adapter)
+    if args.adapter:  # a outra pasta, `with_trained` já conferiu
+        check_base(config, adapter)
     return as_trained(config, adapter), adapter
 
 

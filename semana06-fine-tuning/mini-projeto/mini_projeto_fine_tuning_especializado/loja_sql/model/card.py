@@ -24,7 +24,7 @@ SCORES_HEADER = (
     "recusa do que ele responde, %",
 )
 TESTS = ("test", "test_typos", "test_2")
-BASE, *OF_MODEL = ("untrained", "trained", "forms")  # os grupos de variantes que a ficha mostra
+SHOWN = ("untrained", "trained", "forms")  # os grupos de variantes que a ficha mostra
 
 
 def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
@@ -40,7 +40,7 @@ def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
         base_model=base,
         tags=["text-to-sql", "sqlite", config.training.method, "portuguese"],
         model_name=adapter.name,
-        eval_results=[_hub_result(*v) for v in scores if v[2].group in OF_MODEL] or None,
+        eval_results=[_hub_result(*v) for v in scores if v[2].group != "untrained"] or None,
     )
     rows = [_row(*found) for found in scores]
     sizes = [(name, megabytes(form.bytes)) for name, form in manifest.forms.items() if form.path]
@@ -78,7 +78,7 @@ def _scores(adapter: Path, training: TrainingSummary | None) -> list[tuple[str, 
         # Notas de outro treino na mesma pasta não são deste modelo.
         if measured and measured.training == training:
             items = measured.variants.items()
-            found += [(NAMES[split], *item) for item in items if item[1].group in (BASE, *OF_MODEL)]
+            found += [(NAMES[split], *item) for item in items if item[1].group in SHOWN]
     return found
 
 

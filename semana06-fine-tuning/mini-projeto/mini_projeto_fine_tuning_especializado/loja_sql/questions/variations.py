@@ -139,7 +139,10 @@ def _swap_names(draft: _Draft, rng: random.Random) -> None:
         found = draft.find(literal)
         if group is None or found is None or draft.word_before(found.start()) in ARTICLES:
             continue
-        new = rng.choice([name for name in group if name not in draft.used()])
+        others = [name for name in group if name not in draft.used()]
+        if not others:  # a pergunta já cita todos: os três pagamentos, as cinco regiões
+            continue
+        new = rng.choice(others)
         draft.put(*found.span(), new, f"'{re.escape(literal)}'", f"'{new}'")
 
 
@@ -178,7 +181,10 @@ def _swap_statuses(draft: _Draft, rng: random.Random) -> None:
         pattern = rf"(?<=status = )'{literal}'"
         if literal not in STATUSES or not re.search(pattern, draft.sql):
             continue
-        new = rng.choice([status for status in STATUSES if status not in draft.used()])
+        others = [status for status in STATUSES if status not in draft.used()]
+        if not others:
+            continue
+        new = rng.choice(others)
         for form, other in zip(_endings(literal), _endings(new), strict=True):
             if found := draft.find(form):
                 draft.put(*found.span(), other, pattern, f"'{new}'")

@@ -8,6 +8,7 @@ from sqlglot import exp
 
 # Do mais específico ao mais geral: o que a árvore, ou a primeira coluna dela, precisa ter.
 KINDS: dict[str, Callable[[exp.Expression, exp.Expression], object]] = {
+    "primeiro de cada grupo": lambda tree, _: tree.find(exp.Window),
     "anti-junção": lambda tree, _: any(
         node.find(exp.In, exp.Exists) and node.find(exp.Select) for node in tree.find_all(exp.Not)
     ),

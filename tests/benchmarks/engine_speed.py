@@ -11,16 +11,12 @@ quase duas vezes mais devagar. `fp32` é o adaptador no transformers, sem bf16; 
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2] / "semana06-fine-tuning"
-PROJECT = ROOT / "mini-projeto" / "mini_projeto_fine_tuning_especializado"
+from apart import measured_apart, report
 
 
 def main() -> None:
@@ -35,26 +31,17 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="chave=valor", help="ajustes avulsos")
     args = parser.parse_intermixed_args()
     if args.measure:
-        found = measure(args.config, args.overrides, args.measure, args.questions)
-        print("RESULTADO " + json.dumps(found))
+        report(measure(args.config, args.overrides, args.measure, args.questions))
         return
     forms = args.forms.split(",")
     rounds: dict[str, list[dict]] = {form: [] for form in forms}
     for _ in range(args.rounds):
         for form in forms:
-            rounds[form].append(measured_apart(form))
+            found = measured_apart("--measure", form)
+            if isinstance(found, str):
+                sys.exit(f"{form} falhou: {found}")
+            rounds[form].append(found)
     show(rounds, forms[0])
-
-
-def measured_apart(form: str) -> dict[str, float]:
-    """`measure` num processo só dele, com os mesmos argumentos deste."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--measure", form]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTADO ")]
-    if not lines:
-        sys.exit(f"{form} falhou: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(lines[0].removeprefix("RESULTADO "))
 
 
 def measure(path: str | None, overrides: list[str], form: str, questions: int) -> dict[str, float]:

@@ -12,17 +12,12 @@ A perda em blocos da TRL já não é uma linha: desde a 1.16 é a que ela usa se
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2] / "semana06-fine-tuning"
-PROJECT = ROOT / "mini-projeto" / "mini_projeto_fine_tuning_especializado"
+from apart import measured_apart, report
+
 # Cada linha soma uma mudança às anteriores. As duas últimas trocas estão em loja_sql/model/trainer.
 ROWS = {
     "padrões da TRL": {},
@@ -195,8 +190,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if args.row:
         with tempfile.TemporaryDirectory() as output:
-            found = measure(args.row, args.examples, output, args.overrides)
-        print("RESULTADO " + json.dumps(found))
+            report(measure(args.row, args.examples, output, args.overrides))
         return
     limits = {name: limit(name) for name in ("float32", "bfloat16")}
     shown = " e ".join(f"{value / 1e9:.0f} em {name}" for name, value in limits.items())
@@ -205,7 +199,8 @@ def main() -> None:
     print(f"| {' | '.join(titles)} |\n|---{'|---:' * 5}|")
     first = None
     for row in ROWS:
-        result = measured_apart(row)
+        spin = "20000" if settings_of(row).get("spin") else "0"
+        result = measured_apart("--row", row, GOMP_SPINCOUNT=spin)
         if isinstance(result, str):
             print(f"| {row} | falhou: {result} | | | | |")
             continue
@@ -216,18 +211,6 @@ def main() -> None:
             f"{result['flops'] / max(limits.values()):.0%} | {result['answer_loss']:.1f}"
         )
         print(f"| {row} | {numbers.replace('.', ',')} |", flush=True)
-
-
-def measured_apart(row: str) -> dict[str, float] | str:
-    """`measure` num processo só dela, com os mesmos argumentos deste; se falha, o motivo."""
-    spin = "20000" if settings_of(row).get("spin") else "0"
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "GOMP_SPINCOUNT": spin}
-    command = [sys.executable, __file__, *sys.argv[1:], "--row", row]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULTADO ")]
-    if not lines:
-        return done.stderr.strip().splitlines()[-1]
-    return json.loads(lines[0].removeprefix("RESULTADO "))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def same(gold, predicted, ordered=False):
 
 def test_a_reference_that_no_longer_runs_is_one_sentence_and_not_a_wrong_answer(banks):
     """As perguntas preparadas para um banco, julgadas noutro."""
-    with pytest.raises(UserError, match="(?s)a.sqlite.*no such table: livros.*Prepare os dados"):
+    with pytest.raises(UserError, match="(?s)a.sqlite.*não há a tabela livros.*Prepare os dados"):
         judge("SELECT titulo FROM livros", "SELECT 1", banks)
 
 
@@ -261,7 +261,7 @@ def test_an_order_that_cannot_be_checked_is_strict(banks):
     ("predicted", "message"),
     [
         ("SELECT nome FROM", "SQL inválido"),
-        ("SELECT nome FROM pessoas", "no such table"),
+        ("SELECT nome FROM pessoas", "não há a tabela pessoas"),
         ("DELETE FROM produtos", "só consultas SELECT"),
         ("não sei", "SQL inválido"),
         ("", "vazia"),
@@ -297,7 +297,7 @@ GROUPED = "FROM produtos GROUP BY categoria"
         ("SELECT MAX(preco), MIN(nota) FROM produtos WHERE id < 0", "resultado é só NULL"),
         ("SELECT nome FROM", "SQL que o analisador não entende"),
         ("DELETE FROM produtos", "não é uma consulta SELECT"),
-        ("SELECT apelido FROM produtos", "SQL inválido: no such column: apelido"),
+        ("SELECT apelido FROM produtos", "SQL inválido: não há a coluna apelido"),
         (
             "SELECT a.id FROM produtos a, produtos b, produtos c, produtos d, produtos e",
             "resultado com linhas demais",

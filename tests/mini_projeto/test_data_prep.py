@@ -166,7 +166,7 @@ BAD_LINES = {  # nome: (linha do JSONL, parte do motivo)
 
 BAD_SQL = {
     "erro de sintaxe": ("SELECT FROM WHERE", "analisador não entende"),
-    "tabela errada": ("SELECT COUNT(*) FROM revistas", "no such table: revistas"),
+    "tabela errada": ("SELECT COUNT(*) FROM revistas", "não há a tabela revistas"),
     "escrita": ("DELETE FROM livros", "não é uma consulta SELECT"),
     "duas instruções": ("SELECT 1; DROP TABLE livros", "não é uma consulta SELECT"),
     "vazio": ("SELECT titulo FROM livros WHERE id < 0", "resultado vazio"),

@@ -46,6 +46,22 @@ DENIED_FUNCTIONS = {
     *("printf", "format"),  # printf('%.*c', 900000000, 'x') ocupa o processador por 10 s
 }
 JSON_TABLES = ("json_each", "json_tree")
+# Como o SQLite diz o que mais se erra, antes e depois do nome, e como nós o dizemos.
+MESSAGES = {
+    ("no such table: ", ""): "não há a tabela {}",
+    ("no such column: ", ""): "não há a coluna {}",
+    ("no such function: ", ""): "não há a função {}",
+    ("ambiguous column name: ", ""): "mais de uma tabela tem a coluna {}; diga de qual é",
+    ('near "', '": syntax error'): "erro de sintaxe perto de “{}”",
+    ("incomplete input", ""): "a consulta está incompleta",
+    ("unrecognized token: ", ""): "não se lê {}; falta fechar alguma aspa?",
+    ("misuse of aggregate: ", ""): "{} não cabe ali; agregados não vão no WHERE",
+    ("misuse of aggregate function ", ""): "{} não cabe ali; agregados não vão no WHERE",
+    ("misuse of window function ", ""): "{} não cabe ali; funções de janela não vão no WHERE",
+    ("wrong number of arguments to function ", ""): "{} não recebe esse número de argumentos",
+    ("sub-select returns ", ""): "uma subconsulta devolve colunas demais",
+    ("SELECTs to the left and right of ", ""): "as consultas unidas têm colunas a mais ou a menos",
+}
 ONLY_SELECT = "só consultas SELECT são permitidas"
 TABLES = (
     "SELECT name, sql, type FROM sqlite_master WHERE type IN ('table', 'view') "
@@ -146,11 +162,21 @@ class Bank:
             return timed_out(time_limit)
         if "one statement at a time" in text:
             return "consulta recusada: só uma instrução por vez"
+        if "out of memory" in text:
+            return "a consulta pede memória demais"
         if "too big" in text:
             return "a consulta produz um valor grande demais"
         if text.startswith("no such table: main."):
             return f"a view usa uma tabela que não existe: {text.removeprefix('no such table: ')}"
-        return f"SQL inválido: {text}"
+        return f"SQL inválido: {_translated(text)}"
+
+
+def _translated(text: str) -> str:
+    """A mensagem do SQLite em português; as raras, como ele as diz."""
+    for (start, end), ours in MESSAGES.items():
+        if text.startswith(start) and text.endswith(end):
+            return ours.format(text[len(start) : len(text) - len(end)])
+    return text
 
 
 def _fetch(cursor: sqlite3.Cursor, limit: int) -> list[tuple]:

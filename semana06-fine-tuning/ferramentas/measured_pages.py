@@ -48,6 +48,7 @@ SHIPPED = {  # o modelo que vem pronto, pelo nome de cada teste
     "teste": (Evaluation, "mini_projeto_pronto_test"),
     "teste, um erro de digitação em cada pergunta": (Evaluation, "mini_projeto_pronto_test_typos"),
     "segundo teste": (Evaluation, "mini_projeto_pronto_test_2"),
+    "terceiro teste": (Evaluation, "mini_projeto_pronto_test_3"),
 }
 FILES |= SHIPPED
 TRIED = 3  # colunas de valores na tabela do plano

@@ -497,7 +497,7 @@ def written():
     """As perguntas escritas à mão, por arquivo, lidas sem nenhuma recusa."""
     rejected = []
     training = splits.WRITTEN | splits.UNANSWERABLE
-    graded = splits.TEST | splits.TEST_2 | splits.VALIDATION
+    graded = splits.TEST | splits.TEST_2 | splits.TEST_3 | splits.VALIDATION
     rows = {
         name: read_questions(path, name, rejected, readings=name in graded)
         for name, path in (training | graded).items()
@@ -541,19 +541,19 @@ def shop_splits(written, tmp_path_factory):
 def test_written_questions_are_enough(written):
     """As perguntas que a tarefa pede, todas distintas dentro de cada teste."""
     least = {"written": 800, "contrast": 1200, "near": 100, "unanswerable": 500, "test": 200}
-    least |= {"test_2": 300, "validation": 130, "validation_unanswerable": 60}
+    least |= {"test_2": 300, "test_3": 250, "validation": 130, "validation_unanswerable": 60}
     assert {name: len(rows) for name, rows in written.items() if len(rows) < least[name]} == {}
     assert sum(row.answerable for row in written["test_2"]) >= 200
     assert sum(not row.answerable for row in written["test_2"]) >= 100
-    for name in ("test", "test_2"):
+    for name in ("test", "test_2", "test_3"):
         assert len({mask(row.question) for row in written[name]}) == len(written[name])
     assert len({plain(row.question) for row in written["written"]}) >= 800
 
 
 def test_only_the_unanswerable_files_have_declines(written):
-    """O que o banco não responde tem arquivo próprio; no teste 2 os dois tipos estão juntos."""
+    """O que o banco não responde tem arquivo próprio; nos testes 2 e 3 os dois estão juntos."""
     for name, rows in written.items():
-        if name != "test_2":
+        if name not in ("test_2", "test_3"):
             assert {row.answerable for row in rows} == {"unanswerable" not in name}, name
 
 
@@ -573,7 +573,7 @@ def test_test_questions_never_enter_the_training_set(shop_splits, written):
     for name in set(SPLITS) - {"train"}:
         assert not train & {mask(row["question"]) for row in parts[name]}, name
     assert not train & {mask(row.question) for row in written["test"]}
-    held = [row for name in ("test", "test_2", "validation") for row in parts[name]]
+    held = [row for name in ("test", "test_2", "test_3", "validation") for row in parts[name]]
     reserved = [set(mask(row["question"]).split()) for row in held]
     for words in map(set, map(str.split, train)):
         assert max(len(words & other) / len(words | other) for other in reserved) < 0.8, words
@@ -609,10 +609,11 @@ def test_shop_rows_are_described(shop_splits):
 
 
 def test_what_the_database_cannot_answer_is_everywhere_and_keeps_its_answer(shop_splits):
-    """No treino, na validação e no teste 2; sem variações nem outra resposta."""
+    """No treino, na validação e nos testes 2 e 3; sem variações nem outra resposta."""
     parts, *_ = shop_splits
     declined = {name: [r for r in rows if r["sql"] == DECLINE] for name, rows in parts.items()}
     assert len(declined["train"]) >= 500 and len(declined["test_2"]) >= 95
+    assert len(declined["test_3"]) >= 60
     assert 50 <= len(declined["validation"]) <= len(parts["validation"]) / 2
     assert {row["source"] for row in declined["train"]} == {"unanswerable"}
     assert not any(map(declined.get, ("test", "generated_test", "generated_validation")))

@@ -30,7 +30,7 @@ BASE_CONFIG = PROJECT_DIR / "configs" / "base.yaml"
 # As divisões das perguntas da loja; as das próprias são só train, validation e test.
 SPLITS = (
     *("train", "validation", "generated_validation"),
-    *("test", "test_typos", "test_2", "generated_test"),
+    *("test", "test_typos", "test_2", "test_3", "generated_test"),
 )
 EFFECTIVE_NAME = "effective_config.yaml"
 SHIPPED = PROJECT_DIR / "models" / "pronto"  # o treino que vem com o repositório

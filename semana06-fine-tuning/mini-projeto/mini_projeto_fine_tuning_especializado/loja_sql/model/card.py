@@ -23,7 +23,7 @@ SCORES_HEADER = (
     "recusa do que o banco não responde, %",
     "recusa do que ele responde, %",
 )
-TESTS = ("test", "test_typos", "test_2")
+TESTS = ("test", "test_typos", "test_2", "test_3")
 SHOWN = ("untrained", "trained", "forms")  # os grupos de variantes que a ficha mostra
 
 

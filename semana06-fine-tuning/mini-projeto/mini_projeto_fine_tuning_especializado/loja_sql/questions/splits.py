@@ -37,9 +37,11 @@ VALIDATION = {
 }
 TEST = {"test": DATA_DIR / "perguntas_teste.jsonl"}
 TEST_2 = {"test_2": DATA_DIR / "perguntas_teste_2.jsonl"}
+TEST_3 = {"test_3": DATA_DIR / "perguntas_teste_3.jsonl"}
 NAMES = labels.SPLITS | {
     "test_typos": "teste com erros",
     "test_2": "teste 2",
+    "test_3": "teste 3",
     "generated_validation": "validação gerada",
     "generated_test": "teste gerado",
 }
@@ -99,8 +101,9 @@ def shop_splits(config: Config, sieve: Sieve) -> Splits:
     # A ordem decide quem fica com um molde repetido: primeiro os testes, depois a validação.
     test = sieve.unseen(_read(TEST, sieve, "teste"))
     test_2 = sieve.unseen(_read(TEST_2, sieve, "teste 2"))
+    test_3 = sieve.unseen(_read(TEST_3, sieve, "teste 3"))
     validation = sieve.unseen(_read(VALIDATION, sieve, "validação"))
-    reserved = test + test_2 + validation
+    reserved = test + test_2 + test_3 + validation
     rows = _read(WRITTEN | UNANSWERABLE, sieve, "escritas à mão")
     rows += sieve.checked(_feedback(config, sieve), "opiniões")
     rows = sieve.apart(sieve.unseen(rows), reserved)
@@ -119,7 +122,8 @@ def shop_splits(config: Config, sieve: Sieve) -> Splits:
     new += sieve.recombined(written, config.data.recombined, made)
     clean = written + unanswerable + sieve.apart(new, reserved)
     train = sieve.apart(noised(clean, made) + kept, reserved)
-    parts = (train, validation, held_out[0], test, misspelt(test), test_2, held_out[1])
+    tests = (test, misspelt(test), test_2, test_3, held_out[1])
+    parts = (train, validation, held_out[0], *tests)
     return dict(zip(SPLITS, parts, strict=True))
 
 

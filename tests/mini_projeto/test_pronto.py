@@ -66,7 +66,7 @@ def test_plain_peft_opens_it_as_the_card_teaches(config):
     assert tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True).strip() == sql
 
 
-@pytest.mark.parametrize("split", ["test", "test_typos", "test_2"])
+@pytest.mark.parametrize("split", ["test", "test_typos", "test_2", "test_3"])
 def test_the_card_says_what_the_published_result_says(split):
     found = Evaluation.load(REFERENCE_DIR / f"mini_projeto_pronto_{split}.json")
     card = (SHIPPED / "README.md").read_text(encoding="utf-8")

@@ -117,3 +117,19 @@ def test_a_comparison_and_its_operator_change_together(question):
 def test_folding_keeps_every_position():
     text = "São Luís – ÁÇÕ 1º ﬁm…"
     assert len(aligned_fold(text)) == len(text) and aligned_fold(text).startswith("sao luis")
+
+
+@pytest.mark.parametrize(
+    ("question", "sql"),
+    [
+        ("pix, boleto ou cartão", "SELECT 1 FROM t WHERE a IN ('pix', 'boleto', 'cartão')"),
+        (
+            "pendente, pago, enviado, entregue e cancelado",
+            "SELECT status = 'pendente', status = 'pago', status = 'enviado', "
+            "status = 'entregue', status = 'cancelado' FROM pedidos",
+        ),
+    ],
+)
+def test_a_question_that_names_every_value_stays_as_it_is(question, sql):
+    """Sem outro nome que pôr no lugar, não há o que variar."""
+    assert vary(question, sql, random.Random(1)) == (question, sql)

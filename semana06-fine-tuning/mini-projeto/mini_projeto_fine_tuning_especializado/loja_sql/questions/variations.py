@@ -7,6 +7,7 @@ Um valor só é trocado se aparece uma única vez na pergunta e está no SQL; na
 
 import random
 import re
+from collections.abc import Iterable
 from functools import cache, lru_cache, partial
 
 from comum.text import fold
@@ -76,6 +77,12 @@ class _Draft:
     def used(self) -> set[str]:
         return {*self.literals(), *(literal.strip("'") for literal in self.values.values())}
 
+    def unused(self, names: Iterable[str], rng: random.Random) -> str | None:
+        """Um dos nomes que a consulta ainda não usa; None se já usa todos."""
+        used = self.used()
+        others = [name for name in names if name not in used]
+        return rng.choice(others) if others else None
+
     def word_before(self, start: int) -> str:
         words = self.question[:start].split()
         return words[-1].lower() if words else ""
@@ -139,18 +146,16 @@ def _swap_names(draft: _Draft, rng: random.Random) -> None:
         found = draft.find(literal)
         if group is None or found is None or draft.word_before(found.start()) in ARTICLES:
             continue
-        others = [name for name in group if name not in draft.used()]
-        if not others:  # a pergunta já cita todos: os três pagamentos, as cinco regiões
-            continue
-        new = rng.choice(others)
-        draft.put(*found.span(), new, f"'{re.escape(literal)}'", f"'{new}'")
+        if new := draft.unused(group, rng):  # a pergunta pode citar já os três pagamentos
+            draft.put(*found.span(), new, f"'{re.escape(literal)}'", f"'{new}'")
 
 
 def _swap_ufs(draft: _Draft, rng: random.Random) -> None:
     for literal in draft.literals():
         if literal not in UFS:
             continue
-        uf = rng.choice([other for other in UFS if other not in draft.used()])
+        if (uf := draft.unused(UFS, rng)) is None:
+            continue
         span, text = _uf_in_question(draft, literal, uf)
         if span:
             draft.put(*span, text, f"'{literal}'", f"'{uf}'")
@@ -181,10 +186,8 @@ def _swap_statuses(draft: _Draft, rng: random.Random) -> None:
         pattern = rf"(?<=status = )'{literal}'"
         if literal not in STATUSES or not re.search(pattern, draft.sql):
             continue
-        others = [status for status in STATUSES if status not in draft.used()]
-        if not others:
+        if (new := draft.unused(STATUSES, rng)) is None:
             continue
-        new = rng.choice(others)
         for form, other in zip(_endings(literal), _endings(new), strict=True):
             if found := draft.find(form):
                 draft.put(*found.span(), other, pattern, f"'{new}'")

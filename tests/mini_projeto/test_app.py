@@ -590,8 +590,10 @@ def test_a_question_can_be_cancelled(view, slow):
     expect(view.locator("#estado")).to_contain_text("Escrevendo a consulta", timeout=30_000)
     view.locator("#cancelar").click()
     expect(view.locator("#estado")).to_contain_text("Cancelado")
-    expect(view.locator("#perguntar")).to_be_visible()
+    expect(view.locator("#perguntar")).to_be_focused()
     assert len(asked) == 1
+    view.keyboard.press("Enter")  # o foco vai para o botão que entra no lugar do apertado
+    expect(view.locator("#cancelar")).to_be_focused()
 
 
 @pytest.mark.browser

@@ -41,6 +41,11 @@ TO_ADDRESS = """(question) => {
   history.replaceState(null, "", place);
   return question;
 }"""
+# O botão em que se estava some enquanto se espera, e volta depois: o foco segue o que fica no lugar.
+FOLLOW = """() => setTimeout(() => {
+  if (document.activeElement !== document.body) return;
+  [...document.querySelectorAll("#perguntar, #cancelar")].find((one) => one.offsetParent)?.focus();
+}, 50)"""
 # O arquivo vem em base64 e nasce no navegador: nada se grava no servidor.
 SAVE = """(content) => {
   if (!content) return;
@@ -174,7 +179,9 @@ class AskTab:
         answers = [
             e.then(self.answering, inputs, everything, **hidden, **queue) for e in (asked, again)
         ]
-        self.cancel.click(self.cancelled, None, busy, cancels=answers, **AT_ONCE)
+        stopped = self.cancel.click(self.cancelled, None, busy, cancels=answers, **AT_ONCE)
+        for event in (asked, *answers, stopped):
+            event.then(None, None, None, js=FOLLOW, **AT_ONCE)
         self.run.click(self.execute, self.sql, outputs, concurrency_limit=SQL_AT_ONCE, **PRIVATE)
         reviewed = [self.question, self.sql, *outputs]
         self.history.click(self.review, [self.history, self.past], reviewed, **PRIVATE)

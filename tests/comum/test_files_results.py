@@ -1,6 +1,7 @@
 """Arquivos gravados inteiros e resultados com forma declarada."""
 
 import json
+import re
 import stat
 import sys
 
@@ -91,8 +92,10 @@ REFERENCES = sorted(path.stem for path in REFERENCE_DIR.glob("*.json"))
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_the_reference_has_the_declared_shapes(name):
-    found = SHAPES[name].load(REFERENCE_DIR / f"{name}.json")
+    path = REFERENCE_DIR / f"{name}.json"
+    found = SHAPES[name].load(path)
     assert found.command and found.commit and found.machine
+    assert not re.search(r'"(/|[A-Z]:)', path.read_text("utf-8")), "caminho de uma máquina"
 
 
 def test_every_part_has_a_reference():

@@ -41,7 +41,7 @@ TO_ADDRESS = """(question) => {
   history.replaceState(null, "", place);
   return question;
 }"""
-# O botão em que se estava some enquanto se espera, e volta depois: o foco segue o que fica no lugar.
+# O botão em que se estava some enquanto se espera e depois volta: o foco vai para o que fica.
 FOLLOW = """() => setTimeout(() => {
   if (document.activeElement !== document.body) return;
   [...document.querySelectorAll("#perguntar, #cancelar")].find((one) => one.offsetParent)?.focus();

@@ -541,7 +541,7 @@ def shop_splits(written, tmp_path_factory):
 def test_written_questions_are_enough(written):
     """As perguntas que a tarefa pede, todas distintas dentro de cada teste."""
     least = {"written": 800, "contrast": 1200, "near": 100, "unanswerable": 500, "test": 200}
-    least |= {"test_2": 300, "test_3": 250, "validation": 130, "validation_unanswerable": 60}
+    least |= {"test_2": 300, "test_3": 300, "validation": 300, "validation_unanswerable": 120}
     assert {name: len(rows) for name, rows in written.items() if len(rows) < least[name]} == {}
     assert sum(row.answerable for row in written["test_2"]) >= 200
     assert sum(not row.answerable for row in written["test_2"]) >= 100

@@ -7,7 +7,7 @@
     python evaluate.py --wordings                        # mais o treinado, sem acentos e com erros
     python evaluate.py --also models/full                # mais outro treino, lado a lado
     python evaluate.py --split test_2                    # outro teste, com o que não tem resposta
-    python evaluate.py --split test_3                    # e outro, escrito depois do treino
+    python evaluate.py --split test_3                    # e outro, de quem não viu nada disso
     python evaluate.py --split generated_test            # geradas, de esqueletos de SQL raros
     python evaluate.py --questions minhas.jsonl          # qualquer conjunto (question, sql)
 

@@ -85,7 +85,7 @@ def measure(
     gc.collect()  # antes do outro processo: os dois modelos podem não caber juntos
     alone, memory = latency.measure(variant, spread(prompts, config.evaluation.timed))
     lines = [
-        {"id": row["id"], "variant": variant.label} | _judged(row, answer, databases)
+        {"id": row["id"], "variant": variant.label} | judged(row, answer, databases)
         for row, (_, answer) in zip(rows, answers, strict=True)
     ]
     return results.Variant(
@@ -104,7 +104,7 @@ def measure(
     ), lines
 
 
-def _judged(row: dict, answer: str, databases: list[Database]) -> dict:
+def judged(row: dict, answer: str, databases: list[Database]) -> dict:
     predicted, gold = extract_sql(answer), row["sql"]
     readings = [gold, *row.get("also_right", ())]
     declined = declines(predicted)

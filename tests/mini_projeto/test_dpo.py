@@ -3,11 +3,13 @@
 import shutil
 
 from comum.decoding import answer_losses
+from comum.terminal import run_main
 
 import dpo
 from loja_sql.config import as_trained, load_config
 from loja_sql.model.loading import load_model, load_tokenizer
-from loja_sql.prompt import encode_pair
+from loja_sql.model.preference import Pair, preferred
+from loja_sql.prompt import encode_pair, render
 from loja_sql.questions import linking
 from loja_sql.questions.splits import load_split
 
@@ -26,12 +28,15 @@ def test_it_learns_from_its_own_errors_and_writes_nothing(trained, small_data, t
     assert sorted(folder.rglob("*")) == there
 
 
-def test_the_preferred_answer_gains_on_the_rejected_one(trained, tmp_path):
+def test_the_preferred_answer_gains_on_the_rejected_one(trained):
     args, folder = trained
     config = as_trained(load_config(None, args), folder)
     tokenizer, context = load_tokenizer(config, folder), linking.context(config)
     rows = load_split(config, "validation")[:4]
-    wrong = [(row, "SELECT 1") for row in rows]
+    prompts = [render(tokenizer, config, row["question"], context) for row in rows]
+    wrong = [
+        Pair(prompt, row["sql"], "SELECT 1") for prompt, row in zip(prompts, rows, strict=True)
+    ]
     model = load_model(config, folder)
 
     def margin(model) -> float:
@@ -45,8 +50,19 @@ def test_the_preferred_answer_gains_on_the_rejected_one(trained, tmp_path):
         return sum(nats[len(rows) :]) - sum(nats[: len(rows)])
 
     before = margin(model)
-    options = dpo.arguments(["--epochs=5", "--rate=1e-3"])
 
-    tuned = dpo.preferred(config, model, tokenizer, wrong, options, str(tmp_path))
+    tuned = preferred(model, tokenizer, wrong, beta=0.1, rate=1e-3, epochs=5, seed=6)
 
     assert margin(tuned) > before + 1
+
+
+def test_a_training_in_four_bits_is_refused_at_once(trained, tmp_path, capsys):
+    args, folder = trained
+    copied = shutil.copytree(folder, tmp_path / "em_4bits")
+    settings = copied / "effective_config.yaml"
+    text = settings.read_text("utf-8")
+    settings.write_text(text.replace("load_in_4bit: false", "load_in_4bit: true"), "utf-8")
+
+    assert run_main(dpo.main, [*args, f"training.output_dir={copied}"]) == 2
+
+    assert "4 bits" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Dia 7, para aprofundar: DPO sobre o modelo já treinado, com pares tirados dos erros dele.
 
-    python dpo.py                              # o modelo que vem pronto; 7 minutos
+    python dpo.py                              # o modelo que vem pronto; 8 minutos
     python dpo.py --beta 0.5 --rate 5e-4       # mais preso à referência, passos maiores
 
 O modelo responde as perguntas de `generated_validation`, de formas de SQL que o treino não viu. Em
@@ -12,13 +12,10 @@ validação, escritas à mão, antes e depois. Nada se grava.
 
 import argparse
 import sys
-import tempfile
 
 from comum.terminal import Parser, UserError, above_zero, run_main
 
 from loja_sql.config import add_config_arguments, as_trained, config_from_args, with_trained
-
-RELEASE_EVERY = 5  # passos entre duas devoluções de memória ao sistema
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -36,27 +33,41 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     config = with_trained(config_from_args(args))
     config = as_trained(config, config.output_dir)
+    if config.model.load_in_4bit:
+        raise UserError(
+            f"{config.output_dir} foi treinado em 4 bits, e o DPO parte do LoRA fundido à base: "
+            "use um treino sem load_in_4bit."
+        )
 
     from comum.numbers import interval, p_value
     from comum.statistics import mcnemar, proportion
 
     from loja_sql.model.loading import load_model, load_tokenizer
+    from loja_sql.model.preference import Pair, preferred
+    from loja_sql.prompt import render
+    from loja_sql.questions import linking
     from loja_sql.questions.splits import load_split
+    from loja_sql.scores.variants import spread
 
-    asked = load_split(config, "generated_validation")[: args.limit]
+    asked = spread(load_split(config, "generated_validation"), args.limit)
     validation = load_split(config, "validation")[: args.limit or config.data.validation_size]
     tokenizer = load_tokenizer(config, config.output_dir)
     model = load_model(config, config.output_dir)
-    answers = answered(config, model, tokenizer, asked + validation, "Antes")
-    wrong = [(row, said) for row, (said, right) in zip(asked, answers, strict=False) if not right]
-    before = [right for _, right in answers[len(asked) :]]
+    answers = answered(config, model, tokenizer, asked, "Procurando erros")
+    wrong = [(row, said) for row, (said, right) in zip(asked, answers, strict=True) if not right]
     if not wrong:
-        raise UserError("o modelo acertou todas: não há par de que aprender. Aumente --limit.")
+        raise UserError(f"o modelo acertou as {len(asked)}: não há par de que aprender.")
+    before = [right for _, right in answered(config, model, tokenizer, validation, "Antes")]
     row, said = wrong[0]
     print(f"{len(wrong)} pares, de {len(asked)} perguntas. Um deles:")
     print(f"  pergunta:  {row['question']}\n  preferida: {row['sql']}\n  rejeitada: {said}")
-    with tempfile.TemporaryDirectory() as folder:  # o Trainer cria a sua pasta, queira-se ou não
-        model = preferred(config, model, tokenizer, wrong, args, folder)
+    context = linking.context(config)
+    pairs = [
+        Pair(render(tokenizer, config, row["question"], context), row["sql"], said)
+        for row, said in wrong
+    ]
+    seed = config.training.seed
+    model = preferred(model, tokenizer, pairs, args.beta, args.rate, args.epochs, seed)
     after = [right for _, right in answered(config, model, tokenizer, validation, "Depois")]
     found = mcnemar(before, after)
     print(
@@ -87,63 +98,6 @@ def answered(config, model, tokenizer, rows: list[dict], label: str) -> list[tup
         for row, (_, said) in zip(rows, in_order(batches, label, len(rows)), strict=True)
     ]
     return [(verdict["predicted"], verdict["correct"]) for verdict in verdicts]
-
-
-def preferred(config, model, tokenizer, wrong: list[tuple[dict, str]], args, folder: str):
-    """O modelo depois do DPO; de `wrong`, a consulta de cada linha é melhor que a resposta."""
-    from comum import sft
-    from comum.models import device, train_in_float32
-    from comum.numbers import decimal
-
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import PrinterCallback
-    from trl import DPOConfig, DPOTrainer
-
-    from loja_sql.prompt import render
-    from loja_sql.questions import linking
-
-    context = linking.context(config)
-    prompts = [render(tokenizer, config, row["question"], context) for row, _ in wrong]
-    pairs = [
-        {"prompt": prompt, "chosen": row["sql"], "rejected": said}
-        for prompt, (row, said) in zip(prompts, wrong, strict=True)
-    ]
-    model.set_attn_implementation("eager")  # a da geração só serve a um token por vez
-    trainer = DPOTrainer(
-        model,
-        args=DPOConfig(
-            output_dir=folder,
-            beta=args.beta,
-            learning_rate=args.rate,
-            num_train_epochs=args.epochs,
-            per_device_train_batch_size=8,
-            bf16=model.dtype == torch.bfloat16,
-            use_cpu=device().type == "cpu",
-            gradient_checkpointing=False,
-            precompute_ref_log_probs=True,  # a referência não muda: basta passar por ela uma vez
-            save_strategy="no",
-            logging_steps=1,
-            disable_tqdm=True,  # a barra é a de `sft.Bar`
-            report_to="none",
-            seed=config.training.seed,
-        ),
-        train_dataset=Dataset.from_list(pairs),
-        processing_class=tokenizer,
-        # A base em que este LoRA se apoia já traz o treino: desligado, ele é a referência.
-        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
-        callbacks=[sft.Bar("Treinando (DPO)", RELEASE_EVERY)],
-    )
-    trainer.remove_callback(PrinterCallback)  # sem a barra dele, o Trainer imprime dicionários
-    train_in_float32(trainer.model)
-    trainer.train()
-    # Beta x (o que a preferida ganhou - o que a rejeitada ganhou), em log-probabilidade.
-    margins = [log["rewards/margins"] for log in trainer.state.log_history if "loss" in log]
-    epoch = len(margins) // args.epochs
-    first, last = (sum(some) / len(some) for some in (margins[:epoch], margins[-epoch:]))
-    print(f"\nA margem: {decimal(first, 3)} na primeira passada, {decimal(last, 3)} na última.")
-    return trainer.model.merge_and_unload()
 
 
 if __name__ == "__main__":

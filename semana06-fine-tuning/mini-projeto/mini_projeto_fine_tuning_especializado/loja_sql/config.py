@@ -261,7 +261,10 @@ def load_effective(folder: Path) -> Config:
     """Lê a configuração gravada ao lado de um adaptador por `save_effective`."""
     path = folder / EFFECTIVE_NAME
     if not path.is_file():
-        raise UserError(f"{folder} não tem {EFFECTIVE_NAME}: não é uma saída de train.py.")
+        raise UserError(
+            f"{folder} não tem {EFFECTIVE_NAME}: não é uma saída de train.py. Confira a pasta, ou "
+            "treine antes: python train.py"
+        )
     return _validated(read_yaml(path), f"{path} não serve (editado, ou de outra versão?)")
 
 

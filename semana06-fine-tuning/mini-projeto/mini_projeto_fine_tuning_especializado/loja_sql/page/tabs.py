@@ -44,7 +44,8 @@ TO_ADDRESS = """(question) => {
 # O botão em que se estava some enquanto se espera e depois volta: o foco vai para o que fica.
 FOLLOW = """() => setTimeout(() => {
   if (document.activeElement !== document.body) return;
-  [...document.querySelectorAll("#perguntar, #cancelar")].find((one) => one.offsetParent)?.focus();
+  [...document.querySelectorAll("#perguntar, #cancelar")].find((one) => one.offsetParent)
+    ?.focus({ preventScroll: true });
 }, 50)"""
 # O arquivo vem em base64 e nasce no navegador: nada se grava no servidor.
 SAVE = """(content) => {

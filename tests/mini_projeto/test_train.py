@@ -309,7 +309,7 @@ def test_two_trainings_do_not_share_a_folder(project):
     (folder / "lora").mkdir()
     lock = str(folder / "lora" / ".lock")
     subprocess.run([sys.executable, "-c", code, lock], check=False)
-    with FileLock(lock), pytest.raises(UserError, match="outro treino usa"):
+    with FileLock(lock), pytest.raises(UserError, match="outro programa usa"):
         train.main(args)
     with run_folder.locked(folder / "lora"):
         pass  # a trava de um morto não prende

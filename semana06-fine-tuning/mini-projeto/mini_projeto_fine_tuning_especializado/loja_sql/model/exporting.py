@@ -56,7 +56,17 @@ class Exporter:
         """Grava as formas que faltam, com uma só fusão para todas, e o que vai ao lado delas.
 
         Uma forma que falta não impede as outras: o manifesto diz por que e como obtê-la.
+
+        Raises:
+            UserError: outra exportação desta pasta está em curso, ou a fusão mudaria o modelo.
         """
+        with run_folder.locked(self.folder):
+            for left in self.folder.glob(".*"):  # de uma exportação que morreu no meio
+                if left.name != ".lock":
+                    _remove(left)
+            return self._export(forms, force)
+
+    def _export(self, forms: list[str], force: bool) -> Manifest:
         manifest = self._manifest(force)
         missing = [form for form in forms if form not in manifest.ready(self.folder)]
         merged = self.folder / ".fundido"
@@ -126,7 +136,7 @@ class Exporter:
         """Grava uma forma por inteiro ou não grava; devolve a linha dela no manifesto."""
         print(f"Exportando {form}…", flush=True)
         name = f"modelo-{form}.gguf" if form in GGUF_FORMS else form
-        temporary, target = self.folder / f".{os.getpid()}-{name}", self.folder / name
+        temporary, target = self.folder / f".{name}", self.folder / name
         started = time.perf_counter()
         try:
             if form in GGUF_FORMS:

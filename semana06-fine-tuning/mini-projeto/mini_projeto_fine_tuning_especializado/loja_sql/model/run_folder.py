@@ -138,14 +138,14 @@ def locked(folder: Path) -> Iterator[None]:
     """Cria a pasta e a guarda para este processo; o sistema solta a trava de quem morre.
 
     Raises:
-        UserError: outro treino a usa, ou não se pode gravar nela.
+        UserError: outro programa a usa, ou não se pode gravar nela.
     """
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(f"outro treino usa {folder}. Espere que acabe, ou {ELSEWHERE}") from error
+        raise UserError(f"outro programa usa {folder}. Espere que acabe, ou {ELSEWHERE}") from error
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:

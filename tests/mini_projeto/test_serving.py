@@ -1,9 +1,11 @@
 """serving.py: o que vai a outro servidor é o que o assistente manda ao seu motor."""
 
 import comum  # noqa: F401  (antes do torch)
+from comum.paths import DEFAULT_MODEL
 from comum.terminal import UserError
 
 import pytest
+from transformers import AutoTokenizer
 
 from loja_sql.config import SHIPPED, as_trained, load_config
 from loja_sql.model.assistant import Assistant
@@ -56,7 +58,8 @@ def test_what_is_not_a_question_is_refused(served):
 
 def test_an_answer_is_read_as_the_assistant_reads_it(served):
     ids = served.tokenizer(SQL, add_special_tokens=False).input_ids
-    assert len(ids) < len(SQL.split()), "os tokens fundidos"
+    base = AutoTokenizer.from_pretrained(DEFAULT_MODEL)(SQL).input_ids
+    assert len(ids) < 0.75 * len(base), "os tokens fundidos"
     assert served.sql(served.tokenizer.decode(ids)) == SQL
     assert served.sql(f" {SQL};\n<|im_end|>outra coisa") == SQL
     assert served.sql(DECLINE) is None

@@ -239,7 +239,7 @@ def test_killed_before_delivering_only_delivers(interrupted):
         ("lora.r=8", "lora.r era 4 e agora é 8"),
         ("training.batch_size=2", "training.batch_size era 4 e agora é 2"),
         ("training.max_steps=5", "training.max_steps era 6 e agora é 5"),
-        ("training.epochs=2 training.seed=7", "training.epochs era 3.0 e .*; training.seed era 6"),
+        ("training.epochs=9 training.seed=7", "training.epochs era 2.0 e .*; training.seed era 6"),
         ("model.name=ninguem/outro", "model.name era .* e agora é ninguem/outro"),
         ("data.curated_in_training=12", "os dados de treino era 24 linhas.* agora é 12 linhas"),
         ("prompt.system=Outro", "prompt.system era SQL e agora é Outro"),

@@ -7,7 +7,7 @@ from comum import memory_plan, tables
 from comum.conversations import Messages, encode, greedy_answers, prompt_of
 from comum.labels import MEMORY, SCORES
 from comum.memory import measure_step, peak_mib, release
-from comum.models import autocast, compute_dtype
+from comum.models import autocast, compute_dtype, device
 from comum.numbers import MISSING, decimal, interval
 from comum.results import MemoryParts, TrainingRun
 from comum.scoring import answer_scores
@@ -20,6 +20,7 @@ import torch
 from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerCallback
 
+RELEASE_EVERY = 5  # passos entre duas devoluções de memória ao sistema
 COMPARED = ("perplexity_token", "perplexity_byte", "next_token_accuracy", "bleu")
 
 
@@ -31,7 +32,7 @@ class Bar(TrainerCallback):
     """
 
     def __init__(
-        self, label: str, release_every: int, tracking: str = "none", name: str = ""
+        self, label: str, release_every: int = RELEASE_EVERY, tracking: str = "none", name: str = ""
     ) -> None:
         self.label, self.release_every = label, release_every
         self.log, self.close = tracker(tracking, name)
@@ -54,6 +55,13 @@ class Bar(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
         self.close()
+
+
+def use_cheaper_attention(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Troca a atenção por outra de mesma conta, onde a volta dela sai mais barata em `dtype`."""
+    if device().type == "cpu" and dtype == torch.bfloat16:
+        # Em bf16, a volta da atenção "sdpa" do torch em CPU leva o dobro da por extenso.
+        model.set_attn_implementation("eager")
 
 
 def step_memory(trainer, batch: dict[str, torch.Tensor]) -> MemoryParts:

@@ -38,7 +38,6 @@ from comum.tracking import TRACKERS, require
 import utils
 
 PLANNED = "meta-llama/Llama-2-7b-hf"
-RELEASE_EVERY = 5  # passos entre duas devoluções de memória ao sistema
 TOLERANCE = 1e-4  # diferença relativa aceita entre dois caminhos que fazem a mesma conta
 MARK = "tokenizer_config.json"  # diz que uma pasta tem um modelo, ou um adaptador
 VARIANTS = ("lora", "rslora", "dora", "lora_plus", "adalora")
@@ -334,7 +333,7 @@ def build_trainer(
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=None if run.method == "full" else runs.variant_of(lora, run.method, steps),
-        callbacks=[sft.Bar(label, RELEASE_EVERY, run.tracking, panel)],
+        callbacks=[sft.Bar(label, tracking=run.tracking, name=panel)],
     )
     models.train_in_float32(trainer.model)
     return trainer

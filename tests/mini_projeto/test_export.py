@@ -97,12 +97,13 @@ def test_each_folder_answers_almost_as_the_adapter(copied):
     assert export.main([*args, "--forms", "bf16,nf4,gptq"]) == 0
     reference = TransformersEngine(config, folder)
     ids = reference.tokenizer(QUESTION, return_tensors="pt").input_ids
-    for form in ("bf16", "nf4", "gptq"):
+    # Do NF4 menos: num modelo deste tamanho, o token que mais sente muda com os dados do treino.
+    for form, least in {"bf16": 0.999, "nf4": 0.92, "gptq": 0.95}.items():
         engine = open_form(config, folder, form)
         with torch.inference_mode():
             exact, close = reference.model(ids).logits, engine.model(ids).logits.float()
         alike = torch.nn.functional.cosine_similarity(exact, close, dim=-1)
-        assert alike.min() > 0.9, form  # de tão pequeno, o modelo sente cada arredondamento
+        assert alike.min() > least, form
         assert engine.name == f"transformers {form}"
 
 

@@ -48,27 +48,29 @@ def main(argv: list[str] | None = None) -> int:
     from loja_sql.questions import linking
     from loja_sql.questions.splits import load_split
     from loja_sql.scores.variants import spread
+    from loja_sql.sql.database import Database
 
     asked = spread(load_split(config, "generated_validation"), args.limit)
     validation = load_split(config, "validation")[: args.limit or config.data.validation_size]
     tokenizer = load_tokenizer(config, config.output_dir)
     model = load_model(config, config.output_dir)
-    answers = answered(config, model, tokenizer, asked, "Procurando erros")
+    context = linking.context(config)
+    for row in asked + validation:
+        row["prompt"] = render(tokenizer, config, row["question"], context)
+    databases = [Database(path, config.database.time_limit_s) for path in config.databases]
+    settings = tokenizer, databases, config.generation
+    answers = answered(model, asked, "Procurando erros", *settings)
     wrong = [(row, said) for row, (said, right) in zip(asked, answers, strict=True) if not right]
     if not wrong:
         raise UserError(f"o modelo acertou as {len(asked)}: não há par de que aprender.")
-    before = [right for _, right in answered(config, model, tokenizer, validation, "Antes")]
+    before = [right for _, right in answered(model, validation, "Antes", *settings)]
     row, said = wrong[0]
     print(f"{len(wrong)} pares, de {len(asked)} perguntas. Um deles:")
     print(f"  pergunta:  {row['question']}\n  preferida: {row['sql']}\n  rejeitada: {said}")
-    context = linking.context(config)
-    pairs = [
-        Pair(render(tokenizer, config, row["question"], context), row["sql"], said)
-        for row, said in wrong
-    ]
+    pairs = [Pair(row["prompt"], row["sql"], said) for row, said in wrong]
     seed = config.training.seed
     model = preferred(model, tokenizer, pairs, args.beta, args.rate, args.epochs, seed)
-    after = [right for _, right in answered(config, model, tokenizer, validation, "Depois")]
+    after = [right for _, right in answered(model, validation, "Depois", *settings)]
     found = mcnemar(before, after)
     print(
         f"\nValidação, acertos em %: antes, {interval(proportion(before), 1, 100)}; depois, "
@@ -78,20 +80,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def answered(config, model, tokenizer, rows: list[dict], label: str) -> list[tuple[str, bool]]:
-    """O que o modelo responde a cada pergunta, e se a resposta está certa em todos os bancos."""
+def answered(
+    model, rows: list[dict], label: str, tokenizer, databases: list, generation
+) -> list[tuple[str, bool]]:
+    """O que o modelo responde a cada `prompt`, e se a resposta está certa em todos os bancos."""
     from comum.decoding import generate
 
     from loja_sql.model.assistant import in_order
-    from loja_sql.prompt import render
-    from loja_sql.questions import linking
     from loja_sql.scores.grading import judged
-    from loja_sql.sql.database import Database
 
-    context = linking.context(config)
-    databases = [Database(path, config.database.time_limit_s) for path in config.databases]
-    prompts = [render(tokenizer, config, row["question"], context) for row in rows]
-    limits = config.generation.max_new_tokens, config.generation.batch_size
+    prompts = [row["prompt"] for row in rows]
+    limits = generation.max_new_tokens, generation.batch_size
     batches = generate(model.eval(), tokenizer, prompts, *limits)
     verdicts = [
         judged(row, said, databases)

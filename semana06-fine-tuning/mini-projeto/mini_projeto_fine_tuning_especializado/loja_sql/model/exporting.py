@@ -62,7 +62,7 @@ class Exporter:
         """
         with run_folder.locked(self.folder):
             for left in self.folder.glob(".*"):  # de uma exportação que morreu no meio
-                if left.name != ".lock":
+                if left.name != run_folder.LOCK:
                     _remove(left)
             return self._export(forms, force)
 

@@ -16,8 +16,6 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-RELEASE_EVERY = 5  # passos entre duas devoluções de memória ao sistema
-
 
 class Pair(NamedTuple):
     """Duas respostas ao mesmo prompt; os nomes são os das colunas da TRL."""
@@ -47,9 +45,7 @@ def preferred(
     """
     disable_progress_bars()
     generating, half = model.config._attn_implementation, model.dtype
-    if device().type == "cpu" and half == torch.bfloat16:
-        # Em bf16, a volta da atenção "sdpa" do torch em CPU leva o dobro da por extenso.
-        model.set_attn_implementation("eager")
+    sft.use_cheaper_attention(model, half)
     with tempfile.TemporaryDirectory() as folder:  # o Trainer cria a sua, queira-se ou não
         trainer = DPOTrainer(
             model,
@@ -74,7 +70,7 @@ def preferred(
             train_dataset=Dataset.from_list([pair._asdict() for pair in pairs]),
             processing_class=tokenizer,
             peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
-            callbacks=[sft.Bar("Treinando (DPO)", RELEASE_EVERY)],
+            callbacks=[sft.Bar("Treinando (DPO)")],
         )
         trainer.remove_callback(PrinterCallback)  # sem a barra dele, o Trainer imprime dicionários
         train_in_float32(trainer.model)

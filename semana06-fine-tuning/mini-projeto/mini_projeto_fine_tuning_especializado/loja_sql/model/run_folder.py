@@ -41,6 +41,7 @@ MARKERS = ("adapter_config.json", "config.json")  # sem eles, ninguém toma a pa
 PLACES = {"training.output_dir", "training.tracking"}  # não mudam o que se aprende
 LENGTH = {"training.max_steps", "training.epochs"}  # um treino que se continua pode ir mais longe
 CODE = (prompt, linking, loading, tokens, fused, models, training)
+LOCK = ".lock"
 ELSEWHERE = "escolha outra pasta com training.output_dir=…"
 
 
@@ -140,7 +141,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: outro programa a usa, ou não se pode gravar nela.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

@@ -18,6 +18,7 @@ from comum.memory import MemoryGrowth
 from comum.models import PRECISIONS, check_targets, device, fix_seeds, linears_of, train_in_float32
 from comum.numbers import decimal, general, percent
 from comum.results import TrainingSummary
+from comum.sft import use_cheaper_attention
 from comum.terminal import UserError
 from comum.training import IGNORED, lora_rates, masked, recomputes_activations, similar_lengths
 
@@ -312,9 +313,7 @@ def build_trainer(
             trainer.model.save_pretrained, save_embedding_layers=False
         )
     if fast:
-        if device().type == "cpu" and dtype == torch.bfloat16:
-            # Em bf16, a volta da atenção "sdpa" do torch em CPU leva o dobro da por extenso.
-            model.set_attn_implementation("eager")
+        use_cheaper_attention(model, dtype)
         fused.accelerate_layers(trainer.model)
         trainer.fused_loss = fused.supports_answer_loss(trainer.model)
     return trainer

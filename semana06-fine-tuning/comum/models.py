@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def train_in_float32(model: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
+def clock() -> float:
+    """Os segundos de um cronômetro, com o trabalho já pedido à GPU terminado."""
+    if torch.accelerator.is_available():  # CUDA, ou a MPS de um Mac
+        torch.accelerator.synchronize()  # a GPU trabalha depois que a chamada volta
+    return time.perf_counter()
+
+
 def fix_seeds(seed: int) -> None:
     """A mesma semente para Python, numpy e torch."""
     random.seed(seed)
@@ -158,9 +166,13 @@ def check_length(tokenizer: PreTrainedTokenizerBase, tokens: int) -> None:
 
 
 def load_model(
-    name: str, dtype: torch.dtype = torch.float32, load_in_4bit: bool = False, **options
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    load_in_4bit: bool = False,
+    place: torch.device | None = None,
+    **options,
 ) -> PreTrainedModel:
-    """Modelo causal no dispositivo desta máquina, em modo de avaliação.
+    """Modelo causal em `place` (sem ele, no dispositivo desta máquina), em modo de avaliação.
 
     Args:
         dtype: o dos pesos. Com `load_in_4bit`, o das contas e do que não se quantiza: sem dizê-lo,
@@ -179,11 +191,11 @@ def load_model(
         )
     options |= {"dtype": dtype, "output_loading_info": True}
     if load_in_4bit:
-        options |= {"quantization_config": nf4(dtype), "device_map": {"": device()}}
+        options |= {"quantization_config": nf4(dtype), "device_map": {"": place or device()}}
     model, found = _load(AutoModelForCausalLM, name, **options)
     if missing := sorted(found["missing_keys"]):  # o transformers os sortearia, em silêncio
         raise UserError(f"faltam pesos em `{name}`: {missing[0]} e outros {len(missing) - 1}.")
-    return (model if load_in_4bit else model.to(device())).eval()
+    return (model if load_in_4bit else model.to(place or device())).eval()
 
 
 def linears_of(model: nn.Module) -> dict[str, nn.Module]:

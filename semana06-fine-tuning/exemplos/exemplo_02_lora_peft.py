@@ -103,8 +103,8 @@ def main(args: argparse.Namespace) -> None:
 
     banner(1, "LoRA à mão, numa camada")
     # Uma camada do modelo basta: carregar as 32 de um modelo grande só para isto não caberia. Na
-    # CPU, também onde há GPU: é nela que nascem A, B e as entradas sorteadas.
-    model = models.load_model(args.model, num_hidden_layers=1).cpu()
+    # CPU, também onde há GPU, que fica inteira para os treinos.
+    model = models.load_model(args.model, num_hidden_layers=1, place=torch.device("cpu"))
     name, layer = next(iter(models.linears_of(model).items()))
     linear = as_linear(layer)
     print(

@@ -1,6 +1,6 @@
 """Compara a velocidade de treino: os padrões da TRL e cada mudança que adotamos, em cascata.
 
-    python tests/benchmarks/train_speed.py [--examples 256] [data.output_dir=…]
+    python tests/benchmarks/train_speed.py [--examples 256] [--only LINHA] [data.output_dir=…]
 
 Mesmos exemplos, mesmo número de passos, mesma máquina, um processo por linha. Mostra exemplos e
 tokens reais (sem preenchimento) por segundo, sem contar o primeiro passo; que parte é, do que esta
@@ -14,7 +14,9 @@ A perda em blocos da TRL já não é uma linha: desde a 1.16 é a que ela usa se
 import argparse
 import statistics
 import tempfile
-import time
+from pathlib import Path
+
+from comum.files import write_json
 
 from apart import measured_apart, report
 
@@ -105,14 +107,17 @@ def needed_flops(model, read: int, learned: int) -> float:
 
 def limit(dtype_name: str) -> float:
     """FLOP/s de um produto de matrizes de lado `SIDE`: a mediana de dez."""
+    from comum.models import clock, device
+
     import torch
 
-    left, right = torch.randn(2, SIDE, SIDE, dtype=getattr(torch, dtype_name)).unbind()
+    options = {"dtype": getattr(torch, dtype_name), "device": device()}
+    left, right = torch.randn(2, SIDE, SIDE, **options).unbind()
     seconds = []
     for _ in range(13):
-        start = time.perf_counter()
+        start = clock()
         left @ right
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return 2 * SIDE**3 / statistics.median(seconds[3:])
 
 
@@ -167,15 +172,17 @@ def plain_trainer(config, tokenizer, train_set, validation_set, settings):
 
 def timed_steps(trainer) -> list[tuple[int, int, int, float]]:
     """Uma lista que se enche, passo a passo, de (exemplos, tokens, tokens na perda, segundos)."""
+    from comum.models import clock
+
     steps: list[tuple[int, int, int, float]] = []
     original = trainer.training_step
 
     def timed(model, inputs, *args, **kwargs):
         read, learned = inputs["attention_mask"].sum(), (inputs["labels"] != -100).sum()
         sizes = len(inputs["input_ids"]), int(read), int(learned)
-        start = time.perf_counter()
+        start = clock()
         loss = original(model, inputs, *args, **kwargs)
-        steps.append((*sizes, time.perf_counter() - start))
+        steps.append((*sizes, clock() - start))
         return loss
 
     trainer.training_step = timed
@@ -185,6 +192,9 @@ def timed_steps(trainer) -> list[tuple[int, int, int, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Velocidade de treino, mudança por mudança.")
     parser.add_argument("--examples", type=int, default=256, help="exemplos de treino por linha")
+    only = {"choices": ROWS, "metavar": "LINHA", "help": "só esta, pelo nome (repete-se)"}
+    parser.add_argument("--only", action="append", **only)
+    parser.add_argument("--json", metavar="ARQUIVO", help="grava aqui também os números")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="chave=valor", help="ajustes avulsos")
     args = parser.parse_intermixed_args()
@@ -197,13 +207,14 @@ def main() -> None:
     print(f"Produto de matrizes de lado {SIDE}, em GFLOP/s: {shown}\n")
     titles = ("configuração", "exemplos/s", "vezes", "tokens/s", "do limite", "perda por resposta")
     print(f"| {' | '.join(titles)} |\n|---{'|---:' * 5}|")
-    first = None
-    for row in ROWS:
+    first, found = None, {}
+    for row in args.only or ROWS:
         spin = "20000" if settings_of(row).get("spin") else "0"
         result = measured_apart("--row", row, GOMP_SPINCOUNT=spin)
         if isinstance(result, str):
             print(f"| {row} | falhou: {result} | | | | |")
             continue
+        found[row] = result
         speed = result["examples_per_second"]
         first = first or speed
         numbers = (
@@ -211,6 +222,8 @@ def main() -> None:
             f"{result['flops'] / max(limits.values()):.0%} | {result['answer_loss']:.1f}"
         )
         print(f"| {row} | {numbers.replace('.', ',')} |", flush=True)
+    if args.json:
+        write_json(Path(args.json), found)
 
 
 if __name__ == "__main__":

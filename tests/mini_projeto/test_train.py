@@ -29,7 +29,7 @@ from loja_sql.model import callbacks, run_folder
 from loja_sql.model.loading import load_model
 from loja_sql.model.run_folder import checkpoints, is_whole, read_run
 from loja_sql.model.summary import read_summary
-from loja_sql.model.trainer import POOL, SimilarLengths, audit, tokenized
+from loja_sql.model.trainer import POOL, SimilarLengths, audit, needs_forward, tokenized
 from loja_sql.questions import linking
 
 
@@ -487,6 +487,13 @@ def test_two_processes_take_the_same_path_as_one(project):
     assert measured(two, "loss") == pytest.approx(measured(one, "loss"), abs=1e-4)
     assert read_summary(two).tokens_seen == read_summary(one).tokens_seen
     assert_same_weights(one / "checkpoint-5", two / "checkpoint-5", atol=2e-5)
+
+
+def test_fused_layers_stay_out_of_fsdp(monkeypatch):
+    """O accelerate só faz FSDP em GPU: aqui se confere que o treino o reconhece."""
+    assert not needs_forward()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # como o põe `accelerate launch`
+    assert needs_forward()
 
 
 def test_the_fsdp_file_is_one_accelerate_understands():

@@ -18,7 +18,7 @@ from comum.conversations import DATA_DIR, encode, greedy_answers, prompt_of, rea
 from comum.files import building, check_output, weights_bytes
 from comum.llama_cpp import LlamaCpp
 from comum.memory import peak_mib, resident_bytes
-from comum.models import device, fix_seeds, linears_of, load_model, load_tokenizer
+from comum.models import clock, device, fix_seeds, linears_of, load_model, load_tokenizer
 from comum.results import Speed, Technique, Trap, TrapModel
 from comum.scoring import answer_sums, text_perplexity
 from comum.statistics import bleu, perplexity, ratio
@@ -221,21 +221,15 @@ def speed(model, batch: int, repeats: int) -> Speed:
     prompt = torch.randint(10, vocabulary, (batch, PROMPT_TOKENS), device=model.device)
     rates = []
     for _ in range(repeats + 1):
-        ids, cache, marks = prompt, None, [_clock()]
+        ids, cache, marks = prompt, None, [clock()]
         for _ in range(1 + NEW_TOKENS):  # o primeiro lê o prompt inteiro
             found = model(input_ids=ids, past_key_values=cache, logits_to_keep=1)
             ids, cache = found.logits[:, -1:].argmax(-1), found.past_key_values
-            marks.append(_clock())
+            marks.append(clock())
         tokens = batch * PROMPT_TOKENS, batch * NEW_TOKENS
         rates.append((tokens[0] / (marks[1] - marks[0]), tokens[1] / (marks[-1] - marks[1])))
     prefill, decode = (statistics.median(column) for column in zip(*rates[1:], strict=True))
     return Speed(prefill=prefill, decode=decode)
-
-
-def _clock() -> float:
-    if torch.accelerator.is_available():  # CUDA, ou a MPS de um Mac
-        torch.accelerator.synchronize()  # a GPU trabalha depois que a chamada volta
-    return time.perf_counter()
 
 
 def native_answers(

@@ -24,7 +24,7 @@ from comum.training import IGNORED, lora_rates, masked, recomputes_activations, 
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from datasets import Dataset
 from peft import LoraConfig
 from torch.utils.data import Sampler
@@ -117,6 +117,15 @@ def _handed_over(config: Config, trainer: "AnswerTrainer", memory: int | None) -
 def all_processes() -> PartialState:
     """Os processos deste treino: um só, ou os que `accelerate launch` e `torchrun` abriram."""
     return PartialState(cpu=device().type == "cpu")
+
+
+def needs_forward() -> bool:
+    """Diz se só vale o que passa pelo forward do modelo inteiro, que fused.py não usa.
+
+    Em vários processos, é nele que o DDP combina os gradientes; com o FSDP, mesmo num só, que se
+    juntam os pesos divididos.
+    """
+    return all_processes().num_processes > 1 or parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
 def tokenized(
@@ -272,10 +281,8 @@ def build_trainer(
     if new_tokens:
         tokens.fit(model, tokenizer)
         tokens.start(model, tokenizer, new_tokens)
-    # Em vários processos, o DDP só sincroniza gradientes de quem passa pelo forward do modelo.
-    # E em fp16 ele tem de escalar a perda antes da volta, que fused.py faz já na ida.
-    alone = all_processes().num_processes == 1 and dtype != torch.float16
-    fast = wanted and alone and fused.supports(model)
+    # Em fp16 é preciso escalar a perda antes da volta, que fused.py faz já na ida.
+    fast = wanted and not needs_forward() and dtype != torch.float16 and fused.supports(model)
     # Com o LoRA, as camadas de fused.py já recebem e devolvem bf16; o autocast só repetiria
     # conversões. Com todos os pesos em float32, as contas em bf16 são dele.
     autocast = torch.float32 if fast and not full else dtype

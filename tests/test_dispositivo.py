@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 from comum import adapters, conversations, decoding, gptq, models
 from comum.conversations import DATA_DIR, encode, read_conversations
+from comum.files import write_jsonl
 
 import accelerate
 import numpy
@@ -19,9 +20,11 @@ from torch.overrides import TorchFunctionMode
 import exemplo_01_fine_tuning_basico as day3
 import exemplo_02_lora_peft as day4
 import exemplo_03_quantizacao as day5
+import exemplo_04_dataset_preparation as day6
 from dia5 import measuring
 from dia6 import measures
-from loja_sql.model import fused
+from loja_sql.config import load_config
+from loja_sql.model import fused, trainer
 
 GPU = torch.device("cpu", 0)
 TO, CPU, SET_DATA = torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.data.__set__
@@ -53,8 +56,10 @@ class FakeGpu(TorchFunctionMode):
         if func in (TO, CPU) and places:
             result = result.view_as(result)  # outro objeto, como numa cópia
         if places or marks or not tensors:
+            known = {id(tensor) for tensor in tensors}  # o que se muda no lugar fica onde está
             for tensor in tensors_in([result]):
-                tensor.on_gpu = places[0] == GPU if places else True in marks
+                if id(tensor) not in known:
+                    tensor.on_gpu = places[0] == GPU if places else True in marks
         return result
 
 
@@ -119,6 +124,18 @@ def test_a_training_of_day_4(gpu, tiny_llama, tmp_path):
     assert day4.train_one(run).steps == 2
 
 
+def test_day_5_until_it_saves_the_models(gpu, wide_llama, tmp_path, monkeypatch, capsys):
+    def stop(*arguments):
+        raise KeyboardInterrupt  # cada técnica é doutro processo
+
+    monkeypatch.setattr(measuring, "quantize_and_measure", stop)
+    model, output = str(wide_llama), str(tmp_path / "dia5")
+    command = ["--quick", "--model", model, "--base", model, "--output", output]
+    with pytest.raises(KeyboardInterrupt):
+        day5.main(day5.arguments(command))
+    assert "Quantizar, gravar, recarregar e medir" in capsys.readouterr().out
+
+
 @torch.no_grad()
 def test_the_measures_of_day_5(gpu, tmp_path):
     model, tokenizer, texts, rows = gpu
@@ -144,7 +161,25 @@ def test_the_classifier_of_day_6(gpu, tiny_llama):
     assert scores.shape == (1, 2)
 
 
-def test_the_answers_and_the_training_of_the_mini_project(gpu):
+def test_before_and_after_of_day_6(gpu, tiny_llama, tmp_path):
+    for part in ("treino", "teste"):
+        write_jsonl(tmp_path / f"{part}.jsonl", [{"messages": gpu[2][0]}] * 2)
+    rates = {"train": 2, "test": 1, "new_tokens": 2, "epochs": 1.0, "learning_rate": 1e-3}
+    plan = SimpleNamespace(model=str(tiny_llama), r=2, seed=0, batch_size=2, **rates)
+    assert day6.before_after(tmp_path, "instruction", plan).test == 1
+
+
+def test_a_training_of_the_mini_project(gpu, tiny_llama, shop_11, tmp_path, monkeypatch):
+    (tmp_path / "loja_11.sqlite").symlink_to(shop_11)
+    settings = [f"model.name={tiny_llama}", f"data.output_dir={tmp_path}", "database.seeds=[11]"]
+    settings += [f"training.output_dir={tmp_path / 'lora'}", "training.max_steps=2", "lora.r=2"]
+    settings += ["training.batch_size=2", "training.eval_steps=1", "model.merged_tokens=4"]
+    rows = [{"question": "quantos clientes?", "sql": "SELECT COUNT(*) FROM clientes"}] * 4
+    monkeypatch.setattr(trainer, "device", lambda: GPU)
+    assert trainer.train(load_config(None, settings), rows, rows[:2]).steps == 2
+
+
+def test_the_answers_and_the_fused_layers_of_the_mini_project(gpu):
     model, tokenizer, _, rows = gpu
     prompts = conversations.fixed_prompts(tokenizer)
     assert list(decoding.stream(model, tokenizer, prompts[0], 3))

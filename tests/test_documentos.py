@@ -4,6 +4,7 @@ import ast
 import functools
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -193,6 +194,18 @@ def test_every_command_in_the_documents_exists_and_parses():
     assert len(commands) > 40
     found = ((where, words, problem_of(words)) for where, words in commands)
     assert [one for one in found if one[-1]] == []
+
+
+def test_every_command_of_the_gpu_check_exists_and_parses(tmp_path, monkeypatch):
+    """Sem GPU ninguém o roda: um script ou uma opção que mude de nome o estragaria em silêncio."""
+    monkeypatch.setattr(sys, "path", [*sys.path])  # ele aumenta o caminho
+    gpu = runpy.run_path(str(ROOT / "tests" / "gpu" / "conferir_gpu.py"))
+    steps = [step for step in gpu["steps_of"]("modelo", tmp_path) if isinstance(step.run, list)]
+    commands = {step.name: [str(word) for word in step.run[1:]] for step in steps}
+    for name, words in commands.items():
+        words = words[words.index(str(PROJECT_DIR / "train.py")) :] if "-m" in words else words
+        assert "--draw" in words or problem_of(words) is None, name
+    assert len(commands) > 12
 
 
 @pytest.mark.parametrize(

@@ -357,6 +357,24 @@ class Day6Training(Result):
     classification: Classification | None = None
 
 
+# --- uma GPU ------------------------------------------------------------------------------------
+class GpuStep(Shape):
+    """Um passo de tests/gpu; as memórias são em MiB, e None é o que ele não mede."""
+
+    step: str
+    outcome: str
+    seconds: float
+    predicted: float | None = None
+    measured: float | None = None
+    tokens_per_second: float | None = None
+
+
+class Gpu(Result):
+    """A semana inteira numa GPU, passo a passo."""
+
+    rows: list[GpuStep]
+
+
 # --- mini-projeto -------------------------------------------------------------------------------
 class Latency(Shape):
     """Perguntas feitas uma a uma, com o prompt; `tokens_per_second` é da resposta."""

@@ -23,6 +23,7 @@ from comum.results import (
     Day6Metrics,
     Day6Training,
     Evaluation,
+    Gpu,
     Result,
     Score,
     Variant,
@@ -39,6 +40,7 @@ FILES: dict[str, tuple] = {
     "data": (Day6Data, "dia6_dados", "dia6_dados_quick"),
     "metrics": (Day6Metrics, "dia6_metricas", "dia6_metricas_quick"),
     "tuning": (Day6Training, "dia6_treino", "dia6_treino_quick"),
+    "gpu": (Gpu, "gpu"),
     "project": (
         Evaluation,
         *("mini_projeto_lora_test", "mini_projeto_rapido_test", "mini_projeto_pronto_test"),
@@ -81,6 +83,7 @@ class Measured:
     data: Day6Data | None
     metrics: Day6Metrics | None
     tuning: Day6Training | None
+    gpu: Gpu | None
     project: Evaluation | None
     tries: dict[str, Day4]
     shipped: dict[str, Evaluation]

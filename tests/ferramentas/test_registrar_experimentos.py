@@ -236,6 +236,13 @@ def test_text_from_a_result_cannot_break_the_book_nor_a_table(desk):
     assert "| a \\| b c | certo |" in desk.page(desk.results)
 
 
+def test_a_gpu_that_was_measured_has_its_table(desk):
+    row = {"step": "qlora", "outcome": "certo", "seconds": 31.2, "measured": 812.4}
+    desk.result("gpu", {"rows": [row]})
+    desk.run()
+    assert "| qlora | certo | 31 | – | 812 | – |" in desk.page(desk.results)
+
+
 def lora_run(r, perplexity, **settings):
     """O LoRA do dia 4, com outro posto e outra perplexidade de validação."""
     result = json.loads((REFERENCE_DIR / "dia4_lora.json").read_text("utf-8"))

@@ -49,8 +49,6 @@ def write(folder: Path, output: Path, file_type: str) -> Counter:
             raise UserError(f"{folder} não é a pasta de um modelo: falta {name}.")
     config = read_json(folder / "config.json")
     _check_architecture(config, folder)
-    if not output.parent.is_dir():
-        raise UserError(f"a pasta {output.parent} não existe; crie-a ou mude --output.")
     counts: Counter[str] = Counter()
     with replacing(output) as temporary:
         writer = gguf.GGUFWriter(temporary, "llama", use_temp_file=True)

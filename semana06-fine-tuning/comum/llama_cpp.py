@@ -194,26 +194,18 @@ class LlamaCpp:
         return torch.from_numpy(values.copy())  # o llama.cpp reaproveita essa memória
 
     def __call__(
-        self, input_ids: torch.Tensor, past_key_values: int | None = None, logits_to_keep: int = 0
+        self,
+        input_ids: torch.Tensor,
+        past_key_values: int | None = None,
+        logits_to_keep: int = 0,
+        use_cache: bool = True,
     ) -> SimpleNamespace:
         """`logits` e `past_key_values` (aqui, quantos tokens já foram lidos), como no transformers.
 
-        `logits_to_keep` é 1, os da última posição, ou 0, os de todas.
+        `logits_to_keep` é 1, os da última posição, ou 0, os de todas; o cache se usa sempre.
         """
         if past_key_values is None:
             self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
         start = past_key_values or 0
         logits = self.decode(input_ids.numpy(), start, last_only=logits_to_keep == 1)
         return SimpleNamespace(logits=logits, past_key_values=start + input_ids.shape[1])
-
-    def greedy(self, prompt: list[int], new_tokens: int, stop: int) -> list[int]:
-        """Continua `prompt` pelo token mais provável, até `stop` ou `new_tokens`."""
-        answer, step, cache = [], prompt, None
-        for _ in range(new_tokens):
-            found = self(torch.tensor([step]), cache, logits_to_keep=1)
-            token, cache = int(found.logits[0, -1].argmax()), found.past_key_values
-            if token == stop:
-                break
-            answer.append(token)
-            step = [token]
-        return answer

@@ -30,6 +30,24 @@ class Shape(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Lê o que se gravou.
+
+        Raises:
+            UserError: o arquivo não se lê ou é de outra forma (de outra versão, ou editado).
+        """
+        try:
+            return cls.model_validate(read_json(path))
+        except UserError as error:
+            raise UserError(f"{error} Se ele se estragou, apague-o e faça-o de novo.") from error
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "raiz"
+            raise UserError(
+                f"{path} não tem a forma esperada (em `{where}`). Foi editado, ou é de outra "
+                "versão? Apague-o e faça-o de novo."
+            ) from error
+
 
 class Score(Shape):
     """Uma medida com o intervalo de 95%; `n` são as unidades (conversas, perguntas)."""
@@ -88,24 +106,6 @@ class Result(Shape):
         """Grava o resultado e diz onde está e como levá-lo ao caderno."""
         print(f"\nResultados: {self.save(name)}")
         print(f"Para levar os números ao caderno: make experimentos (ou {RECORD_COMMAND})")
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Lê o resultado.
-
-        Raises:
-            UserError: o arquivo não se lê ou é de outra forma (de outra versão, ou editado).
-        """
-        try:
-            return cls.model_validate(read_json(path))
-        except UserError as error:
-            raise UserError(f"{error} Se ele se estragou, apague-o e meça de novo.") from error
-        except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "raiz"
-            raise UserError(
-                f"{path} não tem a forma esperada (em `{where}`). Foi editado, ou é de outra "
-                "versão? Apague-o e meça de novo."
-            ) from error
 
 
 def machine() -> Machine:

@@ -6,6 +6,7 @@ import shutil
 
 from comum import gguf as ours
 from comum import llama_cpp
+from comum.decoding import stream
 from comum.gguf import write
 from comum.paths import DEFAULT_MODEL
 from comum.terminal import UserError
@@ -16,8 +17,6 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-import escrever_gguf as program
 
 needs_llama_cpp = pytest.mark.skipif(
     llama_cpp.missing() is not None, reason="pede o pacote do llama.cpp"
@@ -146,19 +145,6 @@ def test_a_folder_it_cannot_write_is_refused(tiny_llama, tmp_path, change, messa
     assert not list(output.iterdir())
 
 
-def test_a_missing_output_folder_is_refused(tiny_llama, tmp_path):
-    with pytest.raises(UserError, match="não existe"):
-        write(tiny_llama, tmp_path / "nada" / "m.gguf", "f16")
-
-
-def test_the_program_says_what_it_wrote(tiny_llama, tmp_path, capsys):
-    output = tmp_path / "m.gguf"
-    arguments = ["--model", str(tiny_llama), "--output", str(output), "--type", "q8_0"]
-    assert program.main(arguments) == 0
-    assert "em Q8_0" in capsys.readouterr().out and output.is_file()
-    assert list(program.TYPES) == list(ours.FILE_TYPES)
-
-
 def tokens_of(engine, text: str) -> list[int]:
     """Os tokens do texto pelo tokenizador que está no GGUF."""
     vocabulary = ctypes.c_void_p(engine.lib.llama_model_get_vocab(engine.model))
@@ -184,7 +170,8 @@ def test_llama_cpp_gives_the_logits_of_transformers(wide_llama, tmp_path):
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
     greedy = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, len(ids) :]
     stop = tokenizer.eos_token_id
-    assert engine.greedy(ids, 6, stop) == [t for t in greedy.tolist() if t != stop]
+    answer = tokenizer.decode([t for t in greedy.tolist() if t != stop]).strip()
+    assert [*stream(engine, tokenizer, text, 6)][-1] == answer
     # Num lote, cada sequência só vê a si mesma, e um token a mais continua o que já foi lido.
     engine.resize(2, 64)
     both = torch.tensor([ids, ids[::-1]]).numpy()
@@ -231,5 +218,5 @@ def test_llama_cpp_answers_as_transformers_does(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
     expected = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :].tolist()
     stop = tokenizer.eos_token_id
-    answer = llama_cpp.LlamaCpp(tmp_path / "m.gguf").greedy(ids[0].tolist(), 12, stop)
-    assert answer == [token for token in expected if token != stop]
+    answer = tokenizer.decode([token for token in expected if token != stop]).strip()
+    assert [*stream(llama_cpp.LlamaCpp(tmp_path / "m.gguf"), tokenizer, prompt, 12)][-1] == answer

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from comum import llama_cpp, process
 from comum.conversations import DATA_DIR, encode, greedy_answers, prompt_of, read_conversations
+from comum.decoding import stream
 from comum.files import building, check_output, weights_bytes
 from comum.llama_cpp import LlamaCpp
 from comum.memory import peak_mib, resident_bytes
@@ -232,16 +233,10 @@ def speed(model, batch: int, repeats: int) -> Speed:
     return Speed(prefill=prefill, decode=decode)
 
 
-def native_answers(
-    model: LlamaCpp, tokenizer, prompts: list[str], max_new_tokens: int
-) -> list[str]:
-    """`greedy_answers`, pelo llama.cpp."""
-    texts = []
-    for prompt in progress(prompts, "Respondendo", "conversa"):
-        ids = tokenizer(prompt, add_special_tokens=False).input_ids
-        answer = model.greedy(ids, max_new_tokens, tokenizer.eos_token_id)
-        texts.append(tokenizer.decode(answer, skip_special_tokens=True).strip())
-    return texts
+def native_answers(model: LlamaCpp, tokenizer, prompts: list[str], new_tokens: int) -> list[str]:
+    """`greedy_answers`, pelo llama.cpp: uma por vez."""
+    asked = progress(prompts, "Respondendo", "conversa")
+    return [["", *stream(model, tokenizer, prompt, new_tokens)][-1] for prompt in asked]
 
 
 @torch.inference_mode()

@@ -2,11 +2,7 @@
 
 from pathlib import Path
 
-from comum.files import read_json
 from comum.results import TrainingSummary
-from comum.terminal import UserError
-
-from pydantic import ValidationError
 
 SUMMARY = "training.json"
 METRICS = "metrics.jsonl"
@@ -20,9 +16,4 @@ def read_summary(folder: Path) -> TrainingSummary | None:
         UserError: o arquivo foi editado, ou é de outra versão.
     """
     path = folder / SUMMARY
-    if not path.is_file():
-        return None
-    try:
-        return TrainingSummary.model_validate(read_json(path))
-    except ValidationError as error:
-        raise UserError(f"{path} não tem a forma esperada; treine de novo.") from error
+    return TrainingSummary.load(path) if path.is_file() else None

@@ -107,7 +107,7 @@ def test_the_measures_and_the_training_of_day_3(gpu, tmp_path):
 
 def test_the_checks_by_hand_of_day_4(gpu, tiny_llama, tmp_path, monkeypatch, capsys):
     def stop(*arguments):
-        raise KeyboardInterrupt  # antes dos treinos, que são doutro processo
+        raise KeyboardInterrupt  # antes dos treinos, que rodam noutro processo
 
     monkeypatch.setattr(day4, "alone", stop)
     command = ["--quick", "--model", str(tiny_llama), "--output", str(tmp_path / "modelo")]
@@ -126,7 +126,7 @@ def test_a_training_of_day_4(gpu, tiny_llama, tmp_path):
 
 def test_day_5_until_it_saves_the_models(gpu, wide_llama, tmp_path, monkeypatch, capsys):
     def stop(*arguments):
-        raise KeyboardInterrupt  # cada técnica é doutro processo
+        raise KeyboardInterrupt  # cada técnica roda noutro processo
 
     monkeypatch.setattr(measuring, "quantize_and_measure", stop)
     model, output = str(wide_llama), str(tmp_path / "dia5")

@@ -198,14 +198,15 @@ def test_every_command_in_the_documents_exists_and_parses():
 
 def test_every_command_of_the_gpu_check_exists_and_parses(tmp_path, monkeypatch):
     """Sem GPU ninguém o roda: um script ou uma opção que mude de nome o estragaria em silêncio."""
-    monkeypatch.setattr(sys, "path", [*sys.path])  # ele aumenta o caminho
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "tests" / "benchmarks")])
     gpu = runpy.run_path(str(ROOT / "tests" / "gpu" / "conferir_gpu.py"))
-    steps = [step for step in gpu["steps_of"]("modelo", tmp_path) if isinstance(step.run, list)]
-    commands = {step.name: [str(word) for word in step.run[1:]] for step in steps}
-    for name, words in commands.items():
+    measure = runpy.run_path(str(ROOT / "tests" / "benchmarks" / "train_speed.py"))
+    commands = {s.name: list(map(str, s.command)) for s in gpu["steps_of"]("modelo", tmp_path)}
+    for name, (_, *words) in commands.items():
         words = words[words.index(str(PROJECT_DIR / "train.py")) :] if "-m" in words else words
         assert "--draw" in words or problem_of(words) is None, name
-    assert len(commands) > 12
+        assert "--only" not in words or words[words.index("--only") + 1] in measure["ROWS"]
+    assert len(commands) > 20
 
 
 @pytest.mark.parametrize(

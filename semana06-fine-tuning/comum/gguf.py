@@ -6,7 +6,6 @@ e k trocam de lugar. E uma matriz cuja largura não se divide no bloco pedido fi
 menor, como no llama.cpp: no SmolLM2-135M, de largura 576, o Q4_K_M vira quase todo Q5_0.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,8 +31,8 @@ PRETOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # tipos de token do GGUF
 
 
-def write(folder: Path, output: Path, file_type: str) -> Counter:
-    """Escreve o GGUF; devolve quantos tensores saíram em cada tipo.
+def write(folder: Path, output: Path, file_type: str) -> None:
+    """Escreve o GGUF.
 
     Os tensores são lidos e quantizados um a um. `output` só aparece quando está completo.
 
@@ -49,7 +48,6 @@ def write(folder: Path, output: Path, file_type: str) -> Counter:
             raise UserError(f"{folder} não é a pasta de um modelo: falta {name}.")
     config = read_json(folder / "config.json")
     _check_architecture(config, folder)
-    counts: Counter[str] = Counter()
     with replacing(output) as temporary:
         writer = gguf.GGUFWriter(temporary, "llama", use_temp_file=True)
         _add_shape(writer, config, FILE_TYPES[file_type][0])
@@ -57,12 +55,10 @@ def write(folder: Path, output: Path, file_type: str) -> Counter:
         for name, weight in _tensors(folder, config):
             kind = kind_of(name, weight.shape, file_type, config)
             writer.add_tensor(name, _encode(weight, kind), raw_dtype=kind)
-            counts[kind.name] += 1
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    return counts
 
 
 def _check_architecture(config: dict, folder: Path) -> None:

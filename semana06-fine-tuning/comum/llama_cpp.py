@@ -202,7 +202,7 @@ class LlamaCpp:
     ) -> SimpleNamespace:
         """`logits` e `past_key_values` (aqui, quantos tokens já foram lidos), como no transformers.
 
-        `logits_to_keep` é 1, os da última posição, ou 0, os de todas; o cache se usa sempre.
+        `logits_to_keep` é 1, os da última posição, ou 0, os de todas; o cache é sempre usado.
         """
         if past_key_values is None:
             self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)

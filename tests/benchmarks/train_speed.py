@@ -13,6 +13,7 @@ A perda em blocos da TRL já não é uma linha: desde a 1.16 é a que ela usa se
 
 import argparse
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
@@ -207,12 +208,13 @@ def main() -> None:
     print(f"Produto de matrizes de lado {SIDE}, em GFLOP/s: {shown}\n")
     titles = ("configuração", "exemplos/s", "vezes", "tokens/s", "do limite", "perda por resposta")
     print(f"| {' | '.join(titles)} |\n|---{'|---:' * 5}|")
-    first, found = None, {}
+    first, found, failed = None, {}, []
     for row in args.only or ROWS:
         spin = "20000" if settings_of(row).get("spin") else "0"
         result = measured_apart("--row", row, GOMP_SPINCOUNT=spin)
         if isinstance(result, str):
             print(f"| {row} | falhou: {result} | | | | |")
+            failed.append(f"{row}: {result}")
             continue
         found[row] = result
         speed = result["examples_per_second"]
@@ -224,6 +226,8 @@ def main() -> None:
         print(f"| {row} | {numbers.replace('.', ',')} |", flush=True)
     if args.json:
         write_json(Path(args.json), found)
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":

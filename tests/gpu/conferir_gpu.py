@@ -1,18 +1,19 @@
 """A semana inteira numa GPU: cada script, a memória prevista e a medida, e uma tabela no fim.
 
     make test-gpu                           # ou python tests/gpu/conferir_gpu.py
-    python tests/gpu/conferir_gpu.py --only lora --only 7b
+    python tests/gpu/conferir_gpu.py --only 7b
+    python tests/gpu/conferir_gpu.py --only data_prep --only lora   # um passo e o que ele pede
     python tests/gpu/conferir_gpu.py --anywhere --model MODELO_MINUSCULO   # ensaio, sem GPU
 
 Precisa do modelo padrão (`make setup`) e de uns 40 GB de disco livres (o modelo de 7 bilhões é
 sorteado na hora). Cada passo é um processo; um que falha não impede os outros, e o que não cabe em
-`--budget` segundos fica por rodar e é dito. O JSON fica em `resultados/gpu.json`, e cresce a cada
-passo.
+`--budget` segundos fica por rodar e é dito. O JSON fica em `resultados/gpu.json`; o de um ensaio,
+ou de parte dos passos, em `gpu_ensaio.json`.
 
 A memória medida é o pico de `torch.cuda.max_memory_allocated`; a do dia 3, em que esse pico tem
-também a cópia do melhor modelo, é a soma do que o autograd guarda num passo. A prevista só existe
-nas lições: os treinos do mini-projeto não a calculam. A velocidade ao lado dos padrões da TRL é a
-de `tests/benchmarks/train_speed.py`. Só importa o torch e as bibliotecas que já estejam no
+também a cópia do melhor modelo, é a soma das quatro parcelas medidas num passo. A prevista só
+existe nas lições: os treinos do mini-projeto não a calculam. A velocidade ao lado dos padrões da
+TRL é a de `tests/benchmarks/train_speed.py`. Só importa o torch e as bibliotecas que já estejam no
 ambiente (ou em PYTHONPATH): serve também o torch de outra versão.
 """
 
@@ -22,14 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WEEK = ROOT / "semana06-fine-tuning"
 LESSONS, PROJECT = WEEK / "exemplos", WEEK / "mini-projeto/mini_projeto_fine_tuning_especializado"
-sys.path += [str(WEEK), str(LESSONS)]  # também onde `pip install -e .` não rodou
+sys.path.append(str(WEEK))  # também onde `pip install -e .` não rodou
 
 from comum import tables  # noqa: E402
 from comum.files import read_json  # noqa: E402
@@ -38,17 +40,9 @@ from comum.paths import DEFAULT_MODEL  # noqa: E402
 from comum.results import Day3, Day4, Gpu, GpuStep  # noqa: E402
 from comum.terminal import Parser, UserError, run_main  # noqa: E402
 
+import psutil  # noqa: E402
+
 R = 16  # o posto padrão da lição do dia 4
-
-
-@dataclass
-class Step:
-    """Um comando e, se ele mede algo, de onde se lê; `gpu` diz que sem CUDA não faz sentido."""
-
-    name: str
-    run: list | Callable[[float], None]
-    read: Callable[[], dict] = dict
-    gpu: bool = False
 
 
 def main() -> int:
@@ -64,24 +58,102 @@ def main() -> int:
     if not (torch.cuda.is_available() or args.anywhere):
         print("Pulado: não há CUDA nesta máquina (torch.cuda.is_available() é falso).")
         return 0
-    started, rows = time.monotonic(), []
-    with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
+    end, rows = time.monotonic() + args.budget, []
+    name = "gpu" if torch.cuda.is_available() and not args.only else "gpu_ensaio"
+    with tempfile.TemporaryDirectory(prefix="gpu-", ignore_cleanup_errors=True) as folder:
         os.environ["SEMANA06_RESULTADOS"] = folder
-        paths = [str(WEEK), str(PROJECT), os.environ.get("PYTHONPATH", "")]
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        paths = map(os.path.abspath, [WEEK, PROJECT, *given])
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         steps = steps_of(args.model, Path(folder))
         wanted = [s for s in steps if not args.only or any(part in s.name for part in args.only)]
-        for step in wanted:
-            if step.gpu and not torch.cuda.is_available():
-                rows.append(GpuStep(step=step.name, outcome="pede CUDA", seconds=0))
-                continue
-            left = args.budget - (time.monotonic() - started)
-            rows.append(measured(step, left))
-            print(f"[{rows[-1].outcome}] {step.name}, {decimal(rows[-1].seconds)} s", flush=True)
-            Gpu(rows=rows).save("gpu")
-    show(rows)
-    print(f"\nResultados: {Gpu(rows=rows).save('gpu')}")
+        try:
+            for step in wanted:
+                if step.gpu and not torch.cuda.is_available():
+                    rows.append(GpuStep(step=step.name, outcome="pede CUDA", seconds=0))
+                    continue
+                rows.append(measured(step, end - time.monotonic()))
+                print(rows[-1].model_dump_json(exclude_none=True), flush=True)
+        finally:  # interrompida, fica o que já mediu
+            show(rows)
+            print(f"\nResultados: {Gpu(rows=rows).save(name)}")
     return int(any(row.outcome.startswith("falhou") for row in rows))
+
+
+def run(command: list, left: float) -> None:
+    """Um comando, com os processos que ele abrir; UserError com o fim do que disse, se falhou."""
+    with opened(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        said, failed = process.communicate(timeout=left)
+    if process.returncode:
+        raise UserError(" / ".join((failed or said).strip().splitlines()[-3:]))
+
+
+@contextmanager
+def opened(command: list, **options) -> Iterator[subprocess.Popen]:
+    """O comando em andamento; ao sair, morre com os filhos, que segurariam a GPU."""
+    with subprocess.Popen([str(part) for part in command], cwd=PROJECT, **options) as process:
+        try:
+            yield process
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(process.pid)
+                for one in [*parent.children(recursive=True), parent]:
+                    one.kill()
+
+
+def resume_after_kill(command: list, left: float) -> None:
+    """Mata o treino depois do primeiro checkpoint e o continua até o fim."""
+    end, output = time.monotonic() + left, Path(command[-1].partition("=")[2])
+    with tempfile.TemporaryFile("w+") as failed:
+        with opened(command, stdout=subprocess.DEVNULL, stderr=failed) as process:
+            while process.poll() is None and not [*output.glob("checkpoint-*")]:
+                if time.monotonic() > end:
+                    raise TimeoutError
+                time.sleep(0.02)
+        if not [*output.glob("checkpoint-*")]:
+            failed.seek(0)
+            raise UserError(" / ".join(failed.read().strip().splitlines()[-3:]))
+    run([*command, "--resume"], end - time.monotonic())
+    if not read_json(output / "training.json")["resumed"]:
+        raise UserError("o treino acabou antes de ser morto")
+
+
+def answers_on_the_page(command: list, left: float) -> None:
+    """Abre a página, faz-lhe uma pergunta e a fecha; um treino de 12 passos não acerta o SQL."""
+    import gradio_client
+    import httpx
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    end, patient = time.monotonic() + left, {"timeout": 120}
+    with opened([*command, "--port", port], stdout=subprocess.DEVNULL) as page:
+        while time.monotonic() < end:
+            if page.poll() is not None:
+                raise UserError("app.py terminou sem abrir a página")
+            try:
+                url = f"http://127.0.0.1:{port}"
+                client = gradio_client.Client(url, verbose=False, httpx_kwargs=patient)
+            except (OSError, httpx.HTTPError):
+                time.sleep(0.5)
+                continue
+            asked = client.submit("quantos clientes temos?", api_name="/perguntar")
+            answer = asked.result(timeout=max(1, end - time.monotonic()))
+            if not (answer["sql"] or answer["error"]):
+                raise UserError(f"a página não respondeu: {answer}")
+            return
+        raise TimeoutError
+
+
+@dataclass
+class Step:
+    """Um comando, como se roda e, se ele mede algo, de onde se lê; `gpu`: só com CUDA."""
+
+    name: str
+    command: list
+    read: Callable[[], dict] = dict
+    how: Callable[[list, float], None] = run
+    gpu: bool = False
 
 
 def steps_of(model: str, out: Path) -> list[Step]:
@@ -106,9 +178,9 @@ def steps_of(model: str, out: Path) -> list[Step]:
         return Step(f"treino: {name}", command, lambda: of_training(output), **options)
 
     def resumed(name: str, *extra: str) -> Step:
-        output = out / name.replace(" ", "_")
-        work = resume_after_kill([*train, *extra], output)
-        return Step(f"treino morto e --resume: {name}", work, lambda: of_training(output))
+        output = out / f"{name.replace(' ', '_')}_retomado"
+        command = [*train, *extra, f"training.output_dir={output}"]
+        return Step(f"interrompido e retomado: {name}", command, how=resume_after_kill)
 
     def speed(name: str, row: str) -> Step:
         found, benchmark = out / f"{name}.json", ROOT / "tests/benchmarks/train_speed.py"
@@ -127,7 +199,7 @@ def steps_of(model: str, out: Path) -> list[Step]:
             lambda: of_big(out / "dia4_lora_quick_7b.json", big),
         ),
         speed("padrões da TRL", "padrões da TRL"),
-        speed("com todas as trocas", "+ espera ativa curta (GOMP_SPINCOUNT)"),
+        speed("com as nossas trocas", "+ camadas e perda de fused.py"),
         Step(
             "dia 3",
             [*python, LESSONS / "exemplo_01_fine_tuning_basico.py", *quick, "--output", out / "d3"],
@@ -150,11 +222,14 @@ def steps_of(model: str, out: Path) -> list[Step]:
             + ["--base", model, "--output", out / "d5"],
         ),
         Step("dia 6", [*python, LESSONS / "exemplo_04_dataset_preparation.py", *quick]),
-        resumed("lora"),
+        training("lora"),
         training("lora sem camadas rápidas", "training.fused_layers=false"),
         training("lora em fp16", "training.precision=fp16", gpu=True),
-        resumed("qlora", "model.load_in_4bit=true"),
+        training("qlora", "model.load_in_4bit=true"),
         training("qlora em fp16", "model.load_in_4bit=true", "training.precision=fp16", gpu=True),
+        training("todos os pesos", *full),
+        resumed("lora"),
+        resumed("qlora", "model.load_in_4bit=true"),
         resumed("todos os pesos", *full),
         Step(
             "accelerate_fsdp.yaml, um processo",
@@ -165,7 +240,7 @@ def steps_of(model: str, out: Path) -> list[Step]:
         Step("export", script("export.py", "--forms", "bf16,nf4")),
         Step("evaluate", script("evaluate.py", "--forms", "bf16,nf4")),
         Step("inference", script("inference.py", "quantos clientes temos em Minas Gerais?")),
-        Step("page", answers_on_the_page(script("app.py"))),
+        Step("page", script("app.py"), how=answers_on_the_page),
     ]
 
 
@@ -175,71 +250,15 @@ def measured(step: Step, left: float) -> GpuStep:
     try:
         if left < 20:
             raise TimeoutError("não coube no tempo")
-        run(step.run, left) if isinstance(step.run, list) else step.run(left)
+        step.how(step.command, left)
         found, outcome = step.read(), "certo"
     except (TimeoutError, subprocess.TimeoutExpired):
         outcome = "não coube no tempo"
+    except UserError as error:
+        outcome = f"falhou: {error}"
     except Exception as error:  # um passo que falha de um jeito novo não leva os outros consigo
         outcome = f"falhou: {type(error).__name__}: {error}"
     return GpuStep(step=step.name, outcome=outcome, seconds=time.monotonic() - begun, **found)
-
-
-def run(command: list, left: float) -> None:
-    """Um comando; UserError com o fim do que ele disse, se não terminou bem."""
-    options = {"capture_output": True, "text": True, "cwd": PROJECT}
-    done = subprocess.run([str(part) for part in command], timeout=left, **options)
-    if done.returncode:
-        raise UserError(" / ".join((done.stderr or done.stdout).strip().splitlines()[-3:]))
-
-
-def resume_after_kill(command: list, output: Path) -> Callable[[float], None]:
-    """Mata o treino depois do primeiro checkpoint e o continua até o fim."""
-
-    def work(left: float) -> None:
-        end, typed = time.monotonic() + left, [*command, f"training.output_dir={output}"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": PROJECT}
-        with subprocess.Popen([str(part) for part in typed], **quiet) as process:
-            while process.poll() is None and not [*output.glob("checkpoint-*")]:
-                if time.monotonic() > end:
-                    process.kill()
-                    raise TimeoutError
-                time.sleep(0.2)
-            process.kill()
-        run([*typed, "--resume"], end - time.monotonic())
-
-    return work
-
-
-def answers_on_the_page(command: list) -> Callable[[float], None]:
-    """Abre a página, faz-lhe uma pergunta e a fecha; um treino de 12 passos não acerta o SQL."""
-
-    import gradio_client
-    import httpx
-
-    def work(left: float) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        end, typed = time.monotonic() + left, [*command, "--port", port]
-        with subprocess.Popen([str(part) for part in typed], cwd=PROJECT) as page:
-            try:
-                while time.monotonic() < end:
-                    if page.poll() is not None:
-                        raise UserError("app.py terminou sem abrir a página")
-                    try:
-                        client = gradio_client.Client(f"http://127.0.0.1:{port}", verbose=False)
-                    except (OSError, httpx.HTTPError):
-                        time.sleep(0.5)
-                        continue
-                    answer = client.predict("quantos clientes temos?", api_name="/perguntar")
-                    if not (answer["sql"] or answer["error"]):
-                        raise UserError(f"a página não respondeu: {answer}")
-                    return
-                raise TimeoutError
-            finally:
-                page.terminate()
-
-    return work
 
 
 def of_day_3(path: Path) -> dict:

@@ -489,11 +489,24 @@ def test_two_processes_take_the_same_path_as_one(project):
     assert_same_weights(one / "checkpoint-5", two / "checkpoint-5", atol=2e-5)
 
 
-def test_fused_layers_stay_out_of_fsdp(monkeypatch):
+def test_fused_layers_stay_out_of_fsdp(project, monkeypatch):
     """O accelerate só faz FSDP em GPU: aqui se confere que o treino o reconhece."""
     assert not needs_forward()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # como o põe `accelerate launch`
     assert needs_forward()
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    monkeypatch.setattr("loja_sql.model.trainer.needs_forward", lambda: True)
+    monkeypatch.setattr(
+        "loja_sql.model.fused.accelerate_layers", lambda model: pytest.fail("entrou")
+    )
+    assert train.main([*project[0], "training.max_steps=1"]) == 0
+
+
+def test_a_finished_training_without_its_summary_says_so(copied):
+    args, folder = copied
+    (folder / "training.json").unlink()
+    with pytest.raises(UserError, match="training.json"):
+        train.main([*args, "--resume"])
 
 
 def test_the_fsdp_file_is_one_accelerate_understands():

@@ -4,12 +4,12 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from comum.files import read_json, sha256, weights_bytes, write_json
+from comum.files import sha256, weights_bytes, write_json
 from comum.numbers import decimal, megabytes
 from comum.results import Shape
 from comum.terminal import UserError
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 GGUF_FORMS = ("q8_0", "q4_k_m", "q4_0", "f16")  # na ordem em que `auto` as prefere
 ADAPTER = "adapter"  # não é um modelo inteiro: o LoRA como se publica
@@ -81,8 +81,8 @@ def read_manifest(adapter: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        found = Manifest.model_validate(read_json(path))
-    except (UserError, ValidationError) as error:
+        found = Manifest.load(path)
+    except UserError as error:
         again = f"exporte de novo: {EXPORT_COMMAND} --force"
         raise UserError(f"{path} está estragado; {again}") from error
     return found if found.adapter_sha256 == adapter_digest(adapter) else None

@@ -19,13 +19,13 @@ from datetime import datetime
 from pathlib import Path
 
 from comum import models, training
-from comum.files import read_json, sha256, write_json
+from comum.files import sha256, write_json
 from comum.numbers import megabytes
 from comum.results import Shape, library_versions
 from comum.terminal import UserError, reason
 
 from filelock import FileLock, Timeout
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -129,8 +129,8 @@ def _shown(value: object) -> str:
 def read_run(folder: Path) -> Run | None:
     """O treino de que é uma pasta; None se ela não o diz."""
     try:
-        return Run.model_validate(read_json(folder / RUN))
-    except (UserError, ValidationError):
+        return Run.load(folder / RUN)
+    except UserError:
         return None
 
 

@@ -64,7 +64,9 @@ def train(
         run, checkpoint = broadcast_object_list(list(begun))
         if run.finished and checkpoint is None:
             processes.print(f"O treino em {output} já tinha acabado; não mexi em nada.")
-            return read_summary(output)
+            if (summary := read_summary(output)) is None:
+                raise UserError(f"falta {output / SUMMARY}: apague a pasta e treine de novo.")
+            return summary
         memory = MemoryGrowth()
         trainer = _prepared(config, rows, validation, context)
         trainer.checkpoints = Checkpoints(output, run, trainer.progress)
@@ -120,10 +122,10 @@ def all_processes() -> PartialState:
 
 
 def needs_forward() -> bool:
-    """Diz se só vale o que passa pelo forward do modelo inteiro, que fused.py não usa.
+    """Diz se o treino tem de passar pelo forward do modelo inteiro, que fused.py contorna.
 
-    Em vários processos, é nele que o DDP combina os gradientes; com o FSDP, mesmo num só, que se
-    juntam os pesos divididos.
+    É nele que o DDP combina os gradientes de vários processos e que o FSDP, mesmo num processo só,
+    junta os pesos divididos.
     """
     return all_processes().num_processes > 1 or parse_flag_from_env("ACCELERATE_USE_FSDP")
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from typing import NoReturn
 
@@ -179,4 +179,5 @@ def conclude(checks: dict[str, bool]) -> dict[str, bool]:
 
 def progress(items=None, label: str = "", unit: str = "", total: int | None = None) -> tqdm:
     """Uma barra com o tempo que falta, em stderr; sem `items`, avança por `update`."""
-    return tqdm(items, label, total, unit=unit, mininterval=0.5)
+    nothing = total == 0 or (isinstance(items, Sized) and len(items) == 0)
+    return tqdm(items, label, total, unit=unit, mininterval=0.5, disable=nothing)

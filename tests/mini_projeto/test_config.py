@@ -52,6 +52,12 @@ def test_every_shipped_config_is_valid(path):
     assert isinstance(config, Config)
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_reads_at_least_the_questions_it_trains_on(path):
+    data = load_config(None if path == BASE_CONFIG else path).data
+    assert data.curated is None or data.curated >= (data.curated_in_training or 10**6)
+
+
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p != BASE_CONFIG], ids=lambda p: p.name)
 def test_every_shipped_override_changes_something(path):
     """Um ajuste que não muda nada é um arquivo à toa."""

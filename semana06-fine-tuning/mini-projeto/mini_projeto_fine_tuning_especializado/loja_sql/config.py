@@ -98,6 +98,7 @@ class Data(_Section):
     generated_in_training: int = Field(ge=0)
     variations: int = Field(ge=0)
     recombined: int = Field(ge=0)
+    curated: int | None = Field(default=None, ge=1)  # treinos antigos não a dizem
     curated_in_training: int | None = Field(ge=1)
     unanswerable_in_training: int | None = Field(ge=0)
     unanswerable_repeats: int = Field(ge=1)

@@ -104,7 +104,8 @@ def shop_splits(config: Config, sieve: Sieve) -> Splits:
     test_3 = sieve.unseen(_read(TEST_3, sieve, "teste 3"))
     validation = sieve.unseen(_read(VALIDATION, sieve, "validação"))
     reserved = test + test_2 + test_3 + validation
-    rows = _read(WRITTEN | UNANSWERABLE, sieve, "escritas à mão")
+    rows = _read(WRITTEN, sieve, "escritas à mão", config.data.curated)
+    rows += _read(UNANSWERABLE, sieve, "sem resposta")
     rows += sieve.checked(_feedback(config, sieve), "opiniões")
     rows = sieve.apart(sieve.unseen(rows), reserved)
     written = [row for row in rows if row.answerable]
@@ -127,12 +128,17 @@ def shop_splits(config: Config, sieve: Sieve) -> Splits:
     return dict(zip(SPLITS, parts, strict=True))
 
 
-def _read(files: dict[str, Path], sieve: Sieve, label: str) -> list[Row]:
-    """As linhas dos arquivos que servem; nos dos testes, uma pergunta pode ter várias leituras."""
+def _read(files: dict[str, Path], sieve: Sieve, label: str, limit: int | None = None) -> list[Row]:
+    """As linhas dos arquivos que servem; nos dos testes, uma pergunta pode ter várias leituras.
+
+    Conferir é o que demora: com `limit`, só tantas, sorteadas.
+    """
     rows = []
     for source, path in files.items():
         graded = source.startswith(("test", "validation"))
         rows += read_questions(path, source, sieve.rejected, readings=graded)
+    if limit is not None and limit < len(rows):
+        rows = random.Random(limit).sample(rows, limit)
     return sieve.checked(rows, label)
 
 

@@ -154,6 +154,12 @@ def tokens_of(engine, text: str) -> list[int]:
     return tokens[:count]
 
 
+def growing(tokenizer, tokens: list[int]) -> list[str]:
+    """O texto depois de cada token, como `stream` o dá: um token trocado aparece."""
+    ends = range(1, len(tokens) + 1)
+    return [tokenizer.decode(tokens[:end], skip_special_tokens=True).strip() for end in ends]
+
+
 @needs_llama_cpp
 def test_llama_cpp_gives_the_logits_of_transformers(wide_llama, tmp_path):
     """f16 no llama.cpp contra float32 no transformers: tokens, distribuições e resposta gulosa."""
@@ -170,8 +176,8 @@ def test_llama_cpp_gives_the_logits_of_transformers(wide_llama, tmp_path):
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
     greedy = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, len(ids) :]
     stop = tokenizer.eos_token_id
-    answer = tokenizer.decode([t for t in greedy.tolist() if t != stop]).strip()
-    assert [*stream(engine, tokenizer, text, 6)][-1] == answer
+    answer = growing(tokenizer, [t for t in greedy.tolist() if t != stop])
+    assert [*stream(engine, tokenizer, text, 6)] == answer
     # Num lote, cada sequência só vê a si mesma, e um token a mais continua o que já foi lido.
     engine.resize(2, 64)
     both = torch.tensor([ids, ids[::-1]]).numpy()
@@ -218,5 +224,6 @@ def test_llama_cpp_answers_as_transformers_does(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
     expected = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :].tolist()
     stop = tokenizer.eos_token_id
-    answer = tokenizer.decode([token for token in expected if token != stop]).strip()
-    assert [*stream(llama_cpp.LlamaCpp(tmp_path / "m.gguf"), tokenizer, prompt, 12)][-1] == answer
+    answer = growing(tokenizer, [token for token in expected if token != stop])
+    engine = llama_cpp.LlamaCpp(tmp_path / "m.gguf")
+    assert [*stream(engine, tokenizer, prompt, 12)] == answer

@@ -85,7 +85,11 @@ def run(command: list, left: float) -> None:
     with opened(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         said, failed = process.communicate(timeout=left)
     if process.returncode:
-        raise UserError(" / ".join((failed or said).strip().splitlines()[-3:]))
+        raise UserError(last_lines(failed or said))
+
+
+def last_lines(text: str) -> str:
+    return " / ".join(text.strip().splitlines()[-3:])
 
 
 @contextmanager
@@ -112,7 +116,7 @@ def resume_after_kill(command: list, left: float) -> None:
                 time.sleep(0.02)
         if not [*output.glob("checkpoint-*")]:
             failed.seek(0)
-            raise UserError(" / ".join(failed.read().strip().splitlines()[-3:]))
+            raise UserError(last_lines(failed.read()))
     run([*command, "--resume"], end - time.monotonic())
     if not read_json(output / "training.json")["resumed"]:
         raise UserError("o treino acabou antes de ser morto")

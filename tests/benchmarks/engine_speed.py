@@ -7,7 +7,8 @@ A velocidade de uma máquina dividida varia de um minuto a outro: em cada rodada
 respondem às mesmas perguntas, um logo depois do outro, e as razões são tiradas dentro da rodada.
 Cada medida tem o seu processo: depois do transformers, no mesmo processo, o llama.cpp responde
 quase duas vezes mais devagar. `fp32` é o adaptador no transformers, sem bf16; as outras, o que
-`python export.py --forms …` gravou. Precisa do modelo treinado; de 5 a 10 minutos.
+`python export.py --forms …` gravou. A última coluna é a das mesmas perguntas feitas de uma vez: um
+lote só no transformers, quatro de cada vez no llama.cpp. Precisa do modelo treinado; 10 minutos.
 """
 
 import argparse
@@ -66,12 +67,16 @@ def measure(path: str | None, overrides: list[str], form: str, questions: int) -
             answer = text
         seconds.append(time.perf_counter() - start)
         tokens += len(engine.tokenizer(answer, add_special_tokens=False).input_ids)
+    start = time.perf_counter()
+    batches = engine.generate(prompts, config.generation.max_new_tokens, len(prompts))
+    together = sum(len(batch) for batch in batches) / (time.perf_counter() - start)
     engine.close()
     return {
         "p50_s": statistics.median(seconds),
         "p95_s": statistics.quantiles(seconds, n=20, method="inclusive")[-1],
         "tokens_per_second": tokens / sum(seconds),
         "answers_per_second": len(seconds) / sum(seconds),
+        "together_per_second": together,
     }
 
 
@@ -91,6 +96,7 @@ def show(rounds: dict[str, list[dict]], base: str) -> None:
     from comum.numbers import decimal
 
     header = ("motor", "p50 (s)", "p95 (s)", "tokens/s", "respostas/s", f"vezes o {base}")
+    header += ("respostas/s, juntas",)
     rows = []
     for form, found in rounds.items():
         ratios = [
@@ -107,6 +113,7 @@ def show(rounds: dict[str, list[dict]], base: str) -> None:
                 decimal(middle["tokens_per_second"], 1),
                 decimal(middle["answers_per_second"], 2),
                 f"{decimal(statistics.median(ratios), 1)} ({low}; {high})",
+                decimal(middle["together_per_second"], 1),
             )
         )
     tables.show(header, rows)

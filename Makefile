@@ -28,7 +28,7 @@ demo: setup  ## perguntas ao modelo pronto; depois um treino curto, medido ao la
 	@echo "  $(PY) $(PROJECT)/inference.py      # a conversa no terminal"
 	@echo "  make longo                         # o seu próprio treino longo"
 
-longo: setup  ## o treino longo e a avaliação no teste inteiro (perto de três horas com bf16; sem ele, um dia de trabalho)
+longo: setup  ## o treino longo e a avaliação no teste inteiro (de três a quatro horas com bf16; sem ele, um dia de trabalho)
 	$(PY) $(PROJECT)/data_prep.py
 	$(PY) $(PROJECT)/train.py
 	$(PY) $(PROJECT)/evaluate.py

@@ -19,7 +19,7 @@ from pathlib import Path
 from comum.terminal import UserError, reason
 
 from loja_sql.sql import worker
-from loja_sql.sql.worker import ONLY_SELECT, TABLES, QueryError, timed_out
+from loja_sql.sql.worker import ONLY_SELECT, TABLES, QueryError, quoted, timed_out
 
 TIME_LIMIT_S = 3.0
 ROW_LIMIT = 10_000
@@ -140,15 +140,15 @@ class TrustedDatabase(Database):
 def _index(connection: sqlite3.Connection, tables: list[str]) -> None:
     """Índices nas chaves estrangeiras, e as estatísticas com que o planejador os usa.
 
-    As consultas devolvem o mesmo, um terço mais depressa; um índice que não dê para criar não faz
-    falta.
+    As consultas devolvem as mesmas linhas, um terço mais depressa; num banco em que não dê para os
+    criar, não fazem falta.
     """
     keys = 'SELECT ?1, "from" FROM pragma_foreign_key_list(?1)'
     found = {key for table in tables for key in connection.execute(keys, (table,))}
     with suppress(sqlite3.Error):
         for key in sorted(found):
-            names = ('"{}"'.format(name.replace('"', '""')) for name in (" ".join(key), *key))
-            connection.execute("CREATE INDEX {} ON {} ({})".format(*names))
+            index, table, column = map(quoted, (" ".join(key), *key))
+            connection.execute(f"CREATE INDEX {index} ON {table} ({column})")
         connection.execute("ANALYZE")
 
 

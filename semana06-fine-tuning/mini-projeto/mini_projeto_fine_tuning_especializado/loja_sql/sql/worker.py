@@ -78,6 +78,11 @@ def timed_out(limit: float) -> str:
     return f"a consulta passou do limite de {limit:g} s".replace(".", ",")
 
 
+def quoted(name: str) -> str:
+    """Um nome de tabela, coluna ou índice como o SQL o escreve, seja qual for."""
+    return '"{}"'.format(name.replace('"', '""'))
+
+
 def send(stream: BinaryIO, message: object) -> None:
     """Escreve um valor simples (textos, números, tuplas, listas) num cano."""
     data = marshal.dumps(message)
@@ -106,7 +111,7 @@ class Bank:
         # A primeira leitura de uma tabela virtual escreve no catálogo da conexão.
         for name in (*JSON_TABLES, *(name for name, _, kind in tables if kind == "table")):
             try:
-                connection.execute('SELECT 1 FROM "{}" LIMIT 0'.format(name.replace('"', '""')))
+                connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 0")
             except sqlite3.Error:  # quem a consultar saberá
                 continue
         connection.set_authorizer(self._authorize)

@@ -29,7 +29,14 @@ from loja_sql.model import callbacks, run_folder
 from loja_sql.model.loading import load_model
 from loja_sql.model.run_folder import checkpoints, is_whole, read_run
 from loja_sql.model.summary import read_summary
-from loja_sql.model.trainer import POOL, SimilarLengths, audit, needs_forward, tokenized
+from loja_sql.model.trainer import (
+    POOL,
+    AnswerTrainer,
+    SimilarLengths,
+    audit,
+    needs_forward,
+    tokenized,
+)
 from loja_sql.questions import linking
 
 
@@ -426,6 +433,30 @@ def test_two_ways_to_take_the_same_steps_end_in_the_same_weights(project, shared
     for place, change in enumerate((one, other)):
         changes = (*plan, change, f"output_dir={folder / str(place)}")
         train.main([*args, *(f"training.{pair}" for pair in changes)])
+    assert_same_weights(*(folder / place / "checkpoint-2" for place in "01"), atol=2e-5)
+
+
+@pytest.mark.parametrize("fused", ["true", "false"], ids=["rápidas", "do peft"])
+def test_a_long_batch_is_taken_in_parts_and_the_weights_are_the_same(project, monkeypatch, fused):
+    args, folder = project
+    plan = [
+        *args,
+        "training.max_steps=2",
+        "training.batch_size=8",
+        f"training.fused_layers={fused}",
+    ]
+    rows = []
+    compute_loss = AnswerTrainer.compute_loss
+
+    def counted(self, model, inputs, *rest, **named):
+        rows.append(len(inputs["input_ids"]))
+        return compute_loss(self, model, inputs, *rest, **named)
+
+    monkeypatch.setattr(AnswerTrainer, "compute_loss", counted)
+    for place, together in enumerate((10_000, 100)):
+        monkeypatch.setattr("loja_sql.model.trainer.TOGETHER", together)
+        train.main([*plan, f"training.output_dir={folder / str(place)}"])
+    assert rows[:2] == [8, 8] and max(rows[-6:]) < 8, "no segundo treino, em partes"
     assert_same_weights(*(folder / place / "checkpoint-2" for place in "01"), atol=2e-5)
 
 

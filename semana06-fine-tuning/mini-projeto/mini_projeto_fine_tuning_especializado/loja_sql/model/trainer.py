@@ -42,6 +42,7 @@ from loja_sql.questions import linking
 
 AUDIT_SHOWN = 2
 POOL = 50  # lotes sorteados de uma vez; dentro deles os exemplos se juntam por comprimento
+TOGETHER = 2048  # tokens de cada vez, num processador: com mais, só a memória cresce
 
 
 def train(
@@ -215,6 +216,18 @@ class AnswerTrainer(SFTTrainer):
         total, count = fused.answer_loss(model, inputs)
         # Com acumulação de gradiente, o divisor é o dos lotes somados: 1x8 tem de valer 8x1.
         return total / (count if num_items_in_batch is None else num_items_in_batch)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Um lote comprido vai em partes: os gradientes se somam, e a memória é a de uma parte."""
+        count = math.ceil(inputs["input_ids"].numel() / TOGETHER)
+        # Sem o divisor do lote inteiro as partes não se somam, e vários processos as contariam mal.
+        if num_items_in_batch is None or needs_forward() or device().type != "cpu":
+            count = 1
+        parts = zip(*(tensor.chunk(count) for tensor in inputs.values()), strict=True)
+        step = super().training_step
+        return sum(
+            step(model, dict(zip(inputs, part, strict=True)), num_items_in_batch) for part in parts
+        )
 
     def _run_epoch(self, *args, **kwargs) -> None:
         """Retomado do último passo, o treino não tem outro a dar; o Trainer daria mais um."""

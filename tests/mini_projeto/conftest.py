@@ -14,7 +14,7 @@ import export
 import train
 from loja_sql.model.engines import has_llama_cpp
 from loja_sql.shop import DATA_DIR
-from loja_sql.sql.features import difficulty, kind
+from loja_sql.sql.features import shape
 
 SPLITS = {"train": (0, 24), "validation": (24, 30), "test": (30, 36)}
 
@@ -29,7 +29,7 @@ def small_data(tmp_path_factory, shop_11) -> Path:
     for name, (start, end) in SPLITS.items():
         text = ""
         for place, row in enumerate(rows[start:end]):
-            facts = {"kind": kind(row["sql"]), "difficulty": difficulty(row["sql"])}
+            facts = {"kind": shape(row["sql"]).kind, "difficulty": shape(row["sql"]).difficulty}
             identity = {"id": f"{name}-{place}", "source": "written"}
             text += json.dumps({**identity, **facts, **row}) + "\n"
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")

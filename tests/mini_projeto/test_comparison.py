@@ -8,6 +8,7 @@ import pytest
 
 from loja_sql.sql.comparison import judge, reference_problem, same_rows
 from loja_sql.sql.database import Database, Result
+from loja_sql.sql.features import shape, without_values
 
 PRODUCTS = [  # (nome, categoria, preço, nota): categorias com 3, 2, 2 e 1 produtos
     ("Bola", "esportes", 80.0, 5),
@@ -432,3 +433,29 @@ def test_tie_in_one_bank_is_enough(banks):
     sql = "SELECT nome FROM produtos WHERE nome <> 'Mesa' ORDER BY preco DESC LIMIT 1"
     assert reference_problem(sql, banks[1:]) is None
     assert reference_problem(sql, banks) == TIE
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("SELECT nome FROM c WHERE uf = 'MG'", "SELECT nome FROM c WHERE uf = 'D''Oeste'"),
+        ("SELECT a FROM t LIMIT 5", "SELECT a FROM t LIMIT 100"),
+        ("SELECT \"d'água\" FROM t WHERE a = 'x'", "SELECT \"d'água\" FROM t WHERE a = 'y z'"),
+    ],
+)
+def test_queries_that_differ_in_values_only_have_one_shape(one, other):
+    assert without_values(one) == without_values(other) and shape(one) == shape(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('SELECT "1" FROM t', 'SELECT "2" FROM t'),
+        ("SELECT date('now')", "SELECT date('2024-01-01')"),
+        ("SELECT 100.0 * a FROM t", "SELECT 100 * a FROM t"),
+        ("SELECT a1 FROM t", "SELECT a2 FROM t"),
+        ("SELECT a -> '$.b' FROM t", "SELECT a -> '$.c' FROM t"),
+    ],
+)
+def test_what_is_not_a_mere_value_stays(one, other):
+    assert without_values(one) == one and without_values(other) != without_values(one)

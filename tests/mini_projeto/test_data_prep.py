@@ -26,7 +26,7 @@ from loja_sql.questions.sieve import UNANSWERABLE, Sieve
 from loja_sql.questions.slots import mask, plain
 from loja_sql.questions.splits import SPLITS, load_split, training_rows
 from loja_sql.sql.database import Database, TrustedDatabase
-from loja_sql.sql.features import KINDS, skeleton
+from loja_sql.sql.features import KINDS, shape
 
 OPINION_SQL = "SELECT COUNT(DISTINCT genero) FROM livros"
 OWN_SPLITS = ("train", "validation", "test")
@@ -379,7 +379,9 @@ def test_only_a_newline_ends_a_line(library):
 
 def test_splits_share_no_sql_skeleton(prepared):
     """Validação e teste medem formas de consulta que o treino não viu."""
-    found = {name: {skeleton(row["sql"]) for row in prepared.split(name)} for name in OWN_SPLITS}
+    found = {
+        name: {shape(row["sql"]).skeleton for row in prepared.split(name)} for name in OWN_SPLITS
+    }
     assert all(found.values())
     assert all(not found[one] & found[other] for one, other in combinations(OWN_SPLITS, 2))
     total = len(good_records())
@@ -589,10 +591,10 @@ def test_test_questions_never_enter_the_training_set(shop_splits, written):
 def test_generated_splits_share_no_skeleton_with_training(shop_splits):
     """As formas de consulta de teste_gerado e validacao_gerada não ocorrem no treino."""
     parts, *_ = shop_splits
-    train = {skeleton(row["sql"]) for row in parts["train"] if row["sql"] != DECLINE}
+    train = {shape(row["sql"]).skeleton for row in parts["train"] if row["sql"] != DECLINE}
     for name in ("generated_test", "generated_validation"):
         assert parts[name], name
-        assert not train & {skeleton(row["sql"]) for row in parts[name]}, name
+        assert not train & {shape(row["sql"]).skeleton for row in parts[name]}, name
 
 
 def test_shop_rows_are_described(shop_splits):

@@ -24,7 +24,7 @@ from loja_sql.scores.variants import Variant
 from loja_sql.shop import DATA_DIR
 from loja_sql.sql.comparison import judge, reference_problem, same_rows
 from loja_sql.sql.database import Database
-from loja_sql.sql.features import difficulty
+from loja_sql.sql.features import shape
 
 EXAMPLES = [
     "quantos clientes temos em Minas Gerais?",
@@ -190,7 +190,7 @@ class Page:
         if self.config.database.custom is not None:
             return {}
         rows = read_questions(DATA_DIR / "perguntas_teste.jsonl", "test", [], readings=True)
-        hard = (row for row in rows if row.answerable and difficulty(row.sql) == "difícil")
+        hard = (row for row in rows if row.answerable and shape(row.sql).difficulty == "difícil")
         return {row.question: [row.sql, *row.also_right] for row in hard}
 
     def _opened(self, name: str) -> Assistant:

@@ -13,7 +13,7 @@ from loja_sql.questions.reading import Rejected, Row
 from loja_sql.questions.sieve import NEARLY, REPEATED
 from loja_sql.questions.slots import mask, plain, wording
 from loja_sql.questions.splits import NAMES, Splits
-from loja_sql.sql.features import skeleton, tables
+from loja_sql.sql.features import shape
 
 SOURCE_NAMES = NAMES | {
     "written": "escritas",
@@ -58,12 +58,12 @@ def build_report(config: Config, splits: Splits, rejected: list[Rejected]) -> di
 
 def _described(rows: list[Row]) -> dict:
     traits = ("source", "kind", "difficulty", "wording")
-    queries = [row.sql for row in rows if row.answerable]
+    shapes = [shape(row.sql) for row in rows if row.answerable]
     return {
         "questions": len(rows),
         **{f"by_{trait}": _counts(getattr(row, trait) for row in rows) for trait in traits},
-        "skeletons": len(set(map(skeleton, queries))),
-        "tables_per_query": dict(sorted(Counter(len(tables(sql)) for sql in queries).items())),
+        "skeletons": len({one.skeleton for one in shapes}),
+        "tables_per_query": dict(sorted(Counter(len(one.tables) for one in shapes).items())),
     }
 
 
@@ -72,7 +72,7 @@ def _overlap(rows: list[Row], train: list[Row], mould: Callable[[str], str]) -> 
     traits = (
         lambda row: plain(row.question),
         lambda row: mould(row.question),
-        lambda row: skeleton(row.sql) if row.answerable else None,
+        lambda row: shape(row.sql).skeleton if row.answerable else None,
     )
     shared = {}
     for key, trait in zip(OVERLAPS, traits, strict=True):

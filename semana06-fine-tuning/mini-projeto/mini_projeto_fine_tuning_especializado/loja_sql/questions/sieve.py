@@ -20,7 +20,7 @@ from loja_sql.questions.slots import mask
 from loja_sql.questions.variations import vary
 from loja_sql.sql.comparison import judge, reference_problem
 from loja_sql.sql.database import Database
-from loja_sql.sql.features import difficulty, kind
+from loja_sql.sql.features import shape
 
 UNANSWERABLE = "sem resposta"  # o tipo e a dificuldade do que o banco não responde
 NEAR_DUPLICATE = 0.8  # Jaccard entre os conjuntos de palavras dos moldes
@@ -51,17 +51,14 @@ class Sieve:
         if problem := next(filter(None, map(self._problem, row.queries)), None):
             self.refuse(row, problem, where)
         elif row.answerable:
-            row.kind, row.difficulty = kind(row.sql), difficulty(row.sql)
+            _, _, row.kind, row.difficulty = shape(row.sql)
         else:
             row.kind = row.difficulty = UNANSWERABLE
         return not problem
 
     def _problem(self, sql: str) -> str | None:
         if sql not in self._problems:
-            problem = reference_problem(sql, self._databases)
-            if problem is None:
-                kind(sql), difficulty(sql)  # já guardados, enquanto `parse` ainda tem a árvore
-            self._problems[sql] = problem
+            self._problems[sql] = reference_problem(sql, self._databases)
         return self._problems[sql]
 
     def checked(self, rows: list[Row], label: str) -> list[Row]:

@@ -22,7 +22,7 @@ from loja_sql.questions.reading import Row, read_questions
 from loja_sql.questions.sieve import Sieve
 from loja_sql.questions.slots import wording
 from loja_sql.shop import DATA_DIR
-from loja_sql.sql.features import skeleton
+from loja_sql.sql.features import shape
 
 # Os arquivos escritos à mão, pela fonte que as linhas de cada um levam.
 WRITTEN = {
@@ -113,7 +113,7 @@ def shop_splits(config: Config, sieve: Sieve) -> Splits:
     rng = random.Random(config.data.seed)
     generated = sieve.apart(sieve.generated(config.data.generated, config.data.seed), reserved)
     generated = noised(generated, random.Random(config.data.seed + 2))
-    taken = {skeleton(row.sql) for row in written}
+    taken = {shape(row.sql).skeleton for row in written}
     kept, *held_out = split_by_skeleton(generated, [GENERATED_HELD_OUT] * 2, rng, taken)
     # O começo de cada arquivo, que um treino curto usa sozinho, tem de tudo.
     for rows in (written, unanswerable, validation):
@@ -173,7 +173,7 @@ def split_by_skeleton(
     for row in rows:
         # Das sem resposta não há SQL que vaze: o que têm em comum são as palavras.
         words = re.sub(r"\d+", "", wording(row.question))
-        groups.setdefault(skeleton(row.sql) if row.answerable else words, []).append(row)
+        groups.setdefault(shape(row.sql).skeleton if row.answerable else words, []).append(row)
     names = sorted(groups)
     rng.shuffle(names)
     parts: list[list[Row]] = [[] for _ in fractions]

@@ -6,7 +6,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from loja_sql.prompt import DECLINE, declines
-from loja_sql.sql.features import parse, skeleton, tables
+from loja_sql.sql.features import parse, shape
 
 AGGREGATES = (exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
 
@@ -52,15 +52,14 @@ def cause(gold: str, predicted: str, error: str | None) -> str:
         return "SQL inválido"
     try:
         wanted, found = parse(gold), parse(predicted)
-        same_tables = tables(gold) == tables(predicted)
-        same_skeleton = skeleton(gold) == skeleton(predicted)
+        shapes = shape(gold), shape(predicted)
     except (SqlglotError, RecursionError):
         return "outra"  # o SQLite entendeu, o analisador não
     if _skips_cancelled(wanted) and found.find(exp.Sum) and not _skips_cancelled(found):
         return "convenção esquecida"
-    if not same_tables:
+    if shapes[0].tables != shapes[1].tables:
         return "tabela errada"
-    if same_skeleton:
+    if shapes[0].skeleton == shapes[1].skeleton:
         return "valor errado no filtro"
     difference = _conditions(found) - _conditions(wanted)
     if difference:

@@ -7,7 +7,7 @@ reais têm tolerância relativa de 1e-6; inteiros e textos são exatos.
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 from comum.terminal import UserError
@@ -16,7 +16,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from loja_sql.sql.database import AT_ONCE, Database, QueryError, Result
-from loja_sql.sql.features import parse, skeleton
+from loja_sql.sql.features import parse, shape, without_values
 
 REL_TOL = 1e-6
 CHANCE = (exp.Rand, exp.CurrentDate, exp.CurrentTime, exp.CurrentTimestamp)
@@ -116,22 +116,31 @@ def reference_problem(sql: str, databases: list[Database]) -> str | None:
     Não servem: SQL que erra, resultado vazio, um NULL sozinho, ou que depende do relógio, do acaso
     ou de um empate no LIMIT (qualquer das linhas empatadas seria uma resposta igualmente certa).
     """
+    problem, limited = _at_sight(without_values(sql))
+    if problem is None:
+        tree = parse(sql) if limited else None  # ler a árvore demora mais que executar
+        problems = _threads.map(partial(_problem_in, sql, tree), databases)
+        problem = next(filter(None, problems), None)
+    return problem
+
+
+@cache
+def _at_sight(sql: str) -> tuple[str | None, bool]:
+    """O que se sabe sem executar nem olhar os valores: o que a desqualifica, e se tem LIMIT."""
     try:
         tree = parse(sql)
-        if not isinstance(tree, exp.Query):
-            return "não é uma consulta SELECT"
-        if _changes_by_itself(tree):
-            return "depende do relógio ou do acaso"
-        problems = _threads.map(partial(_problem_in, sql, tree), databases)
-        # Enquanto os bancos trabalham, e há a árvore: o que não se escreve de volta não serve.
-        skeleton(sql)
+        shape(sql)  # o que não se escreve de volta também não serve
     except (SqlglotError, RecursionError):
-        return NOT_UNDERSTOOD
-    return next(filter(None, problems), None)
+        return NOT_UNDERSTOOD, False
+    if not isinstance(tree, exp.Query):
+        return "não é uma consulta SELECT", False
+    if _changes_by_itself(tree):
+        return "depende do relógio ou do acaso", False
+    return None, tree.args.get("limit") is not None
 
 
-def _problem_in(sql: str, tree: exp.Query, bank: Database) -> str | None:
-    """O que há de errado com a consulta num dos bancos."""
+def _problem_in(sql: str, tree: exp.Query | None, bank: Database) -> str | None:
+    """O que há de errado com a consulta num dos bancos; `tree`, se ela tem LIMIT."""
     try:
         return _result_problem(tree, bank.run(sql), bank)
     except QueryError as error:
@@ -151,14 +160,14 @@ def _changes_by_itself(tree: exp.Query) -> bool:
     return False
 
 
-def _result_problem(tree: exp.Query, result: Result, bank: Database) -> str | None:
+def _result_problem(tree: exp.Query | None, result: Result, bank: Database) -> str | None:
     if not result.rows:
         return "resultado vazio"
     if result.truncated:
         return "resultado com linhas demais"
     if len(result.rows) == 1 and all(value is None for value in result.rows[0]):
         return "resultado é só NULL"
-    if tree.args.get("limit") and _limit_tie(tree, result, bank):
+    if tree is not None and _limit_tie(tree, result, bank):
         return "depende de um empate no LIMIT"
     return None
 

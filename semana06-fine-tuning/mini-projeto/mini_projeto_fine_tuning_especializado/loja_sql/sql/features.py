@@ -1,7 +1,9 @@
 """O que se pode dizer de uma consulta só de olhar para ela: tipo, dificuldade, esqueleto."""
 
+import re
 from collections.abc import Callable
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import sqlglot
 from sqlglot import exp
@@ -27,6 +29,23 @@ KINDS: dict[str, Callable[[exp.Expression, exp.Expression], object]] = {
 }
 
 
+# Nomes entre aspas e comentários, que ficam; textos e inteiros, que não mudam o feitio da consulta.
+_VALUES = re.compile(
+    r"""("[^"]*"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?\*/|'now'|'[^']*\$[^']*')"""
+    r"""|'(?:[^']|'')*'|(?<![\w.])\d+(?![\w.])""",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+class Shape(NamedTuple):
+    """O que não depende dos valores de uma consulta."""
+
+    skeleton: str  # com todo literal trocado por `?`: duas que só diferem em valores são iguais
+    tables: list[str]  # sem repetição, em ordem alfabética
+    kind: str  # o primeiro de `KINDS` que se aplica
+    difficulty: str  # fácil, média ou difícil
+
+
 @lru_cache(4096)
 def parse(sql: str) -> exp.Expression:
     """A árvore da consulta; quem a altera trabalha numa cópia.
@@ -37,39 +56,39 @@ def parse(sql: str) -> exp.Expression:
     return sqlglot.parse_one(sql, read="sqlite")
 
 
-def tables(sql: str) -> list[str]:
-    """As tabelas citadas, sem repetição, em ordem alfabética."""
-    return _shape(sql)[1]
+def without_values(sql: str) -> str:
+    """A consulta com os mesmos valores de toda outra que só difere neles; é lida uma vez só.
+
+    >>> without_values("SELECT nome FROM clientes WHERE uf = 'MG' LIMIT 5")
+    "SELECT nome FROM clientes WHERE uf = 'x' LIMIT 1"
+    """
+    return _VALUES.sub(lambda found: found[1] or ("'x'" if found[0][0] == "'" else "1"), sql)
+
+
+def shape(sql: str) -> Shape:
+    """O feitio da consulta.
+
+    Raises:
+        sqlglot.errors.SqlglotError: o texto não é SQL.
+    """
+    return _shape(without_values(sql))
 
 
 @cache
-def kind(sql: str) -> str:
-    """O tipo da consulta: o primeiro de `KINDS` que se aplica."""
+def _shape(sql: str) -> Shape:
     tree = parse(sql)
     first = tree.expressions[0].unalias() if isinstance(tree, exp.Select) else tree
-    return next(name for name, fits in KINDS.items() if fits(tree, first))
+    kind = next(name for name, fits in KINDS.items() if fits(tree, first))
+    blank = tree.copy()
+    for literal in list(blank.find_all(exp.Literal)):
+        literal.replace(exp.Placeholder())
+    names = sorted({table.name for table in tree.find_all(exp.Table)})
+    return Shape(blank.sql(dialect="sqlite", copy=False), names, kind, _difficulty(tree))
 
 
-@cache
-def difficulty(sql: str) -> str:
-    """Fácil, média ou difícil, pela soma de tabelas, condições e cláusulas além da primeira."""
-    tree = parse(sql)
+def _difficulty(tree: exp.Expression) -> str:
+    """Pela soma de tabelas, condições e cláusulas além da primeira."""
     points = len(list(tree.find_all(exp.Join, exp.And, exp.Or)))
     points += sum(bool(tree.find(k)) for k in (exp.Group, exp.Having, exp.Limit, exp.Case))
     points += 2 * (len(list(tree.find_all(exp.Select))) - 1)
     return "fácil" if points <= 1 else "média" if points <= 4 else "difícil"
-
-
-def skeleton(sql: str) -> str:
-    """A consulta com todo literal trocado por `?`: duas que só diferem em valores são iguais."""
-    return _shape(sql)[0]
-
-
-@cache
-def _shape(sql: str) -> tuple[str, list[str]]:
-    """O esqueleto e as tabelas de uma vez: as árvores, `parse` só guarda as últimas."""
-    tree = parse(sql).copy()
-    names = sorted({table.name for table in tree.find_all(exp.Table)})
-    for literal in list(tree.find_all(exp.Literal)):
-        literal.replace(exp.Placeholder())
-    return tree.sql(dialect="sqlite", copy=False), names

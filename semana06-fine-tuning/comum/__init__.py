@@ -1,10 +1,12 @@
 """O que as lições e o mini-projeto têm em comum, e que não é o assunto de nenhum deles.
 
 Importar este pacote ajusta o processo, e por isso ele vem antes do torch (a ordem dos imports, que
-o ruff confere, garante). Dois núcleos disputados por threads que giram em falso ficam muito mais
-lentos: daí `OMP_WAIT_POLICY=PASSIVE`, com uma espera ativa de dezenas de microssegundos
-(`GOMP_SPINCOUNT`), que poupa acordar as threads a cada operação. O resto corta telemetria e avisos
-que não são do nosso código.
+o ruff confere, garante). O que mais muda a velocidade é quanto uma thread gira à espera das outras,
+entre uma operação e a seguinte, antes de dormir (`GOMP_SPINCOUNT`). Girar muito rende de 3 a 10%
+numa máquina quieta e custa várias vezes a velocidade quando outro programa quer um dos núcleos; não
+girar nada deixa o llama.cpp com metade dela. Na libgomp, `ACTIVE` só faz com que também se gire
+quando há mais threads que núcleos, como depois de o transformers e o llama.cpp responderem no mesmo
+processo; noutras bibliotecas seria girar para sempre. O resto corta telemetria e avisos alheios.
 """
 
 import logging
@@ -12,8 +14,8 @@ import os
 import sys
 
 for name, value in {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "20000",
+    "OMP_WAIT_POLICY": "ACTIVE" if sys.platform == "linux" else "PASSIVE",
+    "GOMP_SPINCOUNT": "2000",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",

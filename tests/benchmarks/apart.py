@@ -16,10 +16,10 @@ def report(found: dict[str, float]) -> None:
     print(MARK + json.dumps(found))
 
 
-def measured_apart(*options: str, **environment: str) -> dict[str, float] | str:
+def measured_apart(*options: str) -> dict[str, float] | str:
     """Roda este mesmo script, com os argumentos que tem e mais `options`; se falha, o motivo."""
     paths = [str(PROJECT), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | environment
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, *sys.argv, *options]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]

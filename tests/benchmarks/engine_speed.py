@@ -5,10 +5,11 @@
 
 A velocidade de uma máquina dividida varia de um minuto a outro: em cada rodada todos os motores
 respondem às mesmas perguntas, um logo depois do outro, e as razões são tiradas dentro da rodada.
-Cada medida tem o seu processo: depois do transformers, no mesmo processo, o llama.cpp responde
-quase duas vezes mais devagar. `fp32` é o adaptador no transformers, sem bf16; as outras, o que
-`python export.py --forms …` gravou. A última coluna é a das mesmas perguntas feitas de uma vez: um
-lote só no transformers, quatro de cada vez no llama.cpp. Precisa do modelo treinado; 10 minutos.
+Cada medida tem o seu processo: o que a anterior deixou não a atrasa nem a ajuda. `fp32` é o
+adaptador no transformers, sem bf16; as outras, o que `python export.py --forms …` gravou. A última
+coluna é a das mesmas perguntas feitas de uma vez: um lote só no transformers, quatro de cada vez no
+llama.cpp. Precisa do modelo treinado; 10 minutos. `GOMP_SPINCOUNT=N` antes do comando muda quanto
+as threads giram à espera umas das outras (`comum/__init__.py`).
 """
 
 import argparse

@@ -28,7 +28,6 @@ ROWS = {
     "+ precisão que rende neste processador": {"precision": "auto"},
     "+ lotes de comprimento parecido": {"group_by_length": True},
     "+ camadas e perda de fused.py": {"fused": True},
-    "+ espera ativa curta (GOMP_SPINCOUNT)": {"spin": True},
     "+ menos tokens: prompt sem marcas de chat, SQL em tokens fundidos": {"short": True},
 }
 SIDE = 2048  # das matrizes do limite
@@ -210,8 +209,7 @@ def main() -> None:
     print(f"| {' | '.join(titles)} |\n|---{'|---:' * 5}|")
     first, found, failed = None, {}, []
     for row in args.only or ROWS:
-        spin = "20000" if settings_of(row).get("spin") else "0"
-        result = measured_apart("--row", row, GOMP_SPINCOUNT=spin)
+        result = measured_apart("--row", row)
         if isinstance(result, str):
             print(f"| {row} | falhou: {result} | | | | |")
             failed.append(f"{row}: {result}")

@@ -1,7 +1,4 @@
-"""Quanto espera quem pergunta sozinho, e quanta memória o modelo toma, num processo só dele.
-
-Noutro processo, que já usou o torch, o llama.cpp demora quase o dobro.
-"""
+"""Quanto espera quem pergunta sozinho, e quanta memória o modelo toma, num processo só dele."""
 
 import statistics
 import time

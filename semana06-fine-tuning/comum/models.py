@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from comum import lean  # noqa: F401  (antes do transformers)
 from comum.files import read_json
 from comum.paths import DEFAULT_MODEL, PREPARE_COMMAND
 from comum.terminal import UserError

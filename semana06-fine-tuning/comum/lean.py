@@ -4,6 +4,6 @@
 dia 6, o importa por si. Vem antes de qualquer modelo do transformers.
 """
 
-import transformers.utils
+import transformers
 
 transformers.utils.is_sklearn_available = lambda: False

@@ -193,13 +193,14 @@ class SimilarLengths(Sampler):
 
 
 class AnswerTrainer(SFTTrainer):
-    """O SFTTrainer com duas trocas, que se ligam uma a uma: a ordem dos lotes e a perda."""
+    """O SFTTrainer com três trocas, que se ligam uma a uma: a ordem, a perda e as partes."""
 
     precision: torch.dtype  # a das contas
     progress: Progress
     checkpoints: Checkpoints
     group_by_length = False
     fused_loss = False
+    in_parts = False
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """Paga por si na linha "+ lotes de comprimento parecido"."""
@@ -219,10 +220,9 @@ class AnswerTrainer(SFTTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Um lote comprido vai em partes: os gradientes se somam, e a memória é a de uma parte."""
-        count = math.ceil(inputs["input_ids"].numel() / TOGETHER)
-        # Sem o divisor do lote inteiro as partes não se somam, e vários processos as contariam mal.
-        if num_items_in_batch is None or needs_forward() or device().type != "cpu":
-            count = 1
+        # Sem o divisor do lote inteiro, as partes não se somariam.
+        parted = self.in_parts and num_items_in_batch is not None
+        count = math.ceil(inputs["input_ids"].numel() / TOGETHER) if parted else 1
         parts = zip(*(tensor.chunk(count) for tensor in inputs.values()), strict=True)
         step = super().training_step
         return sum(
@@ -325,6 +325,8 @@ def build_trainer(
     )
     train_in_float32(trainer.model)
     trainer.progress, trainer.group_by_length = progress, config.training.group_by_length
+    # Vários processos contariam mal as partes; numa GPU, são mais lentas que o lote inteiro.
+    trainer.in_parts = not needs_forward() and device().type == "cpu"
     trainer.precision = dtype
     trainer.remove_callback(PrinterCallback)
     if new_tokens and not full:

@@ -9,7 +9,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
 from loja_sql.page.words import heading, owned, phrase, unit, written
-from loja_sql.sql.features import parse, shape
+from loja_sql.sql.features import parse, tables
 from loja_sql.sql.names import name_words
 
 SHORT = 64  # até tantos caracteres, uma linha só
@@ -147,7 +147,7 @@ def _told(node: exp.Expression, tree: exp.Expression, no: str) -> str:
     # De WHERE 1 e de uma função sem conta, o que há dentro é um texto, e não uma expressão.
     name = owned(node.this, tree) if isinstance(node.this, exp.Expression) else ""
     if isinstance(node, exp.Exists) or (isinstance(node, exp.In) and node.args.get("query")):
-        where = _and([name_words(table) for table in shape(node.sql(dialect="sqlite")).tables])
+        where = _and([name_words(table) for table in tables(node)])
         return f"{'não há' if no else 'há'} registro em {where}"
     if isinstance(node, exp.In):
         return f"{name}{no} é {_or([_value(v, node.this, tree) for v in node.expressions])}"
@@ -192,7 +192,7 @@ def _value(node: exp.Expression, measured: exp.Expression, tree: exp.Expression)
 def _inner(node: exp.Expression) -> str:
     inner = node.find(exp.Select)
     named = _and([heading(part, inner) for part in inner.selects])
-    return f"{named} de {_and([name_words(n) for n in shape(inner.sql(dialect='sqlite')).tables])}"
+    return f"{named} de {_and([name_words(n) for n in tables(inner)])}"
 
 
 def _operands(node: exp.Expression, kind: type[exp.Connector]) -> list[exp.Expression]:

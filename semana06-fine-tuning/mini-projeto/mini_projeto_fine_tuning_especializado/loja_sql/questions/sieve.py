@@ -51,7 +51,8 @@ class Sieve:
         if problem := next(filter(None, map(self._problem, row.queries)), None):
             self.refuse(row, problem, where)
         elif row.answerable:
-            _, _, row.kind, row.difficulty = shape(row.sql)
+            found = shape(row.sql)
+            row.kind, row.difficulty = found.kind, found.difficulty
         else:
             row.kind = row.difficulty = UNANSWERABLE
         return not problem

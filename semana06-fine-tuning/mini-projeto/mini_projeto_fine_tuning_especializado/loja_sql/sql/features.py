@@ -41,7 +41,7 @@ class Shape(NamedTuple):
     """O que não depende dos valores de uma consulta."""
 
     skeleton: str  # com todo literal trocado por `?`: duas que só diferem em valores são iguais
-    tables: list[str]  # sem repetição, em ordem alfabética
+    tables: list[str]
     kind: str  # o primeiro de `KINDS` que se aplica
     difficulty: str  # fácil, média ou difícil
 
@@ -56,6 +56,7 @@ def parse(sql: str) -> exp.Expression:
     return sqlglot.parse_one(sql, read="sqlite")
 
 
+@cache
 def without_values(sql: str) -> str:
     """A consulta com os mesmos valores de toda outra que só difere neles; é lida uma vez só.
 
@@ -82,8 +83,12 @@ def _shape(sql: str) -> Shape:
     blank = tree.copy()
     for literal in list(blank.find_all(exp.Literal)):
         literal.replace(exp.Placeholder())
-    names = sorted({table.name for table in tree.find_all(exp.Table)})
-    return Shape(blank.sql(dialect="sqlite", copy=False), names, kind, _difficulty(tree))
+    return Shape(blank.sql(dialect="sqlite", copy=False), tables(tree), kind, _difficulty(tree))
+
+
+def tables(tree: exp.Expression) -> list[str]:
+    """As tabelas citadas numa árvore, sem repetição, em ordem alfabética."""
+    return sorted({table.name for table in tree.find_all(exp.Table)})
 
 
 def _difficulty(tree: exp.Expression) -> str:

@@ -9,6 +9,7 @@ quando há mais threads que núcleos, como depois de o transformers e o llama.cp
 processo; noutras bibliotecas seria girar para sempre. O resto corta telemetria e avisos alheios.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -20,10 +21,14 @@ for name, value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",  # a cada pergunta, um resumo que não se vê
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "BITSANDBYTES_NOWELCOME": "1",
 }.items():
     os.environ.setdefault(name, value)
+
+# A cada 700 objetos novos o coletor os percorre, e importar cria milhões: a página abre 1 s antes.
+gc.set_threshold(50_000)
 
 # O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

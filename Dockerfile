@@ -14,14 +14,16 @@ RUN pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu \
     && pip install --no-deps -r requirements.lock
 
 COPY . .
-# Quem roda a página não é root, e só grava em duas pastas: a do modelo base, que o safetensors faz
-# legível só a quem o gravou, e a dos dados (as lojas, as opiniões).
+# Quem roda a página não é root, e só grava em três pastas: a do modelo base, que o safetensors faz
+# legível só a quem o gravou, a do GGUF do modelo pronto e a dos dados (as lojas, as opiniões).
 RUN pip install --no-deps -e . \
     && useradd --create-home loja \
     && install --directory --owner=loja semana06-fine-tuning/modelos \
+       semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado/models/pronto/exported \
        semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado/dados/gerados
 USER loja
-RUN python semana06-fine-tuning/ferramentas/preparar_modelo.py
+RUN python semana06-fine-tuning/ferramentas/preparar_modelo.py \
+    && python semana06-fine-tuning/mini-projeto/mini_projeto_fine_tuning_especializado/export.py training.output_dir=models/pronto --forms q8_0
 
 EXPOSE 7860
 HEALTHCHECK --start-period=2m \

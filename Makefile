@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 WEEK := semana06-fine-tuning
 PROJECT := $(WEEK)/mini-projeto/mini_projeto_fine_tuning_especializado
 MODEL := $(WEEK)/modelos/smollm2-135m-instruct/config.json
+READY := $(PROJECT)/models/pronto
+FAST := $(READY)/exported/exported.json
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo longo completo app dia3 dia4 dia5 dia6 experimentos imagens test test-gpu lint lock
@@ -12,7 +14,7 @@ MODEL := $(WEEK)/modelos/smollm2-135m-instruct/config.json
 help:  ## mostra esta ajuda
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(MODEL)  ## instala tudo em .venv e prepara o modelo base (uma vez)
+setup: $(FAST)  ## instala tudo em .venv e prepara o modelo base e o pronto (uma vez)
 
 demo: setup  ## perguntas ao modelo pronto; depois um treino curto, medido ao lado dele (5 a 10 min)
 	$(PY) $(PROJECT)/inference.py \
@@ -89,4 +91,9 @@ $(VENV)/.deps: requirements.lock pyproject.toml
 
 $(MODEL): $(VENV)/.deps
 	$(PY) $(WEEK)/ferramentas/preparar_modelo.py
+	@touch $@
+
+# O modelo pronto num arquivo só, para o llama.cpp: respostas 5 vezes mais rápidas, logo ao abrir.
+$(FAST): $(MODEL) $(READY)/adapter_model.safetensors
+	$(PY) $(PROJECT)/export.py training.output_dir=models/pronto --forms q8_0
 	@touch $@

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import export
 from loja_sql.config import load_config
 from loja_sql.model import card, exporting
-from loja_sql.model.engines import TransformersEngine, has_llama_cpp, open_form
+from loja_sql.model.engines import has_llama_cpp, open_form, with_transformers
 from loja_sql.model.exports import exported_forms, read_manifest
 from loja_sql.model.loading import load_model
 from loja_sql.model.run_folder import is_whole, locked, read_run
@@ -38,7 +38,7 @@ def test_merging_keeps_the_logits_and_is_in_full_precision(exported):
     args, folder = exported
     merge = read_manifest(folder).merge
     assert merge.largest_difference <= exporting.LOGITS_TOLERANCE
-    assert merge.same_tokens == 1.0 and merge.questions == 6
+    assert merge.same_tokens == 1.0 and merge.questions == len(exporting.CHECKED)
     reference = load_model(load_config(None, args), folder)
     path = exported_forms(folder)["bf16"]
     loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
@@ -91,11 +91,26 @@ def test_all_weights_are_exported_without_a_merge_and_a_form_that_fails_stops_no
     assert [path.name for path in (copy / "exported").glob(".*")] == [".lock"], "nada pela metade"
 
 
+def test_only_gptq_asks_for_the_data_and_the_card_of_the_shipped_model_stays(
+    copied, tmp_path, monkeypatch
+):
+    """É o que `make setup` faz, num clone novo, com o modelo pronto."""
+    args, folder = copied
+    monkeypatch.setattr(exporting, "SHIPPED", folder)
+    (folder / "README.md").write_text("a do repositório")
+    args = [*args, f"data.output_dir={tmp_path / 'novo'}", "database.seeds=[11]"]
+    assert export.main([*args, "--forms", "gptq,bf16"]) == 0
+    assert set(exported_forms(folder)) == {"bf16"}
+    assert "python data_prep.py" in read_manifest(folder).forms["gptq"].missing
+    assert "LoRA de posto 4" in (folder / "exported" / "README.md").read_text("utf-8")
+    assert (folder / "README.md").read_text() == "a do repositório"
+
+
 def test_each_folder_answers_almost_as_the_adapter(copied):
     args, folder = copied
     config = load_config(None, args)
     assert export.main([*args, "--forms", "bf16,nf4,gptq"]) == 0
-    reference = TransformersEngine(config, folder)
+    reference = with_transformers(config, folder)
     ids = reference.tokenizer(QUESTION, return_tensors="pt").input_ids
     # Do NF4 menos: num modelo deste tamanho, o token que mais sente muda com os dados do treino.
     for form, least in {"bf16": 0.999, "nf4": 0.92, "gptq": 0.95}.items():

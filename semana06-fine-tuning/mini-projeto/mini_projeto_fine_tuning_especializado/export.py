@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     from comum import tables
 
     from loja_sql.model.exporting import Exporter
-    from loja_sql.questions.splits import load_split, training_rows
+    from loja_sql.shop import create_missing
 
-    rows, validation = training_rows(config), load_split(config, "validation")
-    manifest = Exporter(config, rows, validation).export(args.forms, args.force)
+    create_missing(config)
+    manifest = Exporter(config).export(args.forms, args.force)
     tables.show(("forma", "tamanho", "tempo", "onde"), manifest.table())
     print(f"Tudo em {config.output_dir / EXPORT_FOLDER}")
     return 0

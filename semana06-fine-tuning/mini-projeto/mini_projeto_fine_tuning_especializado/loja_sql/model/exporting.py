@@ -18,28 +18,43 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from loja_sql.config import EFFECTIVE_NAME, Config, as_trained, load_effective, trained_kind
+from loja_sql.config import (
+    EFFECTIVE_NAME,
+    SHIPPED,
+    Config,
+    as_trained,
+    load_effective,
+    trained_kind,
+)
 from loja_sql.model import exports, run_folder
 from loja_sql.model.card import base_name, model_card
 from loja_sql.model.exports import ADAPTER, GGUF_FORMS, Form, Manifest, Merge
-from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
+from loja_sql.model.loading import load_model, with_adapter
+from loja_sql.model.tokens import load_tokenizer
 from loja_sql.prompt import encode_pair, render
 from loja_sql.questions import linking
+from loja_sql.questions.splits import training_rows
 
 LOGITS_TOLERANCE = 1e-3  # em float32, numa escala em que os logits passam de 10
-CHECKED_PROMPTS = 8
+# Com elas se confere a fusão; noutro banco também servem: os pesos são os mesmos para todas.
+CHECKED = (
+    "quantos clientes temos em Minas Gerais?",
+    "quais os 3 produtos mais caros?",
+    "faturamento por forma de pagamento em 2024",
+    "quem comprou mais de cinco vezes?",
+    "nota média dos produtos de livros",
+    "quais clientes nunca fizeram um pedido?",
+    "pedidos cancelados por mês",
+    "vale a pena abrir uma filial?",
+)
 UNPUBLISHED = {"training_args.bin", "README.md"}  # um pickle com as pastas de quem treinou; a ficha
 CALIBRATION_EXAMPLES = 128
 
 
 class Exporter:
-    """As formas de implantação do modelo treinado em `training.output_dir`.
+    """As formas de implantação do modelo em `training.output_dir`; UserError se não há um."""
 
-    As linhas (`question`, `sql`) do treino calibram o GPTQ; com as da validação se confere a
-    fusão. UserError se não há modelo treinado na pasta.
-    """
-
-    def __init__(self, config: Config, training: list[dict], validation: list[dict]) -> None:
+    def __init__(self, config: Config) -> None:
         self.adapter = config.output_dir
         if trained_kind(self.adapter) is None:
             raise UserError(f"não há treino em {self.adapter}. Treine antes: python train.py")
@@ -48,9 +63,8 @@ class Exporter:
         self.config.training.precision, self.config.model.load_in_4bit = "fp32", False
         self.tokenizer = load_tokenizer(self.config, self.adapter)
         self.tokenizer.padding_side = "left"  # quem gerar em lotes com a exportação precisa disto
-        self.training, self.context = training, linking.context(self.config)
-        checked = (row["question"] for row in validation[:CHECKED_PROMPTS])
-        self.prompts = [render(self.tokenizer, self.config, q, self.context) for q in checked]
+        self.context = linking.context(self.config)
+        self.prompts = [render(self.tokenizer, self.config, q, self.context) for q in CHECKED]
 
     def export(self, forms: list[str], force: bool = False) -> Manifest:
         """Grava as formas que faltam, com uma só fusão para todas, e o que vai ao lado delas.
@@ -81,7 +95,9 @@ class Exporter:
         ready = manifest.ready(self.folder)
         self._write_modelfile([ready[form].name for form in GGUF_FORMS if form in ready])
         text = model_card(load_effective(self.adapter), self.adapter, manifest)
-        for folder in (self.adapter, self.folder, *filter(Path.is_dir, ready.values())):
+        # A ficha do modelo que vem pronto é do repositório, e não do que se exportou dele.
+        trained = () if self.adapter == SHIPPED else (self.adapter,)
+        for folder in (*trained, self.folder, *filter(Path.is_dir, ready.values())):
             write_text(folder / "README.md", text)
         return manifest
 
@@ -184,10 +200,10 @@ class Exporter:
         self.tokenizer.save_pretrained(output)
 
     def _calibration(self) -> list[list[int]]:
-        """Os tokens de alguns exemplos do treino, prompt e resposta."""
+        """Os tokens de alguns exemplos do treino, prompt e resposta, que calibram o GPTQ."""
         pairs = (
             encode_pair(self.tokenizer, self.config, row["question"], row["sql"], self.context)
-            for row in self.training[:CALIBRATION_EXAMPLES]
+            for row in training_rows(self.config)[:CALIBRATION_EXAMPLES]
         )
         return [prompt + answer for prompt, answer in pairs]
 

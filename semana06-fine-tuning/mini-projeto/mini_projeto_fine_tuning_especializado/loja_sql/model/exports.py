@@ -20,7 +20,7 @@ EXPORT_COMMAND = "python export.py"
 
 
 class Merge(Shape):
-    """A fusão em float32: o quanto os logits mudaram em algumas perguntas da validação."""
+    """A fusão em float32: o quanto os logits mudaram em algumas perguntas."""
 
     largest_difference: float
     questions: int

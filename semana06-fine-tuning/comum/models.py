@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comum import lean  # noqa: F401  (antes do transformers)
 from comum.files import read_json
@@ -13,18 +14,14 @@ from comum.terminal import UserError
 
 import numpy
 import torch
+import transformers  # cada classe só se importa quando se usa: as dos modelos levam 3 s
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    logging,
-)
+from transformers import PreTrainedTokenizerBase, logging
 from transformers.pytorch_utils import Conv1D  # a camada linear do GPT-2: peso transposto
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 logging.disable_progress_bar()
 # O Trainer avisa que falta lm_head nos checkpoints de todo modelo que a divide com a entrada.
@@ -115,7 +112,7 @@ def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
     Com pad igual ao fim, quem mascara o preenchimento mascara também o fim, e o modelo nunca
     aprende a parar.
     """
-    tokenizer = _load(AutoTokenizer, name)
+    tokenizer = _load(_tokenizer_class(Path(name)), name)
     if plain or tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
@@ -133,6 +130,14 @@ def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _tokenizer_class(folder: Path) -> type:
+    """A que o AutoTokenizer tomaria, sem os 2 s dele onde já se sabe: ao lado de um adaptador."""
+    settings = folder / "tokenizer_config.json"
+    alone = settings.is_file() and not (folder / "config.json").is_file()
+    known = alone and read_json(settings).get("tokenizer_class") == "TokenizersBackend"
+    return transformers.TokenizersBackend if known else transformers.AutoTokenizer
+
+
 def _check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     turns = [{"role": role, "content": f"<{role}>"} for role in ("system", "user")]
     try:
@@ -148,7 +153,7 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def _check_sizes(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    config = _load(AutoConfig, name).get_text_config()
+    config = _load(transformers.AutoConfig, name).get_text_config()
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"o tokenizador de `{name}` tem {len(tokenizer)} tokens, e o modelo só conhece "
@@ -172,7 +177,7 @@ def load_model(
     load_in_4bit: bool = False,
     place: torch.device | None = None,
     **options,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """Modelo causal em `place` (sem ele, no dispositivo desta máquina), em modo de avaliação.
 
     Args:
@@ -193,7 +198,7 @@ def load_model(
     options |= {"dtype": dtype, "output_loading_info": True}
     if load_in_4bit:
         options |= {"quantization_config": nf4(dtype), "device_map": {"": place or device()}}
-    model, found = _load(AutoModelForCausalLM, name, **options)
+    model, found = _load(transformers.AutoModelForCausalLM, name, **options)
     if missing := sorted(found["missing_keys"]):  # o transformers os sortearia, em silêncio
         raise UserError(f"faltam pesos em `{name}`: {missing[0]} e outros {len(missing) - 1}.")
     return (model if load_in_4bit else model.to(place or device())).eval()
@@ -234,9 +239,9 @@ def check_targets(names: Iterable[str], targets: str | list[str]) -> None:
         )
 
 
-def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
+def nf4(compute: torch.dtype) -> "BitsAndBytesConfig":
     """Pesos em NF4 com escala dupla, como no QLoRA (Dettmers et al., 2023)."""
-    return BitsAndBytesConfig(
+    return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

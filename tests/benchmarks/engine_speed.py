@@ -88,7 +88,7 @@ def open_engine(config, form: str):
     if form != "fp32":
         return engines.open_form(config, config.output_dir, form)
     config.training.precision = "fp32"
-    return engines.TransformersEngine(config, config.output_dir)
+    return engines.with_transformers(config, config.output_dir)
 
 
 def show(rounds: dict[str, list[dict]], base: str) -> None:

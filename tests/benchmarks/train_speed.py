@@ -49,7 +49,7 @@ def measure(row: str, examples: int, output: str, overrides: list[str]) -> dict[
     from loja_sql.config import load_config
     from loja_sql.model import tokens
     from loja_sql.model.callbacks import Progress
-    from loja_sql.model.loading import load_tokenizer
+    from loja_sql.model.tokens import load_tokenizer
     from loja_sql.model.trainer import build_trainer, tokenized
     from loja_sql.questions import linking
     from loja_sql.questions.splits import load_split, training_rows

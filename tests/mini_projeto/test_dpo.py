@@ -7,8 +7,9 @@ from comum.terminal import run_main
 
 import dpo
 from loja_sql.config import as_trained, load_config
-from loja_sql.model.loading import load_model, load_tokenizer
+from loja_sql.model.loading import load_model
 from loja_sql.model.preference import Pair, preferred
+from loja_sql.model.tokens import load_tokenizer
 from loja_sql.prompt import encode_pair, render
 from loja_sql.questions import linking
 from loja_sql.questions.splits import load_split

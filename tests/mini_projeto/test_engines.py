@@ -1,6 +1,8 @@
 """engines.py: a mesma resposta em todo motor, por inteiro ou aos poucos."""
 
 import shutil
+import subprocess
+import sys
 
 import comum  # noqa: F401  (antes do torch)
 from comum.terminal import UserError
@@ -8,7 +10,7 @@ from comum.terminal import UserError
 import pytest
 
 import export
-from loja_sql.config import load_config
+from loja_sql.config import PROJECT_DIR, load_config
 from loja_sql.model import engines
 from loja_sql.prompt import Context, encode_pair, render
 
@@ -26,7 +28,7 @@ def opened(exported, tmp_path_factory):
     args = [*args, f"training.output_dir={copy}"]
     assert export.main([*args, "--forms", "f16"]) == 0
     config = load_config(None, args)
-    return config, copy, engines.TransformersEngine(config, copy)
+    return config, copy, engines.with_transformers(config, copy)
 
 
 def answers(engine, config):
@@ -51,6 +53,14 @@ def test_llama_cpp_answers_as_transformers_does(opened):
     found = answers(fastest, config)
     fastest.close()
     assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 2, (found, expected)
+
+
+def test_answering_by_llama_cpp_does_not_wait_for_the_libraries_of_training(opened):
+    args = [f"training.output_dir={opened[1]}", f"data.output_dir={opened[0].data_dir}"]
+    code = f"import sys, inference; assert inference.main({[*args, QUESTIONS[0]]}) == 0\n"
+    code += "assert not {'peft', 'transformers.modeling_utils'} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_DIR, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_llama_cpp_gives_the_perplexity_of_transformers(opened):

@@ -13,7 +13,8 @@ from peft import PeftModel
 from transformers import AutoConfig, LlamaForCausalLM
 
 from loja_sql.config import load_config, untrained
-from loja_sql.model.loading import load_model, load_tokenizer, with_adapter
+from loja_sql.model.loading import load_model, with_adapter
+from loja_sql.model.tokens import load_tokenizer
 from loja_sql.prompt import Context, encode_pair, render
 
 CONTEXT = Context(

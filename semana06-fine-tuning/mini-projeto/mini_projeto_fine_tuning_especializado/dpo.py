@@ -42,8 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     from comum.numbers import interval, p_value
     from comum.statistics import mcnemar, proportion
 
-    from loja_sql.model.loading import load_model, load_tokenizer
+    from loja_sql.model.loading import load_model
     from loja_sql.model.preference import Pair, preferred
+    from loja_sql.model.tokens import load_tokenizer
     from loja_sql.prompt import render
     from loja_sql.questions import linking
     from loja_sql.questions.splits import load_split

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from comum import decoding, llama_cpp
+from comum import llama_cpp
 from comum.models import device
 from comum.terminal import UserError
 
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from loja_sql.config import Config
 from loja_sql.model.exports import ADAPTER, EXPORT_COMMAND, GGUF_FORMS, exported_forms
-from loja_sql.model.loading import load_model, load_tokenizer
+from loja_sql.model.tokens import load_tokenizer
 
 SLOTS = 4  # perguntas que o llama.cpp responde ao mesmo tempo
 CONTEXT = 8192  # tokens, divididos por quem estiver perguntando
@@ -55,24 +55,6 @@ class Engine:
 
     def close(self) -> None:
         """Libera o que o motor ocupa."""
-
-
-class TransformersEngine(Engine):
-    """O modelo carregado pelo transformers: base, base com adaptador ou uma pasta exportada."""
-
-    def __init__(self, config: Config, adapter: Path | None = None, label: str = "") -> None:
-        self.tokenizer = load_tokenizer(config, adapter)
-        self.model = load_model(config, adapter)
-        self.name = f"transformers {label or str(self.model.dtype).removeprefix('torch.')}"
-
-    def generate(self, prompts, max_new_tokens, batch_size):
-        return decoding.generate(self.model, self.tokenizer, prompts, max_new_tokens, batch_size)
-
-    def stream(self, prompt, max_new_tokens):
-        return decoding.stream(self.model, self.tokenizer, prompt, max_new_tokens)
-
-    def losses(self, pairs, batch_size):
-        return decoding.answer_losses(self.model, self.tokenizer, pairs, batch_size)
 
 
 class LlamaCppEngine(Engine):
@@ -184,6 +166,13 @@ def has_llama_cpp() -> bool:
     return importlib.util.find_spec(llama_cpp.PACKAGE) is not None
 
 
+def with_transformers(config: Config, adapter: Path | None = None, label: str = "") -> Engine:
+    """O modelo carregado pelo transformers: base, base com adaptador ou uma pasta exportada."""
+    from loja_sql.model.transformers_engine import TransformersEngine  # quem não o usa poupa 4 s
+
+    return TransformersEngine(config, adapter, label)
+
+
 def open_form(config: Config, adapter: Path, form: str) -> Engine:
     """Abre uma forma exportada pelo nome, um dos de `FORMS`.
 
@@ -202,10 +191,10 @@ def open_form(config: Config, adapter: Path, form: str) -> Engine:
             raise UserError(f"falta o llama.cpp: {llama_cpp.INSTALL_COMMAND}")
         return LlamaCppEngine(config, adapter, available[form], form)
     if form == ADAPTER:
-        return TransformersEngine(config, available[form], label=form)
+        return with_transformers(config, available[form], label=form)
     settings = config.model_copy(deep=True)
     settings.model.name, settings.model.load_in_4bit = str(available[form]), False
-    return TransformersEngine(settings, label=form)
+    return with_transformers(settings, label=form)
 
 
 def open_engine(config: Config, adapter: Path | None) -> Engine:
@@ -218,8 +207,8 @@ def open_engine(config: Config, adapter: Path | None) -> Engine:
     """
     wanted = config.generation.engine
     if adapter is None or wanted == "transformers":
-        return TransformersEngine(config, adapter)
+        return with_transformers(config, adapter)
     ready = [form for form in GGUF_FORMS if form in exported_forms(adapter)]
     if wanted == "llamacpp" or (ready and has_llama_cpp() and device().type == "cpu"):
         return open_form(config, adapter, ready[0] if ready else GGUF_FORMS[0])
-    return TransformersEngine(config, adapter)
+    return with_transformers(config, adapter)

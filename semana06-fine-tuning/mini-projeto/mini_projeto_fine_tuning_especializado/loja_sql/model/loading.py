@@ -8,7 +8,7 @@ from comum.terminal import UserError
 
 import torch
 from peft import PeftConfig, PeftModel, PeftModelForCausalLM
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from loja_sql.config import EFFECTIVE_NAME, Config, trained_kind
 from loja_sql.model import tokens
@@ -26,12 +26,6 @@ def precision(config: Config) -> torch.dtype:
     if wanted == "fp16" and models.device().type == "cpu":
         raise UserError("training.precision=fp16 pede uma GPU; use auto, bf16 ou fp32.")
     return DTYPES.get(wanted) or models.compute_dtype()
-
-
-def load_tokenizer(config: Config, adapter: Path | None = None) -> PreTrainedTokenizerBase:
-    """O tokenizador da base; com `adapter`, o daquele treino: tokens fundidos, o template dele."""
-    plain = adapter is None and config.prompt.template == "plain"
-    return models.load_tokenizer(str(adapter or config.model_path), plain)
 
 
 def load_model(
@@ -70,7 +64,7 @@ def with_adapter(config: Config, model: PreTrainedModel, adapter: Path) -> PeftM
         UserError: o adaptador não se lê, ou não é desta base: sobra ou falta nele alguma camada.
     """
     if config.model.merged_tokens:
-        tokens.fit(model, load_tokenizer(config, adapter))
+        tokens.fit(model, tokens.load_tokenizer(config, adapter))
     try:
         settings = PeftConfig.from_pretrained(adapter)
         settings.inference_mode = True

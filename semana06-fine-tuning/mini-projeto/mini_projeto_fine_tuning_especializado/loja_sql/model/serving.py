@@ -15,7 +15,7 @@ from comum.terminal import UserError
 
 from loja_sql.config import Config
 from loja_sql.model.assistant import question_problem
-from loja_sql.model.loading import load_tokenizer
+from loja_sql.model.tokens import load_tokenizer
 from loja_sql.prompt import declines, extract_sql, render
 from loja_sql.questions import linking
 

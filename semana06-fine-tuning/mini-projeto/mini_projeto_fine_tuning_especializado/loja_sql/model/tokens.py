@@ -8,10 +8,19 @@ mas partindo dos tokens do modelo, só nas respostas e sem atravessar o começo 
 import re
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comum import models
 
 import torch
 from tokenizers import decoders
-from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedTokenizerBase
+
+from loja_sql.config import Config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # importá-lo leva segundos
 
 CANDIDATES = 4  # fusões por token que fica: os degraus até um pedaço comprido não ficam
 COMMON = 0.01  # um texto entre aspas é parte de um token se está nesta fração das consultas
@@ -24,6 +33,12 @@ _COPIED = re.compile(
 _LITERAL = re.compile(r"'((?:[^']|'')*)'")
 
 Run = tuple[str, ...]  # tokens do modelo, em texto, que se podem fundir
+
+
+def load_tokenizer(config: Config, adapter: Path | None = None) -> PreTrainedTokenizerBase:
+    """O tokenizador da base; com `adapter`, o daquele treino: tokens fundidos, o template dele."""
+    plain = adapter is None and config.prompt.template == "plain"
+    return models.load_tokenizer(str(adapter or config.model_path), plain)
 
 
 def learn_tokens(queries: list[str], tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
@@ -115,13 +130,13 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
         backend.decoder = decoders.ByteLevel()
 
 
-def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def fit(model: "PreTrainedModel", tokenizer: PreTrainedTokenizerBase) -> None:
     """Dá à tabela do modelo uma linha por token: as dos fundidos são as últimas."""
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 @torch.no_grad()
-def start(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new: range) -> None:
+def start(model: "PreTrainedModel", tokenizer: PreTrainedTokenizerBase, new: range) -> None:
     """Põe a linha de cada token fundido na média das linhas das suas partes."""
     parts = [_parts(tokenizer, text) for text in tokenizer.convert_ids_to_tokens(list(new))]
     ends = model.get_input_embeddings(), model.get_output_embeddings()

@@ -35,7 +35,7 @@ from trl import SFTConfig, SFTTrainer
 from loja_sql.config import Config, save_effective
 from loja_sql.model import fused, run_folder, tokens
 from loja_sql.model.callbacks import Checkpoints, Progress, plot_curve
-from loja_sql.model.loading import load_model, load_tokenizer, precision
+from loja_sql.model.loading import load_model, precision
 from loja_sql.model.summary import SUMMARY, WORK, read_summary
 from loja_sql.prompt import Context, encode_pair
 from loja_sql.questions import linking
@@ -90,7 +90,7 @@ def _prepared(
 ) -> "AnswerTrainer":
     """O Trainer com os dados já conferidos."""
     fix_seeds(config.training.seed)
-    tokenizer = load_tokenizer(config)
+    tokenizer = tokens.load_tokenizer(config)
     if config.model.merged_tokens:
         queries = [row["sql"] for row in rows]
         count = config.model.merged_tokens
@@ -292,7 +292,7 @@ def build_trainer(
     dtype = precision(config)
     # Com todos os pesos treinando, eles ficam em float32: passos miúdos se perderiam em bf16.
     model = load_model(config, dtype=torch.float32 if full else None)
-    new_tokens = range(len(load_tokenizer(config)), len(tokenizer))
+    new_tokens = range(len(tokens.load_tokenizer(config)), len(tokenizer))
     if new_tokens:
         tokens.fit(model, tokenizer)
         tokens.start(model, tokenizer, new_tokens)

@@ -14,8 +14,8 @@ from comum.terminal import UserError
 
 from loja_sql.config import Config
 from loja_sql.model.assistant import in_order
-from loja_sql.model.loading import load_tokenizer
 from loja_sql.model.summary import read_summary
+from loja_sql.model.tokens import load_tokenizer
 from loja_sql.prompt import DECLINE, declines, encode_pair, extract_sql, render
 from loja_sql.questions import linking
 from loja_sql.questions.reading import read_questions

@@ -9,6 +9,7 @@ from comum.memory import MemoryGrowth
 from comum.results import Latency
 from comum.terminal import UserError, progress
 
+from loja_sql.model import transformers_engine  # noqa: F401  (as bibliotecas, antes de medir)
 from loja_sql.scores.variants import Variant
 
 

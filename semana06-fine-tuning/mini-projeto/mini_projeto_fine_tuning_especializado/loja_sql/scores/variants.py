@@ -10,7 +10,7 @@ from comum.terminal import UserError
 from comum.text import without_accents
 
 from loja_sql.config import Config, as_trained, trained_kind, untrained
-from loja_sql.model.engines import Engine, TransformersEngine, open_form
+from loja_sql.model.engines import Engine, open_form, with_transformers
 from loja_sql.model.exports import ADAPTER, exported_forms, size_of
 from loja_sql.prompt import DECLINE, Examples
 from loja_sql.questions.noise import typo
@@ -60,7 +60,7 @@ class Variant:
         """O motor que a mede: o da forma exportada ou, sem ela, o transformers."""
         if self.form is not None:
             return open_form(self.config, self.adapter, self.form)
-        return TransformersEngine(self.config, self.adapter)
+        return with_transformers(self.config, self.adapter)
 
 
 def choose(config: Config, args: argparse.Namespace) -> list[Variant]:

@@ -298,7 +298,7 @@ def test_our_published_scores_are_still_read_and_shown(capsys):
     assert interval(ours.execution_accuracy, 1, 100) in shown
     assert f"{ours.training.minutes:.0f} min" in shown and "transformers bfloat16" in shown
     right = round(ours.execution_accuracy.value * ours.execution_accuracy.n)  # o base não acerta
-    assert f"{right} perguntas só o treinado acerta" in shown
+    assert f"McNemar, treinado: perde 0 da base, ganha {right} " in shown
 
 
 def test_a_wide_result_still_fits_a_narrow_terminal(monkeypatch, capsys):

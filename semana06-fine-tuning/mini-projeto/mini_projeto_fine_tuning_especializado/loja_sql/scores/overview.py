@@ -32,8 +32,8 @@ def show(evaluation: Evaluation) -> None:
     _show(["", "motor", "p50", "p95", "tokens/s", "pesos", "memória"], variants, _costs)
     paired = evaluation.base_against_trained
     if paired:
-        gain = f"{paired.only_second} perguntas só o treinado acerta, {paired.only_first} só o base"
-        print(f"McNemar: {gain} (p: {p_value(paired.p_value)})")
+        change = f"perde {paired.only_first} da base, ganha {paired.only_second}"
+        print(f"McNemar, treinado: {change} (p: {p_value(paired.p_value)})")
     for name, paired in evaluation.against_trained.items():
         change = f"perde {paired.only_first} do treinado, ganha {paired.only_second}"
         print(f"McNemar, {name}: {change} (p: {p_value(paired.p_value)})")

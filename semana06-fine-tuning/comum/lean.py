@@ -1,7 +1,7 @@
-"""Poupa 3 s a cada programa: o transformers importa o scikit-learn para uma opção que não se usa.
+"""Carregar um modelo sem importar o scikit-learn, que leva 3 s.
 
-É a da decodificação assistida com limiar automático. Quem precisa do scikit-learn, como a lição do
-dia 6, o importa por si. Vem antes de qualquer modelo do transformers.
+O transformers só o quer para a decodificação assistida com limiar automático. Quem precisa do
+scikit-learn, como a lição do dia 6, o importa por si. Vem antes de qualquer modelo do transformers.
 """
 
 import transformers

@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 
 from comum import tables
@@ -65,7 +64,7 @@ def page(engine: str) -> float:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/").read()
                 return time.perf_counter() - started
-            except urllib.error.URLError:
+            except OSError:  # ainda não escuta, ou ainda não responde
                 time.sleep(0.05)
         sys.exit("app.py parou: rode-o para ver por quê")
     finally:

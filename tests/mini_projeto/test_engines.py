@@ -57,6 +57,7 @@ def test_llama_cpp_answers_as_transformers_does(opened):
 
 def test_answering_by_llama_cpp_does_not_wait_for_the_libraries_of_training(opened):
     args = [f"training.output_dir={opened[1]}", f"data.output_dir={opened[0].data_dir}"]
+    args.append("generation.engine=llamacpp")
     code = f"import sys, inference; assert inference.main({[*args, QUESTIONS[0]]}) == 0\n"
     code += "assert not {'peft', 'transformers.modeling_utils'} & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_DIR, capture_output=True)

@@ -11,7 +11,8 @@ modelo fundido são os do adaptador. Cada forma sai de uma cópia temporária em
 outra já arredondada; `adapter` é o próprio LoRA em bf16, metade do tamanho, com o que o PEFT pede
 e o registro do treino. Saídas em `<training.output_dir>/exported/`: uma pasta ou um arquivo por
 forma, `exported.json` (o que há, tamanhos, o que faltou e como obter), o `Modelfile` do Ollama e a
-ficha do modelo (`README.md`, também na pasta do treino). Uma forma que falta não impede as outras.
+ficha do modelo (`README.md`, também na pasta do treino, menos na do modelo pronto). Uma forma que
+falta não impede as outras.
 """
 
 import sys

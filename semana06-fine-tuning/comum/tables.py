@@ -14,6 +14,7 @@ from rich.table import Table
 from tabulate import tabulate
 
 PIPED_WIDTH = 200  # colunas de um arquivo ou de um cano, que não têm largura
+WIDEST = 10_000
 
 
 def show(header: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
@@ -32,6 +33,7 @@ def scores(columns: dict[str, dict[str, Score]], keys: Iterable[str]) -> None:
 
 def text(header: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> str:
     """A tabela de `show`, como texto."""
+    rows = list(rows)
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for place, name in enumerate(header):
         table.add_column(name, justify="right" if place else "left", overflow="fold")
@@ -40,6 +42,13 @@ def text(header: Sequence[str], rows: Iterable[Sequence[object]], title: str | N
     width = None if sys.stdout.isatty() else PIPED_WIDTH
     # Marcas de cor do rich entre colchetes seriam lidas nos intervalos: [7,90; 8,77].
     console = Console(width=width, color_system=None, markup=False, emoji=False, highlight=False)
+    wide = console.options.update(max_width=WIDEST)
+    if len(header) > 2 and console.measure(table, options=wide).minimum > console.width:
+        # Nem com uma palavra por linha: duas tabelas, uma sob a outra.
+        half = len(header) // 2 + 1
+        parts = range(half), (0, *range(half, len(header)))
+        some = ([[line[i] for i in part] for line in (header, *rows)] for part in parts)
+        return "\n".join(text(first, others, title) for first, *others in some)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

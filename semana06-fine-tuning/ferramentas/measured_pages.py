@@ -43,7 +43,7 @@ FILES: dict[str, tuple] = {
     "gpu": (Gpu, "gpu"),
     "project": (
         Evaluation,
-        *("mini_projeto_lora_test", "mini_projeto_rapido_test", "mini_projeto_pronto_test"),
+        *("mini_projeto_lora_test", "mini_projeto_pronto_test", "mini_projeto_rapido_test"),
     ),
 }
 SHIPPED = {  # o modelo que vem pronto, pelo nome de cada teste

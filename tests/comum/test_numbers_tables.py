@@ -45,6 +45,14 @@ def test_the_terminal_table_keeps_brackets_and_aligns(capsys):
     assert first.endswith("8,31 [7,90; 8,77]") and len(first) == len(second)
 
 
+def test_a_table_wider_than_the_terminal_becomes_two(monkeypatch):
+    monkeypatch.setattr(tables, "PIPED_WIDTH", 40)
+    names = ["técnica", "quantidade", "perplexidade", "verossimilhança"]
+    shown = tables.text(names, [["NF4", 1, 2, 3]])
+    assert all(name in shown for name in names), "nenhum título se parte"
+    assert shown.count("NF4") == 2 and max(map(len, shown.splitlines())) <= 40
+
+
 def test_the_markdown_table_keeps_what_it_is_given():
     rows = [["a | b", "1,50", "sim"], ["c", "–", ""], ["longa como ela só", "10", "< 3"]]
     assert tables.markdown(["nome", "valor", "texto"], rows) == (

@@ -50,7 +50,7 @@ def test_merging_that_changes_the_logits_writes_nothing(copied, monkeypatch, cap
     args, folder = copied
     monkeypatch.setattr(exporting, "LOGITS_TOLERANCE", -1.0)
     assert run_main(export.main, [*args, "--forms", "bf16"]) == 2
-    assert "nada foi gravado" in capsys.readouterr().err
+    assert "Nada foi gravado" in capsys.readouterr().err
     assert [path.name for path in (folder / "exported").iterdir()] == [".lock"]
 
 

@@ -52,7 +52,7 @@ def test_chat_loop_keeps_history_and_survives_hostile_lines(trained, monkeypatch
         [
             *("", ":ajuda", ":historico", "quantos clientes?", *HOSTILE, ":esquema", ":sql"),
             *(":sql DROP TABLE clientes", ":sql SELECT COUNT(*) FROM clientes"),
-            *(":historico", ":xyz", ":sair"),
+            *(":historico", ":xyz", "sair", ":sair"),
         ]
     )
     monkeypatch.setattr("builtins.input", lambda _: next(typed))
@@ -61,7 +61,7 @@ def test_chat_loop_keeps_history_and_survives_hostile_lines(trained, monkeypatch
     assert "só consultas SELECT são permitidas" in output and "consulta está vazia" in output
     assert "Ainda não há perguntas" in output and "CREATE TABLE" in output
     assert "600" in output and "1. quantos clientes?" in output
-    assert "Não conheço o comando :xyz" in output
+    assert "Não conheço o comando :xyz" in output and "começam com dois-pontos" in output
     assert "\x1b" not in output and "\x00" not in output
 
 
@@ -101,8 +101,8 @@ def test_what_the_model_does_not_know_is_said_with_the_reason_and_no_rows(assist
     (answer,) = asked.stream("qual o lucro de 2024?")
     assert answer.declined and answer.sql == "" and answer.result is None
     shown = format_answer(answer)
-    assert shown.startswith("Não sei responder: o banco só tem clientes, vendedores, produtos")
-    assert "itens dos pedidos e avaliações, e a pergunta" in shown and "SQL:" not in shown
+    assert shown.startswith("Não sei responder com o que há no banco (clientes,")
+    assert "itens dos pedidos e avaliações)" in shown and "SQL:" not in shown
     first, second = asked.ask_many(["qual o lucro?", "quantos?"])
     assert first.declined and first.error == answer.error
     assert not second.declined and second.result.rows == [("NÃO SEI",)], "um texto, não a recusa"

@@ -5,6 +5,7 @@ import os
 import re
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 from comum.models import load_tokenizer
 from comum.terminal import UserError
@@ -16,6 +17,7 @@ from loja_sql.config import load_config, load_effective, untrained
 from loja_sql.model.assistant import Answer, Assistant
 from loja_sql.model.trainer import tokenized
 from loja_sql.page import tabs
+from loja_sql.page.shell import format_answer
 from loja_sql.prompt import Context, Link, messages
 from loja_sql.questions import linking
 
@@ -213,7 +215,7 @@ def test_training_reads_the_question_as_the_terminal_the_page_and_the_api_do(tra
     class Listening:
         def stream(self, text, limit):
             asked.append(text)
-            yield "SELECT 1"
+            yield "SELECT nome FROM clientes WHERE cidade = 'Blumenau'"
 
     listening = Listening()
     listening.tokenizer = tokenizer
@@ -221,10 +223,12 @@ def test_training_reads_the_question_as_the_terminal_the_page_and_the_api_do(tra
     assert prompt.startswith(asked[0]) and answer.links == [BLUMENAU]
     shown = re.sub(r"<[^>]+>|\s+", " ", tabs.state(answer, "motor"))
     assert "Blumenau" in shown and "clientes.cidade" in shown
+    assert "entendi: clientes.cidade = Blumenau\n" in format_answer(answer)
+    other = replace(answer, sql="SELECT nome FROM clientes")
+    assert not other.used_links, "uma dica que o modelo não seguiu não foi entendida"
     assert inference.main([*args, question]) == 0
-    output = capsys.readouterr()
-    assert "entendi: clientes.cidade = Blumenau\n" in output.out
-    assert "pergunta/s" not in output.out, "a barra não se mistura com a resposta"
+    shown = capsys.readouterr().out
+    assert "pergunta/s" not in shown, "a barra não se mistura com a resposta"
     assert inference.main([*args, "--hints", question]) == 0
     assert capsys.readouterr().out == f"{hinted}\n"
 

@@ -40,6 +40,17 @@ def test_a_column_is_named_and_its_values_written_as_people_do(expression, value
     assert (column.title, written(value, column.unit)) == (title, shown)
 
 
+def test_the_letters_of_a_subquery_get_the_names_of_what_they_stand_for():
+    ranked = "SELECT categoria AS g, nome AS n, preco AS t, RANK() OVER (ORDER BY preco) AS r"
+    sql = f"SELECT g, n, t FROM ({ranked} FROM produtos) WHERE r = 1"
+    found = columns(sql, Result(["g", "n", "t"], [("livros", "Atlas", 99.9)]))
+    assert [(c.title, c.unit) for c in found] == [
+        ("categoria", ""),
+        ("nome", ""),
+        ("preço", "money"),
+    ]
+
+
 def test_what_the_tree_does_not_explain_keeps_the_banks_names():
     result = Result(["id", "preco"], [(1, 2.5)])
     assert [c.title for c in columns("SELECT * FROM produtos", result)] == ["número", "preço"]

@@ -28,6 +28,7 @@ from loja_sql.questions import linking
 OVERRIDE = re.compile(r"\w+\.[\w.]+=")  # o que não é chave=valor é pergunta
 HELP = """Comandos: :ajuda  :historico  :esquema  :sql SELECT …  :sair
 Qualquer outra linha é uma pergunta, como "quais produtos estão esgotados?"."""
+WORDS = {"sair", "ajuda", "exit", "quit", "help"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,7 +96,9 @@ def chat(assistant: Assistant) -> None:
             return
         if line in (":sair", ":quit", ":q"):
             return
-        if line.startswith(":"):
+        if line.lower() in WORDS:
+            print("Os comandos começam com dois-pontos: :ajuda, :sair.")
+        elif line.startswith(":"):
             command(line, assistant, history)
         elif line:
             history.append(assistant.ask(line))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comum.terminal import UserError, progress
+from comum.text import fold
 
 from babel.lists import format_list
 
@@ -51,6 +52,12 @@ class Answer:
     seconds: float
     declined: bool = False
     links: Sequence[Link] = ()
+
+    @property
+    def used_links(self) -> list[Link]:
+        """Os valores nomeados que a consulta usa: são dicas, e o modelo pode não as seguir."""
+        sql = fold(self.sql)
+        return [link for link in self.links if fold(link.value.replace("'", "''")) in sql]
 
     @property
     def failure(self) -> str:
@@ -129,7 +136,10 @@ class Assistant:
         named = map(name_words, self.tables[:MAX_TABLES_NAMED])
         others = ["outras"] if len(self.tables) > MAX_TABLES_NAMED else []
         known = format_list([*named, *others], locale="pt_BR")
-        return f"não sei responder: o banco só tem {known}, e a pergunta parece pedir outra coisa"
+        return (
+            f"não sei responder com o que há no banco ({known}). Se a resposta está nele, pergunte "
+            "com outras palavras"
+        )
 
     def _prompt(self, question: str, links: Sequence[Link]) -> str:
         """O prompt com as dicas já achadas: procurá-las num banco grande custa milissegundos."""

@@ -13,7 +13,7 @@ MAX_CELL_CHARS = 40
 
 def format_answer(answer: Answer) -> str:
     """O que se entendeu, SQL, linhas numa tabela e tempo, para o terminal."""
-    links = f"{printable(understood(answer))}\n" if answer.links else ""
+    links = f"{printable(understood(answer))}\n" if answer.used_links else ""
     sql = f"SQL: {printable(answer.sql)}\n" if answer.sql else ""
     result = answer.result
     outcome = format_table(answer.sql, result) if result else printable(answer.failure)
@@ -21,8 +21,8 @@ def format_answer(answer: Answer) -> str:
 
 
 def understood(answer: Answer) -> str:
-    """Os valores do banco que se viram na pergunta: `entendi: clientes.cidade = Blumenau`."""
-    links = (f"{table}.{column} = {value}" for table, column, value in answer.links)
+    """O que se entendeu da pergunta: `entendi: clientes.cidade = Blumenau`."""
+    links = (f"{table}.{column} = {value}" for table, column, value in answer.used_links)
     return f"entendi: {'; '.join(links)}"
 
 

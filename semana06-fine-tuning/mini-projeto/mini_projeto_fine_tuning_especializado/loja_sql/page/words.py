@@ -46,9 +46,18 @@ def columns(sql: str, result: Result) -> list[Column]:
     if len(found) != len(result.columns) or any(node.is_star for node in found):
         # Da estrela, só o nome; a unidade, de um nome que a diga.
         found = [exp.column(name) for name in result.columns]
+    found = [_origin(node, tree) for node in found]
     named = [Column(heading(node, tree)[:MAX_TITLE], unit(node)) for node in found]
     values = zip(*result.rows, strict=True) if result.rows else [()] * len(named)
     return list(map(_seen, named, values))
+
+
+def _origin(node: exp.Expression, tree: exp.Expression) -> exp.Expression:
+    """A expressão que uma subconsulta do FROM chama pelo nome que `node` lhe dá; ou `node`."""
+    source = tree.args.get("from_")
+    inner = source.this.unnest() if source and isinstance(source.this, exp.Subquery) else None
+    named = {one.alias_or_name: one for one in inner.selects} if inner else {}
+    return named.get(node.name, node) if isinstance(node, exp.Column) else node
 
 
 def _seen(column: Column, values: tuple) -> Column:
@@ -63,7 +72,7 @@ def _seen(column: Column, values: tuple) -> Column:
 
 def heading(node: exp.Expression, tree: exp.Expression) -> str:
     """O título de uma coluna: o apelido que a consulta lhe deu ou o que ela mede."""
-    if node.alias:
+    if len(node.alias) > 1:  # uma letra só é nome de quem escreve SQL, e não de quem lê
         return name_words(node.alias)
     several = sum(isinstance(n, exp.Column) and n.name == "nome" for n in tree.selects) > 1
     return owned(node, tree) if several else phrase(node, tree)

@@ -32,8 +32,10 @@ for name, value in {
 # que se importa: a página abre 1 s antes. Num treino, nem o pico de memória nem o ritmo mudaram.
 gc.set_threshold(50_000)
 
-# O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub; sem rede, o hub
+# conta em inglês cada tentativa, e quem carrega o modelo já diz o que houve.
+for name in ("bitsandbytes", "huggingface_hub"):
+    logging.getLogger(name).setLevel(logging.ERROR)
 
 # Um terminal em cp1252 (o Windows, ao redirecionar) não escreve "→"; melhor um "?" que um erro.
 for stream in (sys.stdout, sys.stderr):

@@ -6,6 +6,7 @@ dependem do lote e do comprimento, e costumam ser a maior quando o modelo é peq
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comum import tables
@@ -122,6 +123,8 @@ def config_of(name: str) -> "PretrainedConfig":
     """A configuração de um modelo, de uma pasta, de um config.json ou do hub."""
     from transformers import AutoConfig
 
+    if not Path(name).exists():
+        print(f"Procurando {name} no hub da Hugging Face…", flush=True)  # sem rede, meio minuto
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:  # um config.json estragado sai de muitas formas

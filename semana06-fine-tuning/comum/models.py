@@ -112,6 +112,8 @@ def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
     Com pad igual ao fim, quem mascara o preenchimento mascara também o fim, e o modelo nunca
     aprende a parar.
     """
+    if not Path(name).exists() and name != str(DEFAULT_MODEL):
+        print(f"Procurando {name} no hub da Hugging Face…", flush=True)  # sem rede, um minuto
     tokenizer = _load(_tokenizer_class(Path(name)), name)
     if plain or tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE

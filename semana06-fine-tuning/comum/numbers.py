@@ -44,7 +44,9 @@ def interval(score: Score | None, places: int = 2, scale: float = 1) -> str:
     if score is None:
         return MISSING
     value, low, high = (decimal(scale * x, places) for x in (score.value, *score.ci95))
-    return f"{value} [{low}; {high}]"
+    # Reamostrar um caso só, ou casos iguais, não diz quanto a nota varia.
+    alike = score.ci95[0] == score.ci95[1]
+    return value if alike else f"{value} [{low}; {high}]"
 
 
 def general(value: float) -> str:

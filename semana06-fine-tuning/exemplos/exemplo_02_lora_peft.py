@@ -120,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
     checks = conclude(check_by_hand(model, layer, config, args))
     del model, layer, linear
 
-    banner(3, "Todos os pesos e LoRA, cada um no seu processo")
+    banner(3, "LoRA" if args.only_lora else "Todos os pesos e LoRA, cada um no seu processo")
     low, high = (general(rate) for rate in lora_rates(shape.total))
     args.learning_rate = args.learning_rate or lora_rates(shape.total)[1]
     print(

@@ -127,7 +127,7 @@ def main(args) -> None:
     found = {"checks": checks, "trap": trap, "techniques": rows, "absent": absent, "qlora": runs}
     Day5(model=source, sizes=sizes, gptq_over_rounding=paired, **found).announce(stem)
     print("Sua vez: python semana06-fine-tuning/exercicios/conferir.py dia5")
-    print("A seguir: repita com --only e outra calibração (SIZES).")
+    print("A seguir: mude a calibração (SIZES, neste script) e repita com --only.")
 
 
 def trained_model(args) -> Path:

@@ -94,6 +94,8 @@ def main(args) -> None:
     for part, work in {"prep": prepare, "metrics": measure, "train": train}.items():
         if args.only in (None, part):
             work(args)
+    print("Sua vez: python semana06-fine-tuning/exercicios/conferir.py dia6")
+    print("A seguir: os seus dados, com --only prep --input; depois, o mini-projeto (make demo).")
 
 
 # --- preparar -----------------------------------------------------------------------------------
@@ -235,6 +237,7 @@ def split(rows: datasets.Dataset, facts: pandas.DataFrame, relatives: list, args
             f"depois de {ROUNDS} divisões ainda há {len(apart)} pares de mensagens parecidas em "
             "partes diferentes. Aumente --max-held-out ou mude --related."
         )
+    print(f"{len(alive)} linhas em {len(set(groups))} grupos; {len(held)} reservadas.")
     part_of = pandas.Series("", facts.index)  # "": a linha não está em parte nenhuma
     part_of.iloc[alive] = numpy.array([*SPLITS])[parts]
     return facts.assign(split=part_of)
@@ -268,9 +271,8 @@ def check_leaks(folder: Path) -> None:
     """
     for held_out, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
         held, rest = list(dataset.messages(folder, held_out)), dataset.messages(folder, other)
-        if leaked := sorted(
-            {n for n, _ in leaks(map(texts.normal, held), map(texts.normal, rest))}
-        ):
+        found = leaks(map(texts.normal, held), map(texts.normal, rest))
+        if leaked := sorted({number for number, _ in found}):
             worst = "; ".join(f"{held[number][:60]!r}" for number in leaked[:3])
             raise UserError(
                 f"vazamento: {len(leaked)} mensagens de {SPLITS[held_out]} estão em "
@@ -352,8 +354,7 @@ PLAIN = (
 def train(args) -> None:
     """Um ajuste curto em cada formato, ao lado de soluções mais baratas."""
     plan = SimpleNamespace(model=args.model, **(QUICK if args.quick else PLAN))
-    wanted = [name for name in FORMATS if args.format in ("all", name)]
-    ready = [name for name in wanted if (args.output / name).is_dir()]
+    ready = [n for n in FORMATS if args.format in ("all", n) and (args.output / n).is_dir()]
     if not ready:
         raise UserError(f"{args.output} não tem dados prontos. Prepare-os: --only prep.")
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Dia 4, a receita curta: ajustar com LoRA e fundir, só com as bibliotecas. Dois minutos.
+"""Dia 4, a receita curta: ajustar com LoRA e fundir, com o treino todo das bibliotecas. 2 minutos.
 
     python semana06-fine-tuning/exercicios/receita.py
 

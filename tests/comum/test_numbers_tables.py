@@ -37,6 +37,11 @@ def test_numbers_are_written_as_in_brazil(shown, expected):
     assert shown == expected
 
 
+def test_an_interval_from_a_single_case_is_not_shown():
+    assert numbers.interval(Score(value=2.6, ci95=(2.6, 2.6), n=1), 1) == "2,6"
+    assert numbers.interval(Score(value=2.6, ci95=(2.59, 2.61), n=9), 1) == "2,6 [2,6; 2,6]"
+
+
 def test_the_terminal_table_keeps_brackets_and_aligns(capsys):
     tables.show(["nota", "valor"], [["BLEU", "8,31 [7,90; 8,77]"], ["x", 3]], "Título")
     lines = capsys.readouterr().out.split("\n")

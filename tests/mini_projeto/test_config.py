@@ -73,6 +73,7 @@ def test_every_shipped_override_changes_something(path):
         ("lora.aplha=4", "`lora.alpha`"),
         ("trainning.seed=1", "`training`"),
         ("data.sed=1", "`data.seed`"),
+        ("training.lr=1", "`training.learning_rate`"),
     ],
 )
 def test_unknown_key_comes_with_a_suggestion(override, suggestion):

@@ -120,6 +120,7 @@ def test_one_by_one_and_in_a_batch_the_answer_is_the_same(assistant):
     [
         (["--input", "nada.txt", "--output", "x"], "nada.txt: não existe"),
         (["--input", "x"], "andam juntos"),
+        (["--input", "x.csv", "--output", "y"], "x.csv é uma tabela"),
         (["--input", "x", "--output", "y", "oi"], "não dos dois"),
         (["--hints"], "pede ao menos uma pergunta"),
         (["--adapter", "/nao/existe", "oi"], "não há modelo"),

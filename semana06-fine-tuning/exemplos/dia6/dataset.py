@@ -504,15 +504,21 @@ def summary(result: Day6Data) -> dict[str, tuple[list[str], list[tuple]]]:
     sizes = ["tokens por linha", "mínimo", "mediana", "95% até", "máximo"]
     return {
         "dirt": (["sujeira achada", "linhas"], dirt),
-        "rejected": (["fora, por motivo", "linhas"], rejected),
+        "rejected": (["fora, de tudo ou só da classificação", "linhas"], rejected),
         "formats": (["formato", *SPLITS.values()], formats),
         "tokens": (sizes, tokens),
     }
 
 
+def only_unfit(result: Day6Data) -> str:
+    """Quantas das aceitas servem para conversar, mas não para classificar."""
+    unfit = sum(result.rejected.values()) - (result.read - result.accepted)
+    return f"destas, {unfit} sem rótulo certo, que só não servem para classificar"
+
+
 def show(result: Day6Data, found: dict[str, tuple[str, str]]) -> None:
     """O que se achou, com um antes e depois de cada tipo, e para onde foi cada linha."""
-    print(f"\n{result.read} linhas lidas, {result.accepted} aceitas")
+    print(f"\n{result.read} linhas lidas, {result.accepted} aceitas; {only_unfit(result)}")
     for header, rows in summary(result).values():
         tables.show(header, rows)
     for kind, (before, after) in found.items():
@@ -540,19 +546,33 @@ def examples(rows: datasets.Dataset, facts: pandas.DataFrame) -> dict[str, tuple
     """Uma linha de cada tipo: antes e depois, em volta do que mudou; das que saíram, a mensagem e a
     resposta (ou a mensagem que ficou no lugar)."""
     found: dict[str, tuple[str, str]] = {}
+    single: set[str] = set()  # os tipos que já têm uma linha em que só há ele: a mudança é dele
     for row in judged(rows.select(range(min(SAMPLE, len(rows)))), facts.head(SAMPLE)):
-        why, twin = row["reason"] or row["unfit"], row["twin"]
-        after = f"{row['message']}\n{row['reply']}"
-        start = max(0, len(os.path.commonprefix([row["before"], after])) - 16)
-        changed = row["before"][start : start + 56], after[start : start + 56]
+        kinds, why = row["kinds"].split(), row["reason"] or row["unfit"]
         if why and why not in found:
-            other = rows[twin]["message"] if twin >= 0 else row["reply"]
-            found[why] = textwrap.shorten(row["message"], 76), textwrap.shorten(other, 76)
-        for kind in row["kinds"].split() if not why else ():
-            pair = (row["label"], row["intent"]) if kind == "label_misspelt" else changed
-            if kind != "date_format" and pair[0] != pair[1]:
-                found.setdefault(kind, pair)
+            other = rows[row["twin"]] if row["twin"] >= 0 else {"message": row["reply"]}
+            found[why] = _said(row, why), _said(other, why)
+        for kind in kinds if not why else ():
+            pair = (row["label"], row["intent"]) if kind == "label_misspelt" else _changed(row)
+            better = kind not in found or (len(kinds) == 1 and kind not in single)
+            if better and kind != "date_format" and pair[0] != pair[1]:
+                found[kind] = pair
+                single |= {kind} if len(kinds) == 1 else set()
     return {kind: found[kind] for kind in DIRT if kind in found}
+
+
+def _said(row: Record, why: str) -> str:
+    """A mensagem, encurtada; com o rótulo, se foi por ele que a linha saiu."""
+    label = row.get("label") if why in ("conflict", "label_unknown") else None
+    text = textwrap.shorten(str(row["message"]), 56 if label else 76)
+    return f"{text} → {label}" if label else text
+
+
+def _changed(row: Record) -> tuple[str, str]:
+    """O texto antes e depois, em volta do primeiro lugar em que mudou."""
+    after = f"{row['message']}\n{row['reply']}"
+    start = max(0, len(os.path.commonprefix([row["before"], after])) - 16)
+    return row["before"][start : start + 56], after[start : start + 56]
 
 
 def refusal(row: Record) -> str:
@@ -626,6 +646,7 @@ def write_card(folder: Path, args, result: Day6Data, words: int) -> None:
     content = template.format(
         result=result,
         out=result.read - result.accepted,
+        unfit=only_unfit(result),
         related=decimal(args.related, 2),
         words=words,
         coverage=percent(result.vocabulary_coverage),

@@ -74,6 +74,8 @@ def questions_of(source: Path | None, target: Path | None, typed: list[str]) -> 
         raise UserError(f"{target} é uma pasta; em --output vai o nome de um arquivo.")
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError("--input e --output são o mesmo arquivo, e as perguntas se perderiam.")
+    if source.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl"):
+        raise UserError(f"--input é um texto com uma pergunta por linha, e {source} é uma tabela.")
     questions = [line.strip() for line in lines(source) if line.strip()]
     if not questions:
         raise UserError(f"{source} não tem nenhuma pergunta.")

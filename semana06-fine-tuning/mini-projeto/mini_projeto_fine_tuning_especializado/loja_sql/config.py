@@ -395,6 +395,8 @@ def _explain(item: dict) -> str:
 def _unknown(*place: str) -> str:
     """Uma chave que não existe, com a mais parecida das que há ao lado dela."""
     section = Config.model_fields[place[0]].annotation if len(place) > 1 else Config
-    close = difflib.get_close_matches(place[-1].lower(), section.model_fields, n=1)
+    key, names = place[-1].lower(), section.model_fields
+    initials = [name for name in names if "".join(word[0] for word in name.split("_")) == key]
+    close = difflib.get_close_matches(key, names, n=1) or initials[:1]
     hint = f"; você quis dizer `{'.'.join([*place[:-1], *close])}`?" if close else ""
     return f"`{'.'.join(place)}`: chave desconhecida{hint}"

@@ -55,8 +55,8 @@ class Database:
         self.time_limit = time_limit
         if not self.path.is_file():
             raise UserError(
-                f"banco de dados não encontrado: {self.path}. Gere-o com data_prep.py ou corrija "
-                "`database.custom` na configuração."
+                f"banco de dados não encontrado: {self.path}. Corrija `database.custom` na "
+                "configuração ou, se é o da loja, gere-o com data_prep.py."
             )
         try:
             with closing(sqlite3.connect(self.uri(), uri=True)) as connection:

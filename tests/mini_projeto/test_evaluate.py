@@ -114,7 +114,7 @@ def test_own_questions_are_scored_and_bad_rows_reported(trained, measure, tmp_pa
     found, _ = measure(args, *options, name="lora_minhas")
     errors = capsys.readouterr().err
     assert "minhas.jsonl:2" in errors and "minhas.jsonl:3" in errors
-    assert "resultado vazio" in errors
+    assert "minhas.jsonl:4): resultado vazio" in errors
     assert found.variants[TUNED].execution_accuracy.n == 1 and found.questions == str(path)
     namesake = path.rename(tmp_path / "test.jsonl")
     other, _ = measure(args, "--questions", namesake, *options[2:], name="lora_perguntas_test")

@@ -1,6 +1,7 @@
 """Medir uma variante: responder as perguntas, executar o que saiu e contar os acertos."""
 
 import gc
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -43,7 +44,8 @@ def questions(
         kept = sieve.checked(read, path.name)
         rows = [vars(row) for row in kept]
         for item in sieve.rejected:
-            print(f"Ignorada ({item.where}): {item.reason}: {item.question}", file=sys.stderr)
+            where = re.sub(r"^own-0*", f"{path.name}:", item.where)  # a linha, nos dois casos
+            print(f"Ignorada ({where}): {item.reason}: {item.question}", file=sys.stderr)
     rows = spread(rows, config.evaluation.limit)
     if all(row["sql"] == DECLINE for row in rows):
         raise UserError(

@@ -224,7 +224,7 @@ def test_training_reads_the_question_as_the_terminal_the_page_and_the_api_do(tra
     shown = re.sub(r"<[^>]+>|\s+", " ", tabs.state(answer, "motor"))
     assert "Blumenau" in shown and "clientes.cidade" in shown
     assert "entendi: clientes.cidade = Blumenau\n" in format_answer(answer)
-    other = replace(answer, sql="SELECT nome FROM clientes")
+    other = replace(answer, sql="SELECT blumenau FROM clientes WHERE uf = 'SC'")
     assert not other.used_links, "uma dica que o modelo não seguiu não foi entendida"
     assert inference.main([*args, question]) == 0
     shown = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 MAX_QUESTION_CHARS = 500
 UPDATES_PER_SECOND = 8
 MAX_TABLES_NAMED = 8  # numa recusa
+_TEXT = re.compile(r"'((?:[^']|'')*)'")  # entre aspas, numa consulta
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class Answer:
     @property
     def used_links(self) -> list[Link]:
         """Os valores nomeados que a consulta usa: são dicas, e o modelo pode não as seguir."""
-        sql = fold(self.sql)
-        return [link for link in self.links if fold(link.value.replace("'", "''")) in sql]
+        texts = [fold(text) for text in _TEXT.findall(self.sql)]
+        values = {link: fold(link.value.replace("'", "''")) for link in self.links}
+        return [link for link, value in values.items() if any(value in text for text in texts)]
 
     @property
     def failure(self) -> str:

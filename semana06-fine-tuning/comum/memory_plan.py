@@ -6,14 +6,13 @@ dependem do lote e do comprimento, e costumam ser a maior quando o modelo é peq
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comum import tables
 from comum.labels import MEMORY
 from comum.numbers import GIB, MIB, decimal, percent
 from comum.results import MemoryParts
-from comum.terminal import UserError
+from comum.terminal import UserError, say_hub
 
 if TYPE_CHECKING:  # o plano de um modelo conhecido sai sem esperar pelo torch
     from torch import nn
@@ -123,8 +122,7 @@ def config_of(name: str) -> "PretrainedConfig":
     """A configuração de um modelo, de uma pasta, de um config.json ou do hub."""
     from transformers import AutoConfig
 
-    if not Path(name).exists():
-        print(f"Procurando {name} no hub da Hugging Face…", flush=True)  # sem rede, meio minuto
+    say_hub(name)
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:  # um config.json estragado sai de muitas formas

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comum import lean  # noqa: F401  (antes do transformers)
 from comum.files import read_json
 from comum.paths import DEFAULT_MODEL, PREPARE_COMMAND
-from comum.terminal import UserError
+from comum.terminal import UserError, say_hub
 
 import numpy
 import torch
@@ -23,6 +22,9 @@ from transformers.pytorch_utils import Conv1D  # a camada linear do GPT-2: peso 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
+# O transformers importaria o scikit-learn, que leva 3 s, para a decodificação assistida com limiar
+# automático. Quem precisa dele, como a lição do dia 6, o importa por si.
+transformers.utils.is_sklearn_available = lambda: False
 logging.disable_progress_bar()
 # O Trainer avisa que falta lm_head nos checkpoints de todo modelo que a divide com a entrada.
 logging.set_verbosity_error()
@@ -112,9 +114,11 @@ def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
     Com pad igual ao fim, quem mascara o preenchimento mascara também o fim, e o modelo nunca
     aprende a parar.
     """
-    if not Path(name).exists() and name != str(DEFAULT_MODEL):
-        print(f"Procurando {name} no hub da Hugging Face…", flush=True)  # sem rede, um minuto
-    tokenizer = _load(_tokenizer_class(Path(name)), name)
+    folder = Path(name)
+    alone = folder.is_dir() and not (folder / "config.json").is_file()  # ao lado de um adaptador
+    if name != str(DEFAULT_MODEL):
+        say_hub(name)
+    tokenizer = _load(_saved_class(folder) if alone else transformers.AutoTokenizer, name)
     if plain or tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
@@ -126,17 +130,15 @@ def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = next(t for t in first if t in known and t != tokenizer.eos_token)
     tokenizer.padding_side = "right"
     _check_template(tokenizer, name)
-    folder = Path(name)
-    if not folder.is_dir() or (folder / "config.json").is_file():  # a de um adaptador não o tem
+    if not alone:
         _check_sizes(tokenizer, name)
     return tokenizer
 
 
-def _tokenizer_class(folder: Path) -> type:
-    """A que o AutoTokenizer tomaria, sem os 2 s dele onde já se sabe: ao lado de um adaptador."""
+def _saved_class(folder: Path) -> type:
+    """A que o AutoTokenizer tomaria na pasta de um adaptador, sem os 2 s dele se ela o diz."""
     settings = folder / "tokenizer_config.json"
-    alone = settings.is_file() and not (folder / "config.json").is_file()
-    known = alone and read_json(settings).get("tokenizer_class") == "TokenizersBackend"
+    known = settings.is_file() and read_json(settings).get("tokenizer_class") == "TokenizersBackend"
     return transformers.TokenizersBackend if known else transformers.AutoTokenizer
 
 

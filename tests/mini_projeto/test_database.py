@@ -531,6 +531,19 @@ def outcome(chosen, sql):
         return str(error)
 
 
+def test_a_column_that_is_two_foreign_keys_does_not_cost_the_other_indexes(tmp_path):
+    path = tmp_path / "dupla.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (id INTEGER PRIMARY KEY);"
+            "CREATE TABLE c (y REFERENCES a (id), x REFERENCES a (id) REFERENCES b (id));"
+        )
+    plan = "EXPLAIN QUERY PLAN SELECT x FROM c WHERE y = 1"
+    with closing(sqlite3.connect(path)) as connection:
+        database._index(connection, ["a", "b", "c"])
+        assert "COVERING INDEX c y" in connection.execute(plan).fetchone()[3]
+
+
 @pytest.fixture
 def nobody_waits(monkeypatch):
     """Nenhum processo à espera: a próxima consulta precisa de um novo."""

@@ -101,7 +101,8 @@ def test_what_the_model_does_not_know_is_said_with_the_reason_and_no_rows(assist
     (answer,) = asked.stream("qual o lucro de 2024?")
     assert answer.declined and answer.sql == "" and answer.result is None
     shown = format_answer(answer)
-    assert shown.startswith("Não sei responder com o que há no banco (clientes,")
+    assert shown.startswith("Não sei responder com o que há no banco (")
+    assert "(clientes, vendedores, produtos" in shown
     assert "itens dos pedidos e avaliações)" in shown and "SQL:" not in shown
     first, second = asked.ask_many(["qual o lucro?", "quantos?"])
     assert first.declined and first.error == answer.error

@@ -144,14 +144,14 @@ def _index(connection: sqlite3.Connection, tables: list[str]) -> None:
     As consultas devolvem as mesmas linhas, na metade do tempo; num banco em que não dê para os
     criar, não fazem falta.
     """
-    keys = 'SELECT "from" FROM pragma_foreign_key_list(?)'
+    keys = 'SELECT DISTINCT "from" FROM pragma_foreign_key_list(?)'
     names = "SELECT name FROM pragma_table_info(?) WHERE NOT pk"
     with suppress(sqlite3.Error):
         for table in tables:
             every = [name for (name,) in connection.execute(names, (table,))]
             for (key,) in connection.execute(keys, (table,)).fetchall():
                 # Se as colunas são poucas, vão todas: a linha não se busca à parte.
-                columns = dict.fromkeys([key, *every[:NARROW]])
+                columns = dict.fromkeys([key, *every] if len(every) <= NARROW else [key])
                 index, on = quoted(f"{table} {key}"), ", ".join(map(quoted, columns))
                 connection.execute(f"CREATE INDEX {index} ON {quoted(table)} ({on})")
         connection.execute("ANALYZE")

@@ -335,7 +335,7 @@ def quantize_and_save(source: str, sequences: list[list[int]], name: str, folder
             load_in_4bit=recipe.bits == 4,
             bnb_4bit_quant_type=recipe.quant_type or "nf4",
             bnb_4bit_use_double_quant=name.endswith("double"),
-            bnb_4bit_compute_dtype=torch.bfloat16,  # cada peso volta a bf16 na hora da conta
+            bnb_4bit_compute_dtype=models.compute_dtype(),  # a que cada peso volta, na conta
         )
     dtype = torch.float32 if name == "fp32" else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, quantization_config=options)

@@ -194,6 +194,20 @@ def test_a_gpu_without_bf16_computes_in_fp16(capability, dtype):
     assert str(models.gpu_dtype(capability)) == f"torch.{dtype}"
 
 
+def test_a_saved_nf4_computes_in_the_precision_asked_for(wide_llama, tmp_path):
+    """A pasta diz bf16, que um processador sem ele emula, bem mais devagar."""
+    pytest.importorskip("bitsandbytes")
+    saved = AutoModelForCausalLM.from_pretrained(
+        wide_llama, dtype=torch.float32, quantization_config=models.nf4(torch.bfloat16)
+    )
+    saved.save_pretrained(tmp_path)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        found = models.load_model(str(tmp_path))(input_ids=ids).logits
+        same = models.load_model(str(wide_llama), load_in_4bit=True)(input_ids=ids).logits
+    assert torch.equal(found, same)
+
+
 def test_bigger_models_take_smaller_learning_rates():
     sizes = (135_000_000, 1_235_814_400, 3_821_079_552, 6_738_415_616)
     assert [lora_rates(size)[1] for size in sizes] == [4e-3, 5e-4, 5e-4, 2e-4]

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Callable
 
 from comum.labels import SCORES
+from comum.models import compute_dtype
 from comum.numbers import MIB, decimal, general, interval, percent, signed
 from comum.results import Score, Technique, TrainingRun, Trap
 from comum.statistics import ratio
@@ -16,8 +17,8 @@ from utils import save_figure
 CLOSE, USABLE = 1.02, 1.10  # perplexidade relativa ao fp32: quase igual; ainda aceitável
 GRIDS = {"none": "sem arredondar", "q4_1": "Q4_1 (a de origem)", "nf4": "NF4"}
 NOTES = {
-    "gptq": "GPTQ e RTN: o compressed-tensors guarda 4 ou 8 bits no arquivo e, em uso, volta a "
-    "bf16: poupa disco, não memória.",
+    "gptq": "GPTQ e RTN: o compressed-tensors guarda 4 ou 8 bits no arquivo e, em uso, volta à "
+    "precisão das contas: poupa disco, não memória.",
     "bnb-nf4": "bitsandbytes em CPU: a escala dupla é desfeita ao carregar, e as escalas ficam em "
     "16 bits onde há instruções de bf16.",
     "gguf-q4_k_m": "Q4_K_M: os 4,85 bits previstos valem em larguras múltiplas de 256; nas outras "
@@ -79,6 +80,8 @@ def show_tables(rows: Rows, absent: dict[str, str]) -> None:
     show_table("Custo: MiB, segundos e tokens/s (x8: oito sequências juntas)", rows, costs)
     for name, why in absent.items():
         print(f"{name}, ausente: {why}")
+    if compute_dtype() == torch.float32:
+        print("Aqui não há instruções de bf16: as que quantizam fizeram as contas em float32.")
     for start, text in NOTES.items():
         if any(name.startswith(start) for name in rows):
             print(text)

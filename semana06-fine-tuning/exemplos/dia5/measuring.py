@@ -19,7 +19,15 @@ from comum.decoding import stream
 from comum.files import building, check_output, weights_bytes
 from comum.llama_cpp import LlamaCpp
 from comum.memory import peak_mib, resident_bytes
-from comum.models import clock, device, fix_seeds, linears_of, load_model, load_tokenizer
+from comum.models import (
+    clock,
+    compute_dtype,
+    device,
+    fix_seeds,
+    linears_of,
+    load_model,
+    load_tokenizer,
+)
 from comum.results import Speed, Technique, Trap, TrapModel
 from comum.scoring import answer_sums, text_perplexity
 from comum.statistics import bleu, perplexity, ratio
@@ -111,18 +119,22 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 def predicted_bytes(model: nn.Module, recipe: Recipe) -> dict[str, float]:
     """Bytes previstos no arquivo e na memória, em uso: bits por peso vezes pesos.
 
-    O int8 do bitsandbytes guarda ainda uma escala de 32 bits por linha. Os pesos do
-    compressed-tensors são pequenos no arquivo; em uso, voltam a bf16, ao lado das escalas.
+    O int8 do bitsandbytes guarda ainda uma escala de 32 bits por linha. Em uso, o que não se
+    quantiza está na precisão das contas, e a ela voltam, ao lado das escalas, os pesos do
+    compressed-tensors, que só no arquivo são pequenos.
     """
     layers = [module.weight for module in linears_of(model).values()]
     inside = sum(weight.numel() for weight in layers)
     outside = sum(p.numel() for p in model.parameters()) - inside
-    rest = outside * recipe.outside_bits / 8
+    packed = inside * recipe.bits_per_weight / 8
     if recipe.kind == "bnb" and recipe.bits == 8:
-        rest += 4 * sum(len(weight) for weight in layers)
-    disk = memory = inside * recipe.bits_per_weight / 8 + rest
-    if recipe.kind in ("gptq", "rtn"):
-        memory = inside * (2 + recipe.scale_bits / 8 / recipe.group) + rest
+        packed += 4 * sum(len(weight) for weight in layers)
+    disk = memory = packed + outside * recipe.outside_bits / 8
+    if recipe.kind != "gguf":
+        size = recipe.bits / 8 if recipe.kind == "dense" else compute_dtype().itemsize
+        if recipe.kind in ("gptq", "rtn"):
+            packed = inside * (size + recipe.scale_bits / 8 / recipe.group)
+        memory = packed + outside * size
     return {"predicted_disk_bytes": disk, "predicted_memory_bytes": memory}
 
 
@@ -200,10 +212,11 @@ def measure(folder: Path, reference: Path, sizes: dict[str, int], made: dict) ->
 
 
 def load(folder: Path):
-    """O modelo salvo; em float32 só o original, os outros fazem as contas em bf16."""
+    """O modelo salvo; o que quantiza faz as contas na precisão que rende nesta máquina."""
     if (folder / GGUF_NAME).is_file():
         return LlamaCpp(folder / GGUF_NAME, max(BATCHES), PROMPT_TOKENS + NEW_TOKENS)
-    dtype = torch.float32 if folder.name == "fp32" else torch.bfloat16
+    dense = {"fp32": torch.float32, "bf16": torch.bfloat16}  # estes são uma precisão
+    dtype = dense.get(folder.name) or compute_dtype()
     # O compressed-tensors expande os pesos na primeira passada, com barras em inglês no stderr.
     with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(

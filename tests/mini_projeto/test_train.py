@@ -166,14 +166,15 @@ def test_a_training_goes_farther_on_the_curve_of_the_new_total(
         train.main([*args, "--resume"])
 
 
-def test_interrupt_saves_a_checkpoint_to_resume_from(project, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_a_checkpoint_to_resume_from(project, monkeypatch, number):
     args, folder = project
     args += ["training.max_steps=3"]
     original = callbacks.Progress.on_step_end
 
     def interrupt_at_two(self, arguments, state, control, **kwargs):
         if state.global_step == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         original(self, arguments, state, control, **kwargs)
 
     monkeypatch.setattr(callbacks.Progress, "on_step_end", interrupt_at_two)

@@ -21,6 +21,8 @@ DIVERGED = (
     "o treino divergiu: no passo {}, {} deixou de ser um número. Nada foi entregue. Diminua "
     "training.learning_rate, ou confira o modelo base."
 )
+# Ctrl-C, e o que o sistema manda a todos ao desligar.
+STOPS = (signal.SIGINT, signal.SIGTERM)
 SHOWN = {"loss": "perda", "eval_loss": "validação"}
 
 
@@ -67,8 +69,8 @@ class Checkpoints(TrainerCallback):
 class Progress(TrainerCallback):
     """Barra com tempo restante; cada medida vira uma linha de `folder`; Ctrl-C grava e para.
 
-    Ctrl-C termina o passo e grava um checkpoint; um segundo Ctrl-C mata na hora. Com vários
-    processos, só o primeiro mostra e grava.
+    Ctrl-C (ou o fim que o sistema pede, ao desligar) termina o passo e grava um checkpoint; um
+    segundo mata na hora. Com vários processos, só o primeiro mostra e grava.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,7 +80,7 @@ class Progress(TrainerCallback):
         self.interrupted = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.previous = signal.signal(signal.SIGINT, self._interrupt)
+        self.previous = {number: signal.signal(number, self._interrupt) for number in STOPS}
         if not state.is_world_process_zero:
             return
         write_jsonl(self.path, state.log_history)  # de um treino retomado, as até o checkpoint
@@ -87,7 +89,11 @@ class Progress(TrainerCallback):
 
     def _interrupt(self, *_: object) -> None:
         self.interrupted = True
-        signal.signal(signal.SIGINT, self.previous)
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        for number, previous in self.previous.items():
+            signal.signal(number, previous)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.bar is not None:
@@ -109,7 +115,7 @@ class Progress(TrainerCallback):
             stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_train_end(self, args, state, control, **kwargs):
-        signal.signal(signal.SIGINT, self.previous)
+        self._stop_listening()
         if self.bar is not None:
             self.bar.close()
 

@@ -6,10 +6,12 @@
 A velocidade de uma máquina dividida varia de um minuto a outro: em cada rodada todos os motores
 respondem às mesmas perguntas, um logo depois do outro, e as razões são tiradas dentro da rodada.
 Cada medida tem o seu processo: o que a anterior deixou não a atrasa nem a ajuda. `fp32` é o
-adaptador no transformers, sem bf16; as outras, o que `python export.py --forms …` gravou. A última
-coluna é a das mesmas perguntas feitas de uma vez: um lote só no transformers, quatro de cada vez no
-llama.cpp. Precisa do modelo treinado; 10 minutos. `GOMP_SPINCOUNT=N` antes do comando muda quanto
-as threads giram à espera umas das outras (`comum/__init__.py`).
+adaptador no transformers, sem bf16; as outras, o que `python export.py --forms …` gravou; `plain`,
+o que custaria a mesma resposta a quem não encurtasse nada: a base em fp32, com as marcas de chat,
+escrevendo tantos tokens quantos o SQL certo tem sem tokens fundidos (o que ela diz não importa). A
+última coluna é a das mesmas perguntas feitas de uma vez: um lote só no transformers, quatro de cada
+vez no llama.cpp. Precisa do modelo treinado; 10 minutos. `GOMP_SPINCOUNT=N` antes do comando muda
+quanto as threads giram à espera umas das outras (`comum/__init__.py`).
 """
 
 import argparse
@@ -19,6 +21,8 @@ import time
 from pathlib import Path
 
 from apart import measured_apart, report
+
+PLAIN = "plain"
 
 
 def main() -> None:
@@ -57,19 +61,25 @@ def measure(path: str | None, overrides: list[str], form: str, questions: int) -
     config = as_trained(config, config.output_dir)
     rows = load_split(config, "test")
     rows = rows[:: max(1, len(rows) // questions)][:questions]
-    context = linking.context(config)
     engine = open_engine(config, form)
+    context = linking.context(config)
     prompts = [render(engine.tokenizer, config, row["question"], context) for row in rows]
-    list(engine.stream(prompts[0], config.generation.max_new_tokens))  # aquece
+    limits = [config.generation.max_new_tokens] * len(rows)
+    if form == PLAIN:
+        queries = engine.tokenizer([row["sql"] for row in rows], add_special_tokens=False)
+        limits = [len(ids) + 1 for ids in queries.input_ids]  # e o fim
+        engine.tokenizer.eos_token = engine.tokenizer.pad_token  # que ela não para antes
+    list(engine.stream(prompts[0], limits[0]))  # aquece
     seconds, tokens = [], 0
-    for prompt in prompts:
+    for prompt, limit in zip(prompts, limits, strict=True):
         start = time.perf_counter()
-        for text in engine.stream(prompt, config.generation.max_new_tokens):
+        for text in engine.stream(prompt, limit):
             answer = text
         seconds.append(time.perf_counter() - start)
-        tokens += len(engine.tokenizer(answer, add_special_tokens=False).input_ids)
+        written = engine.tokenizer(answer, add_special_tokens=False).input_ids
+        tokens += limit if form == PLAIN else len(written)
     start = time.perf_counter()
-    batches = engine.generate(prompts, config.generation.max_new_tokens, len(prompts))
+    batches = engine.generate(prompts, max(limits), len(prompts))
     together = sum(len(batch) for batch in batches) / (time.perf_counter() - start)
     engine.close()
     return {
@@ -82,13 +92,15 @@ def measure(path: str | None, overrides: list[str], form: str, questions: int) -
 
 
 def open_engine(config, form: str):
-    """O motor de `form`; `fp32` é o adaptador, no transformers."""
+    """O motor de `form`; `fp32` é o adaptador no transformers, e `plain`, a base sem encurtar."""
     from loja_sql.model import engines
 
-    if form != "fp32":
+    if form not in (PLAIN, "fp32"):
         return engines.open_form(config, config.output_dir, form)
     config.training.precision = "fp32"
-    return engines.with_transformers(config, config.output_dir)
+    if form == PLAIN:
+        config.prompt.template, config.model.merged_tokens = "model", 0
+    return engines.with_transformers(config, None if form == PLAIN else config.output_dir)
 
 
 def show(rounds: dict[str, list[dict]], base: str) -> None:

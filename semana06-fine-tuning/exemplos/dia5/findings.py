@@ -146,7 +146,6 @@ def guide(rows: Rows, runs: dict[str, TrainingRun]) -> list[str]:
     lines += [f"  {situation}: {name}" for situation, name in choices(rows).items()]
     lines.append(f"  frente de Pareto (arquivo x perplexidade): {', '.join(pareto(rows))}")
     lines.append(f"Em {other} não se mediu nada nesta rodada; rode lá a mesma lição.")
-    lines.append("Literatura e esta máquina:")
     published = {
         "bnb-int8": "LLM.int8() (Dettmers et al., 2022): metade da memória do fp16 sem perda, e "
         "mais lento abaixo de 6,7 bilhões de parâmetros",
@@ -156,11 +155,11 @@ def guide(rows: Rows, runs: dict[str, TrainingRun]) -> list[str]:
         "27,65 a 31,12 (+12,6%); os 3,25X sobre o fp16 numa A100 são do OPT-175B em 3 bits, com "
         "núcleo próprio",
     }
-    name = "bf16" if "bf16" in rows else "fp32"
+    name, compared = "bf16" if "bf16" in rows else "fp32", []
     for technique, text in published.items():
         if row := rows.get(technique):
             loss = 100 * (score(row) / score(rows["fp32"]) - 1)
-            lines.append(
+            compared.append(
                 f"  {text}. Aqui: {percent(row.memory_bytes / rows[name].memory_bytes, 0)} da "
                 f"memória do {name}, {decimal(decode(row) / decode(rows[name]), 2)}X a velocidade, "
                 f"perplexidade {signed(loss, 1)}% sobre o fp32."
@@ -169,7 +168,7 @@ def guide(rows: Rows, runs: dict[str, TrainingRun]) -> list[str]:
         lora, qlora = runs["lora"], runs["qlora"]
         weights = qlora.memory_measured.weights / lora.memory_measured.weights
         scores = [run.test["perplexity_token"] for run in (lora, qlora)]
-        lines.append(
+        compared.append(
             "  QLoRA (Dettmers et al., 2023): a qualidade do LoRA em 16 bits, com muito menos "
             f"memória. Aqui: pesos {percent(weights, 0)} e pico "
             f"{percent(qlora.peak_mib / lora.peak_mib, 0)} dos do LoRA, "
@@ -177,7 +176,7 @@ def guide(rows: Rows, runs: dict[str, TrainingRun]) -> list[str]:
             f"{decimal(scores[1].value, 2)} contra {decimal(scores[0].value, 2)} (intervalos "
             f"{'separados' if scores[0].apart(scores[1]) else 'que se cruzam'})."
         )
-    return lines
+    return lines + ["Literatura e esta máquina:", *compared] * bool(compared)
 
 
 def show_guide(rows: Rows, runs: dict[str, TrainingRun]) -> None:

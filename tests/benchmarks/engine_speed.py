@@ -61,8 +61,12 @@ def measure(path: str | None, overrides: list[str], form: str, questions: int) -
     config = as_trained(config, config.output_dir)
     rows = load_split(config, "test")
     rows = rows[:: max(1, len(rows) // questions)][:questions]
-    engine = open_engine(config, form)
+    if form in (PLAIN, "fp32"):
+        config.training.precision = "fp32"
+    if form == PLAIN:
+        config.prompt.template, config.model.merged_tokens = "model", 0
     context = linking.context(config)
+    engine = open_engine(config, form)
     prompts = [render(engine.tokenizer, config, row["question"], context) for row in rows]
     limits = [config.generation.max_new_tokens] * len(rows)
     if form == PLAIN:
@@ -77,7 +81,7 @@ def measure(path: str | None, overrides: list[str], form: str, questions: int) -
             answer = text
         seconds.append(time.perf_counter() - start)
         written = engine.tokenizer(answer, add_special_tokens=False).input_ids
-        tokens += limit if form == PLAIN else len(written)
+        tokens += limit if form == PLAIN else len(written)  # a base os escreve todos
     start = time.perf_counter()
     batches = engine.generate(prompts, max(limits), len(prompts))
     together = sum(len(batch) for batch in batches) / (time.perf_counter() - start)
@@ -92,15 +96,14 @@ def measure(path: str | None, overrides: list[str], form: str, questions: int) -
 
 
 def open_engine(config, form: str):
-    """O motor de `form`; `fp32` é o adaptador no transformers, e `plain`, a base sem encurtar."""
+    """O motor de `form`; `fp32` é o adaptador no transformers, e `plain`, só a base."""
     from loja_sql.model import engines
 
-    if form not in (PLAIN, "fp32"):
-        return engines.open_form(config, config.output_dir, form)
-    config.training.precision = "fp32"
     if form == PLAIN:
-        config.prompt.template, config.model.merged_tokens = "model", 0
-    return engines.with_transformers(config, None if form == PLAIN else config.output_dir)
+        return engines.with_transformers(config)
+    if form == "fp32":
+        return engines.with_transformers(config, config.output_dir)
+    return engines.open_form(config, config.output_dir, form)
 
 
 def show(rounds: dict[str, list[dict]], base: str) -> None:

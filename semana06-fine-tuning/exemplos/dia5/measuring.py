@@ -66,6 +66,12 @@ class Recipe:
         """Os bits de um peso, com a parte dele na escala do grupo: 4 + 32/64 = 4,5."""
         return self.bits + (self.scale_bits / self.group if self.group else 0)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """A precisão das contas e, em uso, do que não se quantiza."""
+        dense = {32: torch.float32, 16: torch.bfloat16} if self.kind == "dense" else {}
+        return dense.get(self.bits) or compute_dtype()
+
 
 PACKAGES = dict(bnb="bitsandbytes", gptq="compressed-tensors", rtn="compressed-tensors")
 DOUBLE = 8 + 32 / 256  # a escala dupla: 8 bits por bloco, e uma de 32 a cada 256 blocos
@@ -131,7 +137,7 @@ def predicted_bytes(model: nn.Module, recipe: Recipe) -> dict[str, float]:
         packed += 4 * sum(len(weight) for weight in layers)
     disk = memory = packed + outside * recipe.outside_bits / 8
     if recipe.kind != "gguf":
-        size = recipe.bits / 8 if recipe.kind == "dense" else compute_dtype().itemsize
+        size = recipe.dtype.itemsize
         if recipe.kind in ("gptq", "rtn"):
             packed = inside * (size + recipe.scale_bits / 8 / recipe.group)
         memory = packed + outside * size
@@ -215,12 +221,10 @@ def load(folder: Path):
     """O modelo salvo; o que quantiza faz as contas na precisão que rende nesta máquina."""
     if (folder / GGUF_NAME).is_file():
         return LlamaCpp(folder / GGUF_NAME, max(BATCHES), PROMPT_TOKENS + NEW_TOKENS)
-    dense = {"fp32": torch.float32, "bf16": torch.bfloat16}  # estes são uma precisão
-    dtype = dense.get(folder.name) or compute_dtype()
     # O compressed-tensors expande os pesos na primeira passada, com barras em inglês no stderr.
     with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map={"": device()}
+            folder, dtype=RECIPES[folder.name].dtype, device_map={"": device()}
         ).eval()
         model(input_ids=torch.tensor([[1]], device=model.device))
     return model

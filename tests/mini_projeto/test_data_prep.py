@@ -21,6 +21,7 @@ from data_prep import main, open_databases
 from loja_sql.config import load_config, load_effective
 from loja_sql.prompt import DECLINE
 from loja_sql.questions import outputs, splits
+from loja_sql.questions.checks import Checks
 from loja_sql.questions.reading import Row, read_questions
 from loja_sql.questions.sieve import UNANSWERABLE, Sieve
 from loja_sql.questions.slots import mask, plain
@@ -670,7 +671,7 @@ def test_only_our_own_sql_runs_without_a_process_of_its_own(tmp_path, extra, our
 
 
 def test_every_reading_has_to_run(shop_11):
-    sieve = Sieve([Database(shop_11)])
+    sieve = Sieve(Checks([Database(shop_11)]))
     good = Row("test-1", "quantos?", "SELECT 1", "test", also_right=["SELECT 2", DECLINE])
     bad = Row("test-2", "quantos?", "SELECT 1", "test", also_right=["SELECT x FROM y"])
     assert sieve.checked([good, bad], "teste") == [good]

@@ -35,11 +35,13 @@ def main(argv: list[str] | None = None) -> int:
 def prepare(config: Config) -> None:
     """Gera os bancos, monta as divisões e grava tudo em `data.output_dir`."""
     from loja_sql.questions import outputs, slots, splits
+    from loja_sql.questions.checks import Checks
     from loja_sql.questions.sieve import Sieve
 
     shop, mark = config.data.custom is None, outputs.fingerprint(config)
-    sieve = Sieve(open_databases(config), slots.mask if shop else slots.wording)
-    parts = (splits.shop_splits if shop else splits.own_splits)(config, sieve)
+    with Checks(open_databases(config)) as checks:
+        sieve = Sieve(checks, slots.mask if shop else slots.wording)
+        parts = (splits.shop_splits if shop else splits.own_splits)(config, sieve)
     rejected = sieve.rejected
     if not all(parts.values()) and not shop:
         path = outputs.write_rejected(config, rejected)

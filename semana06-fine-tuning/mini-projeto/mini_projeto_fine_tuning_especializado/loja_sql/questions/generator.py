@@ -34,9 +34,8 @@ class Pair:
     intent: str
 
 
-def generate(seed: int) -> Iterator[Pair]:
+def generate(rng: random.Random) -> Iterator[Pair]:
     """Produz pares sem fim, as intenções em rodízio; a mesma semente dá a mesma sequência."""
-    rng = random.Random(seed)
     names = list(grammar()["intents"])
     while True:
         for name in rng.sample(names, len(names)):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from comum.files import sha256
@@ -44,14 +45,22 @@ def build_report(config: Config, splits: Splits, rejected: list[Rejected]) -> di
     """O relatório das divisões já gravadas em `config.data_dir`, com chaves em inglês."""
     lengths = _token_lengths(config, splits)
     train, *others = splits
-    mould = mask if config.data.custom is None else wording
+    traits = _traits(mask if config.data.custom is None else wording)
+    known = [set(map(trait, splits[train])) - {None} for trait in traits]
     return {
         "splits": {
             name: _described(rows)
             | {"tokens": lengths.get(name), "sha256": sha256(config.data_dir / f"{name}.jsonl")}
             for name, rows in splits.items()
         },
-        "overlap": {name: _overlap(splits[name], splits[train], mould) for name in others},
+        # Quantas de cada divisão têm no treino o mesmo que elas.
+        "overlap": {
+            name: {
+                key: sum(trait(row) in seen for row in splits[name])
+                for key, trait, seen in zip(OVERLAPS, traits, known, strict=True)
+            }
+            for name in others
+        },
         "rejected": _counts(_grouped(item.reason) for item in rejected),
     }
 
@@ -67,18 +76,13 @@ def _described(rows: list[Row]) -> dict:
     }
 
 
-def _overlap(rows: list[Row], train: list[Row], mould: Callable[[str], str]) -> dict[str, int]:
-    """Quantas de `rows` têm no treino a mesma pergunta, o mesmo molde e o mesmo esqueleto."""
-    traits = (
+def _traits(mould: Callable[[str], str]) -> list[Callable[[Row], str | None]]:
+    """O que duas perguntas podem ter em comum, na ordem de `OVERLAPS`."""
+    return [
         lambda row: plain(row.question),
         lambda row: mould(row.question),
         lambda row: shape(row.sql).skeleton if row.answerable else None,
-    )
-    shared = {}
-    for key, trait in zip(OVERLAPS, traits, strict=True):
-        known = set(map(trait, train)) - {None}
-        shared[key] = sum(trait(row) in known for row in rows)
-    return shared
+    ]
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:
@@ -99,8 +103,12 @@ def _token_lengths(config: Config, splits: Splits) -> dict[str, dict]:
 
     tokenizer = Tokenizer.from_file(str(path))
 
+    @cache  # variações e ruído repetem o SQL
+    def length(text: str) -> int:
+        return len(tokenizer.encode(text).ids)
+
     def lengths(texts: list[str]) -> dict[str, int]:
-        sizes = sorted(len(encoded.ids) for encoded in tokenizer.encode_batch(texts))
+        sizes = sorted(map(length, texts))
         at95 = sizes[min(len(sizes) - 1, int(0.95 * len(sizes)))]
         return {"median": sizes[len(sizes) // 2], "p95": at95, "maximum": sizes[-1]}
 

@@ -7,19 +7,18 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from functools import cache
 
 from comum.terminal import progress
 from comum.text import jaccard
 
+from loja_sql.questions.checks import Checks, Draws
 from loja_sql.questions.generator import generate
 from loja_sql.questions.grafts import graft
 from loja_sql.questions.reading import Rejected, Row
 from loja_sql.questions.slots import mask
 from loja_sql.questions.variations import vary
-from loja_sql.sql.comparison import judge, reference_problem
-from loja_sql.sql.database import Database
+from loja_sql.sql.comparison import judge
 from loja_sql.sql.features import shape
 
 UNANSWERABLE = "sem resposta"  # o tipo e a dificuldade do que o banco não responde
@@ -29,17 +28,16 @@ REPEATED, NEARLY = "mesmo molde de", "quase igual a"
 
 
 class Sieve:
-    """Recusa linhas, guardando o motivo, e lembra o que já executou e os moldes que já aceitou.
+    """Recusa linhas, guardando o motivo, e lembra os moldes que já aceitou.
 
     Args:
         mould: o que duas perguntas iguais têm em comum. As palavras da loja só são valores nas
             perguntas dela: num banco alheio, "livros" pode ser uma tabela.
     """
 
-    def __init__(self, databases: list[Database], mould: Callable[[str], str] = mask) -> None:
+    def __init__(self, checks: Checks, mould: Callable[[str], str] = mask) -> None:
         self.rejected: list[Rejected] = []
-        self._databases, self._mould = databases, mould
-        self._problems: dict[str, str | None] = {}  # a mesma consulta serve a muitas perguntas
+        self._checks, self._mould = checks, mould
         self._moulds: dict[str, str] = {}
 
     def refuse(self, row: Row, reason: str, where: str | None = None) -> None:
@@ -48,7 +46,7 @@ class Sieve:
 
     def runs(self, row: Row, where: str | None = None) -> bool:
         """Executa a consulta em todos os bancos; a que serve ganha tipo e dificuldade."""
-        if problem := next(filter(None, map(self._problem, row.queries)), None):
+        if problem := next(filter(None, map(self._checks.problem, row.queries)), None):
             self.refuse(row, problem, where)
         elif row.answerable:
             found = shape(row.sql)
@@ -57,21 +55,9 @@ class Sieve:
             row.kind = row.difficulty = UNANSWERABLE
         return not problem
 
-    def _problem(self, sql: str) -> str | None:
-        if sql not in self._problems:
-            self._problems[sql] = reference_problem(sql, self._databases)
-        return self._problems[sql]
-
     def checked(self, rows: list[Row], label: str) -> list[Row]:
         """As linhas cuja consulta executa e tem resposta definida."""
-        queries = dict.fromkeys(sql for row in rows for sql in row.queries)
-        pool = ThreadPoolExecutor(2)  # enquanto os bancos executam uma, lê-se a outra
-        try:
-            problems = pool.map(self._problem, queries)
-            for _ in progress(problems, f"Conferindo: {label}", "consulta", len(queries)):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
+        self._checks.all((sql for row in rows for sql in row.queries), f"Conferindo: {label}")
         return [row for row in rows if self.runs(row)]
 
     def unseen(self, rows: list[Row]) -> list[Row]:
@@ -90,47 +76,54 @@ class Sieve:
         for place, words in enumerate(held):
             for word in words:
                 having[word].add(place)
-        kept = []
-        for row in rows:
-            words = set(mask(row.question).split())
+
+        @cache  # as variações têm o molde da original
+        def twin(mould: str) -> str | None:
+            words = set(mould.split())
             # A uma quase igual faltam poucas palavras: tem ao menos uma das mais raras desta.
             missing = len(words) - math.ceil(NEAR_DUPLICATE * len(words))
             rarest = sorted(words, key=lambda word: len(having[word]))[: missing + 1]
             places = sorted(set().union(*(having[word] for word in rarest)))
             twins = (p for p in places if jaccard(words, held[p]) >= NEAR_DUPLICATE)
-            if (twin := next(twins, None)) is not None:
-                self.refuse(row, f"{NEARLY} {reserved[twin].id}")
+            return next((reserved[place].id for place in twins), None)
+
+        kept = []
+        for row in rows:
+            if near := twin(mask(row.question)):
+                self.refuse(row, f"{NEARLY} {near}")
             else:
                 kept.append(row)
         return kept
 
     def generated(self, count: int, seed: int) -> list[Row]:
         """`count` pares da gramática, de moldes inéditos e conferidos (menos, se não há tantos)."""
-        rows: list[Row] = []
-        bar = progress(label="Gerando e conferindo", unit="par", total=count)
-        for attempt, pair in enumerate(islice(generate(seed), count * MAX_ATTEMPTS_PER_PAIR)):
-            if len(rows) == count:
-                break
-            name = f"generated-{attempt:05}"
-            row = Row(name, pair.question, pair.sql, "generated")
-            if self._is_new(row) and self.runs(row):
-                self._accept(row)
-                rows.append(row)
-                bar.update()
-        bar.close()
-        return rows
+        rng = random.Random(seed)
+        pairs = generate(rng)
+
+        def draw(attempt: int) -> Row:
+            pair = next(pairs)
+            return Row(f"generated-{attempt:05}", pair.question, pair.sql, "generated")
+
+        draws = Draws(self._checks, rng, draw, count * MAX_ATTEMPTS_PER_PAIR)
+        return self._gathered(draws, count, "Gerando e conferindo", "par")
 
     def varied(self, rows: list[Row], versions: int, rng: random.Random) -> list[Row]:
         """`versions` versões de cada pergunta, com outros valores, conferidas por execução."""
         found: list[Row] = []
         originals = [(row, turn) for turn in range(1, versions + 1) for row in rows]
-        for row, turn in progress(originals, "Variando valores", "pergunta"):
-            name = f"{row.id}-v{turn}"
+
+        def draw(place: int) -> Row:
+            row, turn = originals[place]
+            return Row(f"{row.id}-v{turn}", *vary(row.question, row.sql, rng), "variation")
+
+        draws = Draws(self._checks, rng, draw, len(originals))
+        for place in progress(range(len(originals)), "Variando valores", "pergunta"):
             for attempt in range(1, MAX_ATTEMPTS_PER_PAIR + 1):
-                new = Row(name, *vary(row.question, row.sql, rng), "variation")
-                if self.runs(new, f"{name}, tentativa {attempt}"):
+                new = draws.take(place)
+                if self.runs(new, f"{new.id}, tentativa {attempt}"):
                     found.append(new)
                     break
+                draws.rewind()
         return found
 
     def varied_own(self, rows: list[Row], versions: int, rng: random.Random, values) -> list[Row]:
@@ -155,24 +148,43 @@ class Sieve:
 
         Cada um tem molde inédito, e a resposta da pergunta original não serve a ele.
         """
+        answers = {row.id: row.sql for row in rows}
+
+        def draw(attempt: int) -> Row | None:
+            row = rng.choice(rows)
+            grafted = graft(row.question, row.sql, rng)
+            return grafted and Row(f"{row.id}-r{attempt}", *grafted, "recombination")
+
+        def changes(new: Row) -> bool:
+            same = judge(new.sql, answers[new.id.rpartition("-")[0]], self._checks.databases)[0]
+            if same:
+                self.refuse(new, "o enxerto não muda a resposta")
+            return not same
+
+        draws = Draws(self._checks, rng, draw, count * MAX_ATTEMPTS_PER_PAIR)
+        return self._gathered(draws, count, "Recombinando", "pergunta", changes)
+
+    def _gathered(
+        self,
+        draws: Draws,
+        count: int,
+        label: str,
+        unit: str,
+        fits: Callable[[Row], bool] = lambda _: True,
+    ) -> list[Row]:
+        """Até `count` linhas de `draws`, de moldes inéditos, que executam e servem a `fits`."""
         found: list[Row] = []
-        bar = progress(label="Recombinando", unit="pergunta", total=count)
-        for attempt in range(count * MAX_ATTEMPTS_PER_PAIR):
+        bar = progress(label=label, unit=unit, total=count)
+        for place in range(draws.count):
             if len(found) == count:
                 break
-            row = rng.choice(rows)
-            if (grafted := graft(row.question, row.sql, rng)) is None:
-                continue
-            new = Row(f"{row.id}-r{attempt}", *grafted, "recombination")
-            if not (self._is_new(new) and self.runs(new)):
-                continue
-            if judge(new.sql, row.sql, self._databases)[0]:
-                self.refuse(new, "o enxerto não muda a resposta")
-                continue
-            self._accept(new)
-            found.append(new)
-            bar.update()
+            row = draws.take(place)
+            if row and self._is_new(row) and self.runs(row) and fits(row):
+                self._accept(row)
+                found.append(row)
+                bar.update()
         bar.close()
+        draws.rewind()
         return found
 
     def _accept(self, row: Row) -> None:

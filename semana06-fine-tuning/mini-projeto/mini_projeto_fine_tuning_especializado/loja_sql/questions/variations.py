@@ -67,8 +67,10 @@ class _Draft:
 
     def find(self, form: str) -> re.Match | None:
         """A única ocorrência de `form` na pergunta, sem olhar caixa nem acentos."""
-        pattern = rf"(?<!\w){re.escape(aligned_fold(form))}(?!\w)"
-        found = list(re.finditer(pattern, aligned_fold(self.question)))
+        form, question = aligned_fold(form), aligned_fold(self.question)
+        if form not in question:  # quase sempre; compilar o padrão demora mais que olhar
+            return None
+        found = list(re.finditer(rf"(?<!\w){re.escape(form)}(?!\w)", question))
         return found[0] if len(found) == 1 else None
 
     def literals(self) -> list[str]:
@@ -110,7 +112,12 @@ def vary(
 @lru_cache(1024)  # cada troca procura as suas formas na mesma pergunta
 def aligned_fold(text: str) -> str:
     """`fold` com o mesmo comprimento de `text`: as posições de um valem no outro."""
-    return "".join(fold(char)[:1] or char for char in text)
+    return "".join(map(_folded, text))
+
+
+@cache
+def _folded(char: str) -> str:
+    return fold(char)[:1] or char
 
 
 def _swap_literals(values: Values, draft: _Draft, rng: random.Random) -> None:

@@ -19,6 +19,7 @@ from loja_sql.model.summary import read_summary
 from loja_sql.model.tokens import load_tokenizer
 from loja_sql.prompt import DECLINE, declines, encode_pair, extract_sql, render
 from loja_sql.questions import linking
+from loja_sql.questions.checks import Checks
 from loja_sql.questions.reading import read_questions
 from loja_sql.questions.sieve import Sieve
 from loja_sql.questions.splits import load_split
@@ -39,10 +40,10 @@ def questions(
     if path is None:
         rows = load_split(config, split)
     else:
-        sieve = Sieve(databases)
-        read = read_questions(path, "own", sieve.rejected, readings=True)
-        kept = sieve.checked(read, path.name)
-        rows = [vars(row) for row in kept]
+        with Checks(databases) as checks:
+            sieve = Sieve(checks)
+            read = read_questions(path, "own", sieve.rejected, readings=True)
+            rows = [vars(row) for row in sieve.checked(read, path.name)]
         for item in sieve.rejected:
             where = re.sub(r"^own-0*", f"{path.name}:", item.where)  # a linha, nos dois casos
             print(f"Ignorada ({where}): {item.reason}: {item.question}", file=sys.stderr)

@@ -6,8 +6,7 @@ reais têm tolerância relativa de 1e-6; inteiros e textos são exatos.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, lru_cache
 from itertools import pairwise
 
 from comum.terminal import UserError
@@ -15,7 +14,7 @@ from comum.terminal import UserError
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from loja_sql.sql.database import AT_ONCE, Database, QueryError, Result
+from loja_sql.sql.database import Database, QueryError, Result
 from loja_sql.sql.features import parse, shape, without_values
 
 REL_TOL = 1e-6
@@ -23,9 +22,6 @@ CHANCE = (exp.Rand, exp.CurrentDate, exp.CurrentTime, exp.CurrentTimestamp)
 NOT_UNDERSTOOD = "SQL que o analisador não entende"
 # Sem argumento, ou com 'now', são a data ou a hora em que se executa.
 CLOCKS = {"date", "time", "datetime", "julianday", "unixepoch", "timediff"}
-
-# Um banco em cada uma: enquanto o SQLite executa, as outras andam.
-_threads = ThreadPoolExecutor(AT_ONCE)
 
 
 def same_rows(gold: Result, predicted: Result, cuts: list[int] = ()) -> bool:
@@ -91,18 +87,18 @@ def judge(gold_sql: str, predicted_sql: str, databases: list[Database]) -> tuple
             predicted = bank.run(predicted_sql)
         except QueryError as error:
             return False, str(error)
-        if not same_rows(gold, predicted, _order_cuts(parse(gold_sql), gold, bank)):
+        if not same_rows(gold, predicted, _order_cuts(gold_sql, gold, bank)):
             return False, None
     return True, None
 
 
-def _order_cuts(tree: exp.Query, result: Result, bank: Database) -> list[int]:
+def _order_cuts(sql: str, result: Result, bank: Database) -> list[int]:
     """Onde as chaves do ORDER BY externo mudam; se não dá para saber, em toda linha."""
-    if tree.args.get("order") is None:
+    if parse(sql).args.get("order") is None:
         return []
     everywhere = list(range(1, len(result.rows)))
     try:
-        keys = _order_keys(tree, result, bank)
+        keys = _order_keys(sql, result, bank)
     except QueryError:
         return everywhere
     # Um DISTINCT que as chaves a mais desfizeram.
@@ -118,8 +114,7 @@ def reference_problem(sql: str, databases: list[Database]) -> str | None:
     """
     problem, limited = _at_sight(without_values(sql))
     if problem is None:
-        tree = parse(sql) if limited else None  # ler a árvore demora mais que executar
-        problems = _threads.map(partial(_problem_in, sql, tree), databases)
+        problems = (_problem_in(sql, limited, bank) for bank in databases)
         problem = next(filter(None, problems), None)
     return problem
 
@@ -139,10 +134,19 @@ def _at_sight(sql: str) -> tuple[str | None, bool]:
     return None, tree.args.get("limit") is not None
 
 
-def _problem_in(sql: str, tree: exp.Query | None, bank: Database) -> str | None:
-    """O que há de errado com a consulta num dos bancos; `tree`, se ela tem LIMIT."""
+def _problem_in(sql: str, limited: bool, bank: Database) -> str | None:
+    """O que há de errado com a consulta, que pode ter LIMIT, num dos bancos."""
     try:
-        return _result_problem(tree, bank.run(sql), bank)
+        result = bank.run(sql)
+        if not result.rows:
+            return "resultado vazio"
+        if result.truncated:
+            return "resultado com linhas demais"
+        if len(result.rows) == 1 and all(value is None for value in result.rows[0]):
+            return "resultado é só NULL"
+        # Só com LIMIT se lê a árvore: demora mais que executar.
+        tied = limited and _limit_tie(sql, result, bank)
+        return "depende de um empate no LIMIT" if tied else None
     except QueryError as error:
         return str(error)
     except (SqlglotError, RecursionError):
@@ -160,30 +164,19 @@ def _changes_by_itself(tree: exp.Query) -> bool:
     return False
 
 
-def _result_problem(tree: exp.Query | None, result: Result, bank: Database) -> str | None:
-    if not result.rows:
-        return "resultado vazio"
-    if result.truncated:
-        return "resultado com linhas demais"
-    if len(result.rows) == 1 and all(value is None for value in result.rows[0]):
-        return "resultado é só NULL"
-    if tree is not None and _limit_tie(tree, result, bank):
-        return "depende de um empate no LIMIT"
-    return None
-
-
-def _limit_tie(tree: exp.Query, result: Result, bank: Database) -> bool:
+def _limit_tie(sql: str, result: Result, bank: Database) -> bool:
     """Verdadeiro se o corte do LIMIT (ou do OFFSET) separa duas linhas empatadas na ordenação.
 
     Repete a consulta sem o OFFSET e com uma linha a mais no limite.
     """
+    tree = parse(sql)
     if tree.args.get("order") is None:
         return True
     count = _number(tree.args["limit"], bank)
     if count < 0:  # LIMIT -1: sem limite
         return False
     skipped = max(0, _number(tree.args.get("offset"), bank))
-    keys = _order_keys(tree, result, bank, limit=skipped + count + 1)
+    keys = _order_keys(sql, result, bank, limit=skipped + count + 1)
     cuts = [cut for cut in (skipped, skipped + count) if 0 < cut < len(keys)]
     return any(keys[cut - 1] == keys[cut] for cut in cuts)
 
@@ -198,15 +191,26 @@ def _number(clause: exp.Expression | None, bank: Database) -> int:
     return int(float(bank.run(f"SELECT {value.sql(dialect='sqlite')}").rows[0][0]))
 
 
-def _order_keys(
-    tree: exp.Query, result: Result, bank: Database, limit: int | None = None
-) -> list[tuple]:
+def _order_keys(sql: str, result: Result, bank: Database, limit: int | None = None) -> list[tuple]:
     """As chaves do ORDER BY, linha a linha; as que não são colunas do resultado se acrescentam.
 
     Raises:
         QueryError: a consulta com as colunas a mais não executa.
     """
-    names = [name.lower() for name in result.columns]
+    names = tuple(name.lower() for name in result.columns)
+    places, extra = _key_places(sql, names)
+    rows = result.rows
+    if extra or limit is not None:
+        try:
+            rows = bank.run(_wider(sql, names, limit)).rows
+        except QueryError:
+            rows = bank.run(_wider(sql, names, limit, expanded=True)).rows
+    return [tuple(row[place] for place in places) for row in rows]
+
+
+def _key_places(sql: str, names: tuple[str, ...]) -> tuple[list[int], list[exp.Expression]]:
+    """A coluna de cada chave do ORDER BY, e as chaves que faltam, nas colunas depois de `names`."""
+    tree = parse(sql)
     places, extra = [], []
     for ordered in tree.args["order"].expressions:
         key = ordered.this
@@ -216,33 +220,30 @@ def _order_keys(
             places.append(names.index(key.name.lower()))
         else:
             places.append(len(names) + len(extra))
-            extra.append(key.copy())
+            extra.append(key)
     if extra and not isinstance(tree, exp.Select):
         raise QueryError("não deu para conferir se a ordenação tem empates")
-    changed = extra or limit is not None
-    rows = _with_columns(tree, extra, limit, bank) if changed else result.rows
-    return [tuple(row[place] for place in places) for row in rows]
+    return places, extra
 
 
-def _with_columns(
-    tree: exp.Query, extra: list[exp.Expression], limit: int | None, bank: Database
-) -> list[tuple]:
-    """Executa a consulta com colunas a mais e outro limite, a contar da primeira linha."""
+@lru_cache(64)  # escrevê-la demora quase o que executá-la, e os bancos a repetem
+def _wider(sql: str, names: tuple[str, ...], limit: int | None, expanded: bool = False) -> str:
+    """A consulta com as chaves que faltam a `names` e outro limite, a contar da primeira linha.
+
+    Args:
+        expanded: troca os apelidos nas chaves pelo que significam. O ORDER BY os aceita dentro de
+            uma expressão; a lista do SELECT, não.
+    """
+    tree, extra = parse(sql), _key_places(sql, names)[1]
+    meaning = {e.alias.lower(): e.unalias() for e in tree.expressions if e.alias and expanded}
+
+    def expand(node: exp.Expression) -> exp.Expression:
+        known = isinstance(node, exp.Column) and not node.table and expanded
+        return exp.paren(meaning.get(node.name.lower(), node)) if known else node
+
     wider = tree.copy()
     if limit is not None:
         wider = wider.limit(limit, copy=False)
         wider.set("offset", None)
-    columns = wider.expressions
-    wider.set("expressions", [*columns, *extra])
-    try:
-        return bank.run(wider.sql(dialect="sqlite", copy=False)).rows
-    except QueryError:
-        # ORDER BY aceita apelidos dentro de uma expressão; a lista do SELECT, só o que significam.
-        meaning = {e.alias.lower(): e.unalias() for e in tree.expressions if e.alias}
-
-        def expand(node: exp.Expression) -> exp.Expression:
-            known = isinstance(node, exp.Column) and not node.table
-            return exp.paren(meaning.get(node.name.lower(), node)) if known else node
-
-        wider.set("expressions", [*columns, *(key.transform(expand) for key in extra)])
-        return bank.run(wider.sql(dialect="sqlite")).rows
+    wider.set("expressions", [*wider.expressions, *(key.transform(expand) for key in extra)])
+    return wider.sql(dialect="sqlite", copy=False)

@@ -10,7 +10,6 @@ import re
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -126,16 +125,14 @@ class TrustedDatabase(Database):
 
     def __init__(self, path: Path | str, time_limit: float = TIME_LIMIT_S) -> None:
         super().__init__(path, time_limit)
-        self._lock = threading.Lock()  # quem confere perguntas o faz de várias threads
-        connection = sqlite3.connect(":memory:", check_same_thread=False)
+        connection = sqlite3.connect(":memory:")
         with closing(sqlite3.connect(self.uri(), uri=True)) as source:
             source.backup(connection)
         _index(connection, self.tables)
         self._bank = worker.Bank(connection)
 
     def _answer(self, sql: str, row_limit: int) -> tuple[list[str], list[tuple]]:
-        with self._lock:
-            return self._bank.run(sql, self.time_limit, row_limit)
+        return self._bank.run(sql, self.time_limit, row_limit)
 
 
 def _index(connection: sqlite3.Connection, tables: list[str]) -> None:

@@ -46,6 +46,9 @@ class Shape(NamedTuple):
     difficulty: str  # fácil, média ou difícil
 
 
+_shapes: dict[str, Shape] = {}  # por `without_values`
+
+
 @lru_cache(4096)
 def parse(sql: str) -> exp.Expression:
     """A árvore da consulta; quem a altera trabalha numa cópia.
@@ -72,10 +75,17 @@ def shape(sql: str) -> Shape:
     Raises:
         sqlglot.errors.SqlglotError: o texto não é SQL.
     """
-    return _shape(without_values(sql))
+    blank = without_values(sql)
+    if blank not in _shapes:
+        _shapes[blank] = _shape(blank)
+    return _shapes[blank]
 
 
-@cache
+def remember(sql: str, found: Shape) -> None:
+    """Guarda o feitio que outro processo achou, para não ler a consulta de novo."""
+    _shapes[without_values(sql)] = found
+
+
 def _shape(sql: str) -> Shape:
     tree = parse(sql)
     first = tree.expressions[0].unalias() if isinstance(tree, exp.Select) else tree

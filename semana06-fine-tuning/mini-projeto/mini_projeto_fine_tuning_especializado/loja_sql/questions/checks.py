@@ -1,0 +1,168 @@
+"""Confere as consultas fora daqui, enquanto quem as lê ou sorteia segue adiante.
+
+Executar uma consulta nos bancos leva milissegundos, e são dezenas de milhares: cada núcleo confere
+as suas, num processo próprio.
+"""
+
+import multiprocessing
+import os
+import queue
+import random
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from comum.terminal import UserError, progress
+
+from loja_sql.questions.reading import Row
+from loja_sql.sql.comparison import reference_problem
+from loja_sql.sql.database import AT_ONCE, Database, TrustedDatabase
+from loja_sql.sql.features import Shape, remember, shape
+
+AHEAD = 8  # linhas que se sorteiam adiante da que se examina
+
+BROKEN = (
+    "um dos processos que conferem as consultas não nasceu, ou morreu: falta memória, ou há "
+    "processos demais. Feche outros programas e repita."
+)
+Found = tuple[str | None, Shape | None]  # o que há de errado com a consulta ou, se nada, o feitio
+
+
+class Checks:
+    """O que há de errado com cada consulta; a mesma serve a muitas perguntas e se confere uma vez.
+
+    Um `Database` já tem os seus processos, e bastam threads que os esperem; um `TrustedDatabase`
+    executa no processo em que está, e por isso cada thread conversa com um em que se abriu outro.
+    """
+
+    def __init__(self, databases: list[Database]) -> None:
+        self.databases = databases
+        self._known: dict[str, str | None] = {}
+        self._coming: dict[str, Future[Found]] = {}
+        self._workers = min(AT_ONCE, os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(self._workers)
+        self._idle: queue.SimpleQueue[Connection] | None = None  # os processos à espera
+
+    def __enter__(self) -> "Checks":
+        if all(isinstance(bank, TrustedDatabase) for bank in self.databases):
+            self._idle = queue.SimpleQueue()
+            banks = [(bank.path, bank.time_limit) for bank in self.databases]
+            # Eles nascem do zero, e não bifurcados, com threads e conexões pela metade; e surdos ao
+            # Ctrl-C, que é de quem espera.
+            fresh = multiprocessing.get_context("spawn")
+            heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                for _ in range(self._workers):
+                    ours, theirs = fresh.Pipe()
+                    fresh.Process(target=_serve, args=(theirs, banks), daemon=True).start()
+                    theirs.close()
+                    self._idle.put(ours)
+            except OSError as error:
+                raise UserError(BROKEN) from error
+            finally:
+                signal.signal(signal.SIGINT, heard)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        while self._idle is not None and not self._idle.empty():
+            self._idle.get().close()  # do outro lado, é o fim
+
+    def all(self, queries: Iterable[str], label: str) -> None:
+        """Confere as que ainda não se conhecem, com uma barra de progresso."""
+        new = [sql for sql in dict.fromkeys(queries) if sql not in self._known]
+        for sql in new:
+            self.begin(sql)
+        for sql in progress(new, label, "consulta"):
+            self.problem(sql)
+
+    def begin(self, sql: str) -> None:
+        """Põe uma consulta na fila, sem esperar."""
+        if sql not in self._known and sql not in self._coming:
+            self._coming[sql] = self._threads.submit(self._check, sql)
+
+    def cancel(self, sql: str) -> None:
+        """Tira uma consulta da fila, se ainda não chegou a vez dela."""
+        if sql in self._coming and self._coming[sql].cancel():
+            del self._coming[sql]
+
+    def problem(self, sql: str) -> str | None:
+        """O que há de errado com a consulta; None se ela serve.
+
+        Raises:
+            UserError: o processo que a conferia morreu.
+        """
+        self.begin(sql)
+        if sql in self._coming:
+            self._known[sql], its_shape = self._coming.pop(sql).result()
+            if its_shape is not None:
+                remember(sql, its_shape)
+        return self._known[sql]
+
+    def _check(self, sql: str) -> Found:
+        if self._idle is None:
+            return _found(sql, self.databases)
+        line = self._idle.get()
+        try:
+            line.send(sql)
+            return line.recv()
+        except (EOFError, OSError) as error:
+            raise UserError(BROKEN) from error
+        finally:
+            self._idle.put(line)
+
+
+def _serve(line: Connection, banks: list[tuple[Path, float]]) -> None:
+    """Um processo que confere: responde às consultas que chegam, até quem as manda se ir."""
+    databases = [TrustedDatabase(path, limit) for path, limit in banks]
+    while True:
+        try:
+            line.send(_found(line.recv(), databases))
+        except (EOFError, BrokenPipeError):
+            return
+
+
+def _found(sql: str, databases: list[Database]) -> Found:
+    problem = reference_problem(sql, databases)
+    return problem, None if problem else shape(sql)
+
+
+class Draws:
+    """Linhas que se sorteiam adiante da vez, e cujas consultas já se conferem enquanto isso.
+
+    O que uma linha sorteia pode depender de a anterior ter servido: quem a recusa volta o sorteio
+    ao ponto em que ela saiu (`rewind`), e o resultado é o de sortear uma de cada vez.
+
+    Args:
+        draw: a linha de cada posição, sorteada com `rng`; None se não deu.
+        count: quantas posições há.
+    """
+
+    def __init__(
+        self, checks: Checks, rng: random.Random, draw: Callable[[int], Row | None], count: int
+    ) -> None:
+        self.count = count
+        self._checks, self._rng, self._draw = checks, rng, draw
+        self._ahead: deque[tuple[Row | None, object]] = deque()
+        self._state = rng.getstate()
+
+    def take(self, place: int) -> Row | None:
+        """A linha de uma posição: a primeira, a seguinte à última tirada ou, recusada, a mesma."""
+        for later in range(place + len(self._ahead), min(place + AHEAD, self.count)):
+            row = self._draw(later)
+            if row is not None:
+                self._checks.begin(row.sql)
+            self._ahead.append((row, self._rng.getstate()))
+        row, self._state = self._ahead.popleft()
+        return row
+
+    def rewind(self) -> None:
+        """Desfaz o que se sorteou depois da última linha tirada."""
+        for row, _ in self._ahead:
+            if row is not None:
+                self._checks.cancel(row.sql)
+        self._ahead.clear()
+        self._rng.setstate(self._state)

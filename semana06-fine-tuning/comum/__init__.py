@@ -20,6 +20,7 @@ for name, value in {
     "GOMP_SPINCOUNT": "2000",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "error",  # sem rede, contaria em inglês cada tentativa
     "DO_NOT_TRACK": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",  # a cada pergunta, um resumo que não se vê
@@ -32,10 +33,8 @@ for name, value in {
 # que se importa: a página abre 1 s antes. Num treino, nem o pico de memória nem o ritmo mudaram.
 gc.set_threshold(50_000)
 
-# O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub; sem rede, o hub
-# conta em inglês cada tentativa, e quem carrega o modelo já diz o que houve.
-for name in ("bitsandbytes", "huggingface_hub"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+# O bitsandbytes sugere, a cada importação, um núcleo opcional que se baixa do hub.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 # Um terminal em cp1252 (o Windows, ao redirecionar) não escreve "→"; melhor um "?" que um erro.
 for stream in (sys.stdout, sys.stderr):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from comum import tables
+from comum.hub import look_for
 from comum.labels import MEMORY
 from comum.numbers import GIB, MIB, decimal, percent
 from comum.results import MemoryParts
-from comum.terminal import UserError, say_hub
+from comum.terminal import UserError
 
 if TYPE_CHECKING:  # o plano de um modelo conhecido sai sem esperar pelo torch
     from torch import nn
@@ -122,7 +123,7 @@ def config_of(name: str) -> "PretrainedConfig":
     """A configuração de um modelo, de uma pasta, de um config.json ou do hub."""
     from transformers import AutoConfig
 
-    say_hub(name)
+    look_for(name)
     try:
         return AutoConfig.from_pretrained(name)
     except Exception as error:  # um config.json estragado sai de muitas formas

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comum.files import read_json
+from comum.hub import look_for
 from comum.paths import DEFAULT_MODEL, PREPARE_COMMAND
-from comum.terminal import UserError, say_hub
+from comum.terminal import UserError
 
 import numpy
 import torch
@@ -118,7 +119,7 @@ def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
     folder = Path(name)
     alone = folder.is_dir() and not (folder / "config.json").is_file()  # ao lado de um adaptador
     if name != str(DEFAULT_MODEL):
-        say_hub(name)
+        look_for(name)
     tokenizer = _load(_saved_class(folder) if alone else transformers.AutoTokenizer, name)
     if plain or tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE

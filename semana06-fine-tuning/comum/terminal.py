@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Callable, Sized
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -163,12 +162,6 @@ def run_main(main: Callable[..., int | None], *arguments: object) -> int:
 def banner(number: int, title: str) -> None:
     """Anuncia um passo da lição."""
     print(f"\n{'=' * 78}\n{number}. {title}\n{'=' * 78}", flush=True)
-
-
-def say_hub(name: str) -> None:
-    """Diz que um modelo que não está no disco se procura no hub: sem rede, são segundos calados."""
-    if not Path(name).exists():
-        print(f"Procurando {name} no hub da Hugging Face…", flush=True)
 
 
 def conclude(checks: dict[str, bool]) -> dict[str, bool]:

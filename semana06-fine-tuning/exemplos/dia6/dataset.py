@@ -17,6 +17,7 @@ from unicodedata import normalize
 
 from comum import files, tables
 from comum.conversations import turns_of
+from comum.hub import look_for
 from comum.labels import DIRT, SPLITS
 from comum.numbers import comma_axes, decimal, percent
 from comum.results import Day6Data, Quantiles, Result
@@ -139,6 +140,8 @@ def _stream(source: str) -> Iterator[tuple[int, object, None]]:
     options = {"path": name, "split": split or "train"}
     if Path(source).exists():
         options = {"path": "parquet", "data_files": source, "split": "train"}
+    else:
+        look_for(name)
     try:
         stream = datasets.load_dataset(**options, streaming=True)
         for line, values in enumerate(stream, 1):

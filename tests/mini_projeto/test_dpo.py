@@ -5,12 +5,14 @@ import shutil
 from comum.decoding import answer_losses
 from comum.terminal import run_main
 
+from tokenizers.processors import TemplateProcessing
+
 import dpo
 from loja_sql.config import as_trained, load_config
 from loja_sql.model.loading import load_model
 from loja_sql.model.preference import Pair, preferred
 from loja_sql.model.tokens import load_tokenizer
-from loja_sql.prompt import encode_pair, render
+from loja_sql.prompt import encode_pair
 from loja_sql.questions import linking
 from loja_sql.questions.splits import load_split
 
@@ -34,26 +36,35 @@ def test_the_preferred_answer_gains_on_the_rejected_one(trained):
     config = as_trained(load_config(None, args), folder)
     tokenizer, context = load_tokenizer(config, folder), linking.context(config)
     rows = load_split(config, "validation")[:4]
-    prompts = [render(tokenizer, config, row["question"], context) for row in rows]
-    wrong = [
-        Pair(prompt, row["sql"], "SELECT 1") for prompt, row in zip(prompts, rows, strict=True)
-    ]
+
+    def encoded(row, sql):
+        return encode_pair(tokenizer, config, row["question"], sql, context)
+
+    wrong = [Pair(*encoded(row, row["sql"]), encoded(row, "SELECT 1")[1]) for row in rows]
     model = load_model(config, folder)
 
     def margin(model) -> float:
-        answers = [row["sql"] for row in rows] + ["SELECT 1"] * len(rows)
-        asked = [row["question"] for row in rows] * 2
-        pairs = [
-            encode_pair(tokenizer, config, *pair, context)
-            for pair in zip(asked, answers, strict=True)
-        ]
+        pairs = [encoded(row, row["sql"]) for row in rows]
+        pairs += [encoded(row, "SELECT 1") for row in rows]
         nats = [x[1] for batch in answer_losses(model, tokenizer, pairs, 8) for x in sorted(batch)]
         return sum(nats[len(rows) :]) - sum(nats[: len(rows)])
 
-    before = margin(model)
+    before, read = margin(model), []
+    model.register_forward_pre_hook(
+        lambda _, args, given: read.extend(given["input_ids"].tolist()), with_kwargs=True
+    )
+    # Quem põe um BOS em todo texto que lê não o põe no que o treino já escreveu.
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a").input_ids[0] == tokenizer.bos_token_id
 
     tuned = preferred(model, tokenizer, wrong, beta=0.1, rate=1e-3, epochs=5, seed=6)
 
+    for pair in wrong:
+        for answer in pair.chosen_ids, pair.rejected_ids:
+            whole = pair.prompt_ids + answer
+            assert any(row[: len(whole)] == whole for row in read)
     assert margin(tuned) > before + 1
 
 

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     from loja_sql.model.loading import load_model
     from loja_sql.model.preference import Pair, preferred
     from loja_sql.model.tokens import load_tokenizer
-    from loja_sql.prompt import render
+    from loja_sql.prompt import encode_pair, render
     from loja_sql.questions import linking
     from loja_sql.questions.splits import load_split
     from loja_sql.scores.variants import spread
@@ -68,7 +68,11 @@ def main(argv: list[str] | None = None) -> int:
     row, said = wrong[0]
     print(f"{len(wrong)} pares, de {len(asked)} perguntas. Um deles:")
     print(f"  pergunta:  {row['question']}\n  preferida: {row['sql']}\n  rejeitada: {said}")
-    pairs = [Pair(row["prompt"], row["sql"], said) for row, said in wrong]
+    pairs = []
+    for row, said in wrong:
+        turn = tokenizer, config, row["question"]
+        prompt, chosen = encode_pair(*turn, row["sql"], context)
+        pairs.append(Pair(prompt, chosen, encode_pair(*turn, said, context)[1]))
     seed = config.training.seed
     model = preferred(model, tokenizer, pairs, args.beta, args.rate, args.epochs, seed)
     after = [right for _, right in answered(model, validation, "Depois", *settings)]

@@ -18,11 +18,21 @@ from trl import DPOConfig, DPOTrainer
 
 
 class Pair(NamedTuple):
-    """Duas respostas ao mesmo prompt; os nomes são os das colunas da TRL."""
+    """Os tokens de um prompt e de duas respostas a ele; os nomes são os das colunas da TRL."""
 
-    prompt: str
-    chosen: str
-    rejected: str
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+
+class _Trainer(DPOTrainer):
+    """O da TRL, sem que ela leia texto: poria nele o BOS e o fim do tokenizador.
+
+    O treino usa as marcas do template, que podem ser outras.
+    """
+
+    def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
+        return dataset
 
 
 def preferred(
@@ -47,7 +57,7 @@ def preferred(
     generating, half = model.config._attn_implementation, model.dtype
     sft.use_cheaper_attention(model, half)
     with tempfile.TemporaryDirectory() as folder:  # o Trainer cria a sua, queira-se ou não
-        trainer = DPOTrainer(
+        trainer = _Trainer(
             model,
             args=DPOConfig(
                 output_dir=folder,

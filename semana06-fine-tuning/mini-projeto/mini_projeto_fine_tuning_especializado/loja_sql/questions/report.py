@@ -43,14 +43,14 @@ GROUPED_REASONS = {
 
 def build_report(config: Config, splits: Splits, rejected: list[Rejected]) -> dict:
     """O relatório das divisões já gravadas em `config.data_dir`, com chaves em inglês."""
-    lengths = _token_lengths(config, splits)
+    lengths = _sql_tokens(config, splits)
     train, *others = splits
     traits = _traits(mask if config.data.custom is None else wording)
     known = [set(map(trait, splits[train])) - {None} for trait in traits]
     return {
         "splits": {
             name: _described(rows)
-            | {"tokens": lengths.get(name), "sha256": sha256(config.data_dir / f"{name}.jsonl")}
+            | {"sql_tokens": lengths.get(name), "sha256": sha256(config.data_dir / f"{name}.jsonl")}
             for name, rows in splits.items()
         },
         # Quantas de cada divisão têm no treino o mesmo que elas.
@@ -94,8 +94,8 @@ def _grouped(reason: str) -> str:
     return next(names, reason)
 
 
-def _token_lengths(config: Config, splits: Splits) -> dict[str, dict]:
-    """Mediana, percentil 95 e máximo de tokens de pergunta e SQL, se há tokenizador local."""
+def _sql_tokens(config: Config, splits: Splits) -> dict[str, dict[str, int]]:
+    """Mediana e percentil 95 dos tokens do SQL, no tokenizador da base, se ele está no disco."""
     path = Path(config.model_path) / "tokenizer.json"
     if not path.is_file():
         return {}
@@ -104,19 +104,15 @@ def _token_lengths(config: Config, splits: Splits) -> dict[str, dict]:
     tokenizer = Tokenizer.from_file(str(path))
 
     @cache  # variações e ruído repetem o SQL
-    def length(text: str) -> int:
-        return len(tokenizer.encode(text).ids)
+    def length(sql: str) -> int:
+        return len(tokenizer.encode(sql).ids)
 
-    def lengths(texts: list[str]) -> dict[str, int]:
-        sizes = sorted(map(length, texts))
-        at95 = sizes[min(len(sizes) - 1, int(0.95 * len(sizes)))]
-        return {"median": sizes[len(sizes) // 2], "p95": at95, "maximum": sizes[-1]}
-
-    return {
-        name: {key: lengths([getattr(r, key) for r in rows]) for key in ("question", "sql")}
-        for name, rows in splits.items()
-        if rows
-    }
+    found = {}
+    for name, rows in splits.items():
+        if sizes := sorted(length(row.sql) for row in rows):
+            at95 = sizes[min(len(sizes) - 1, int(0.95 * len(sizes)))]
+            found[name] = {"median": sizes[len(sizes) // 2], "p95": at95}
+    return found
 
 
 def report_markdown(report: dict) -> str:
@@ -140,7 +136,7 @@ def report_markdown(report: dict) -> str:
 
 def _row(name: str, part: dict) -> list[str]:
     sources = [f"{SOURCE_NAMES[x]} {decimal(n)}" for x, n in part["by_source"].items()]
-    size = (part["tokens"] or {}).get("sql")
+    size = part["sql_tokens"]
     shown = f"{size['median']} / {size['p95']}" if size else MISSING
     counts = decimal(part["questions"]), ", ".join(sources), decimal(part["skeletons"])
     return [name, *counts, shown]

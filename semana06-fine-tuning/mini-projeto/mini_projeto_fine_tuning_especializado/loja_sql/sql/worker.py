@@ -61,6 +61,31 @@ MESSAGES = {
     ("wrong number of arguments to function ", ""): "{} não recebe esse número de argumentos",
     ("sub-select returns ", ""): "uma subconsulta devolve colunas demais",
     ("SELECTs to the left and right of ", ""): "as consultas unidas têm colunas a mais ou a menos",
+    ("all VALUES must have", ""): "as linhas do VALUES têm números de colunas diferentes",
+    ("HAVING clause on a non-aggregate", ""): "HAVING pede um GROUP BY ou um agregado",
+    ("aggregate functions are not allowed in the GROUP BY", ""): "agregados não vão no GROUP BY",
+    ("ORDER BY clause should come after ", " not before"): "o ORDER BY vem depois do {}",
+    ("LIMIT clause should come after ", " not before"): "o LIMIT vem depois do {}",
+    ("", " ORDER BY term does not match any column in the result set"): (
+        "o ORDER BY de consultas unidas só aceita colunas do resultado"
+    ),
+    ("1st ORDER BY term out of range", ""): "o ORDER BY cita pelo número uma coluna que não há",
+    ("1st GROUP BY term out of range", ""): "o GROUP BY cita pelo número uma coluna que não há",
+    ("no tables specified", ""): "falta o FROM de que o * tiraria as colunas",
+    ("cannot join using column ", " - column not present in both tables"): (
+        "USING({}) pede uma coluna que as duas tabelas tenham"
+    ),
+    ("a NATURAL join may not have", ""): "NATURAL JOIN não leva ON nem USING",
+    ("DISTINCT aggregates must have exactly one argument", ""): "DISTINCT pede um só argumento",
+    ("row value misused", ""): "uma lista entre parênteses não cabe ali",
+    ("datatype mismatch", ""): "um valor não é do tipo que se pede ali (o LIMIT é um número?)",
+    ("circular reference: ", ""): "a consulta {} se refere a si mesma; falta RECURSIVE?",
+    ("no such window: ", ""): "não há a janela {}",
+    ("no such collation sequence: ", ""): "não há a ordem de comparação {}",
+    ("malformed JSON", ""): "um texto não é JSON",
+    ("too many columns in result set", ""): "há colunas demais no resultado",
+    ("Expression tree is too large", ""): "há uma expressão funda demais",
+    ("Incorrect number of bindings", ""): "há um parâmetro (? ou :nome) no lugar de um valor",
 }
 ONLY_SELECT = "só consultas SELECT são permitidas"
 TABLES = (

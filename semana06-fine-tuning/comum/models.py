@@ -118,8 +118,6 @@ def load_tokenizer(name: str, plain: bool = False) -> PreTrainedTokenizerBase:
     """
     folder = Path(name)
     alone = folder.is_dir() and not (folder / "config.json").is_file()  # ao lado de um adaptador
-    if name != str(DEFAULT_MODEL):
-        look_for(name)
     tokenizer = _load(_saved_class(folder) if alone else transformers.AutoTokenizer, name)
     if plain or tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
@@ -265,6 +263,7 @@ def _load(factory, name: str, **options):
             f"o modelo padrão ainda não foi preparado. Rode {PREPARE_COMMAND} ou indique outro "
             "com --model (uma pasta ou um nome no hub)."
         )
+    look_for(name)
     try:
         return factory.from_pretrained(name, **options)
     except (MemoryError, torch.OutOfMemoryError):

@@ -5,7 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from comum.hub import look_for
-from comum.models import load_tokenizer
+from comum.models import load_model, load_tokenizer
 from comum.terminal import UserError
 
 import pytest
@@ -20,6 +20,7 @@ def endpoint(monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", url)
+        look_for.cache_clear()
 
     return at
 
@@ -52,15 +53,17 @@ def test_nothing_on_the_disk_is_looked_for(endpoint, tmp_path, capsys):
     assert not constants.HF_HUB_OFFLINE and not capsys.readouterr().out
 
 
-def test_without_a_network_a_missing_model_fails_at_once(endpoint, capsys):
+@pytest.mark.parametrize("load", [load_tokenizer, load_model])
+def test_without_a_network_a_missing_model_fails_at_once(endpoint, capsys, load):
+    """O que falha na hora é o modo offline: fora dele, seriam seis tentativas por arquivo."""
     endpoint(NOWHERE)
     with pytest.raises(UserError, match="o hub não o trouxe"):
-        load_tokenizer("pessoa/modelo")
-    assert "O hub não responde" in capsys.readouterr().out
+        load("pessoa/modelo")
+    assert constants.HF_HUB_OFFLINE and "O hub não responde" in capsys.readouterr().out
 
 
 def test_without_a_network_what_was_downloaded_still_opens(
-    endpoint, tiny_llama, tmp_path, monkeypatch
+    endpoint, tiny_llama, tmp_path, monkeypatch, capsys
 ):
     cached = tmp_path / "models--pessoa--modelo"
     shutil.copytree(tiny_llama, cached / "snapshots" / "abc")
@@ -68,4 +71,12 @@ def test_without_a_network_what_was_downloaded_still_opens(
     (cached / "refs" / "main").write_text("abc")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     endpoint(NOWHERE)
+    assert load_model("pessoa/modelo").config.num_hidden_layers == 2
     assert load_tokenizer("pessoa/modelo").encode("loja")
+    assert constants.HF_HUB_OFFLINE and capsys.readouterr().out.count("Procurando") == 1
+
+
+def test_what_is_wrong_with_the_address_is_left_to_who_loads(endpoint):
+    endpoint("sem-protocolo")
+    look_for("pessoa/modelo")
+    assert not constants.HF_HUB_OFFLINE

@@ -322,6 +322,6 @@ def test_an_empty_part_is_said_aloud(prepare, tmp_path, capsys):
 
 
 def test_a_name_that_is_neither_a_file_nor_on_the_hub(prepare, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="nem um conjunto com esse nome no hub"):
         prepare("--input", "nao/existe")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import shutil
 
 from comum.terminal import UserError
 
@@ -58,6 +59,14 @@ def test_a_process_that_dies_is_told_in_a_sentence(shop_11):
             process.kill()
             process.join()
         with pytest.raises(UserError, match="morreu"):
+            checker.problem(QUERIES[0])
+
+
+def test_an_error_in_a_process_is_the_error_of_who_asked(tmp_path, shop_11):
+    moved = shutil.copy(shop_11, tmp_path / "loja.sqlite")
+    with Checks([TrustedDatabase(moved)]) as checker:
+        moved.unlink()
+        with pytest.raises(UserError, match="banco de dados não encontrado"):
             checker.problem(QUERIES[0])
 
 

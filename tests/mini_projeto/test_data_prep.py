@@ -671,10 +671,11 @@ def test_only_our_own_sql_runs_without_a_process_of_its_own(tmp_path, extra, our
 
 
 def test_every_reading_has_to_run(shop_11):
-    sieve = Sieve(Checks([Database(shop_11)]))
     good = Row("test-1", "quantos?", "SELECT 1", "test", also_right=["SELECT 2", DECLINE])
     bad = Row("test-2", "quantos?", "SELECT 1", "test", also_right=["SELECT x FROM y"])
-    assert sieve.checked([good, bad], "teste") == [good]
+    with Checks([Database(shop_11)]) as checks:
+        sieve = Sieve(checks)
+        assert sieve.checked([good, bad], "teste") == [good]
     assert [item.where for item in sieve.rejected] == ["test-2"]
 
 

@@ -324,7 +324,7 @@ def test_error_is_about_the_last_query_only(bank):
             "o ORDER BY de consultas unidas",
         ),
         ("SELECT nome FROM clientes ORDER BY 3", "o ORDER BY cita pelo número"),
-        ("SELECT nome FROM clientes GROUP BY 3", "o GROUP BY cita pelo número"),
+        ("SELECT nome FROM clientes GROUP BY 1, 3", "o GROUP BY cita pelo número"),
         ("SELECT *", "falta o FROM"),
         ("SELECT 1 FROM clientes JOIN pedidos USING (uf)", "USING(uf) pede"),
         ("SELECT 1 FROM clientes NATURAL JOIN pedidos ON 1", "NATURAL JOIN não leva"),

@@ -12,6 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -36,35 +37,41 @@ class Checks:
 
     Um `Database` já tem os seus processos, e bastam threads que os esperem; um `TrustedDatabase`
     executa no processo em que está, e por isso cada thread conversa com um em que se abriu outro.
+    Threads e processos vivem enquanto dura o `with`.
     """
 
     def __init__(self, databases: list[Database]) -> None:
         self.databases = databases
         self._known: dict[str, str | None] = {}
         self._coming: dict[str, Future[Found]] = {}
-        self._workers = min(AT_ONCE, os.cpu_count() or 1)
-        self._threads = ThreadPoolExecutor(self._workers)
         self._idle: queue.SimpleQueue[Connection] | None = None  # os processos à espera
 
     def __enter__(self) -> "Checks":
+        workers = min(AT_ONCE, os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(workers)
         if all(isinstance(bank, TrustedDatabase) for bank in self.databases):
             self._idle = queue.SimpleQueue()
-            banks = [(bank.path, bank.time_limit) for bank in self.databases]
-            # Eles nascem do zero, e não bifurcados, com threads e conexões pela metade; e surdos ao
-            # Ctrl-C, que é de quem espera.
-            fresh = multiprocessing.get_context("spawn")
-            heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                for _ in range(self._workers):
-                    ours, theirs = fresh.Pipe()
-                    fresh.Process(target=_serve, args=(theirs, banks), daemon=True).start()
-                    theirs.close()
-                    self._idle.put(ours)
-            except OSError as error:
-                raise UserError(BROKEN) from error
-            finally:
-                signal.signal(signal.SIGINT, heard)
+            self._start(workers)
         return self
+
+    def _start(self, workers: int) -> None:
+        """Inicia os processos: do zero, que um bifurcado herdaria threads e conexões pela metade.
+
+        Onde isso se herda, já nascem surdos ao Ctrl-C, que é de quem espera.
+        """
+        fresh = multiprocessing.get_context("spawn")
+        banks = [(bank.path, bank.time_limit) for bank in self.databases]
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for _ in range(workers):
+                ours, theirs = fresh.Pipe()
+                fresh.Process(target=_serve, args=(theirs, banks), daemon=True).start()
+                theirs.close()
+                self._idle.put(ours)
+        except OSError as error:
+            raise UserError(BROKEN) from error
+        finally:
+            signal.signal(signal.SIGINT, heard)
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
@@ -108,21 +115,29 @@ class Checks:
         line = self._idle.get()
         try:
             line.send(sql)
-            return line.recv()
+            answer = line.recv()
         except (EOFError, OSError) as error:
             raise UserError(BROKEN) from error
         finally:
             self._idle.put(line)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def _serve(line: Connection, banks: list[tuple[Path, float]]) -> None:
     """Um processo que confere: responde às consultas que chegam, até quem as manda se ir."""
-    databases = [TrustedDatabase(path, limit) for path, limit in banks]
-    while True:
-        try:
-            line.send(_found(line.recv(), databases))
-        except (EOFError, BrokenPipeError):
-            return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # no Windows, não se herda
+    databases: list[Database] = []
+    with suppress(EOFError, OSError):
+        while True:
+            sql = line.recv()
+            try:
+                databases = databases or [TrustedDatabase(path, limit) for path, limit in banks]
+                answer = _found(sql, databases)
+            except Exception as error:  # quem espera sabe o que dizer dela
+                answer = error
+            line.send(answer)
 
 
 def _found(sql: str, databases: list[Database]) -> Found:

@@ -35,7 +35,7 @@ class Pair:
 
 
 def generate(rng: random.Random) -> Iterator[Pair]:
-    """Produz pares sem fim, as intenções em rodízio; a mesma semente dá a mesma sequência."""
+    """Produz pares sem fim, as intenções em rodízio; a semente de `rng` decide quais."""
     names = list(grammar()["intents"])
     while True:
         for name in rng.sample(names, len(names)):

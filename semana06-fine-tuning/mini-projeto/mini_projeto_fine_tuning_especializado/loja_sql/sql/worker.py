@@ -66,11 +66,11 @@ MESSAGES = {
     ("aggregate functions are not allowed in the GROUP BY", ""): "agregados não vão no GROUP BY",
     ("ORDER BY clause should come after ", " not before"): "o ORDER BY vem depois do {}",
     ("LIMIT clause should come after ", " not before"): "o LIMIT vem depois do {}",
-    ("", " ORDER BY term does not match any column in the result set"): (
+    ("ORDER BY term does not match", ""): (
         "o ORDER BY de consultas unidas só aceita colunas do resultado"
     ),
-    ("1st ORDER BY term out of range", ""): "o ORDER BY cita pelo número uma coluna que não há",
-    ("1st GROUP BY term out of range", ""): "o GROUP BY cita pelo número uma coluna que não há",
+    ("ORDER BY term out of range", ""): "o ORDER BY cita pelo número uma coluna que não há",
+    ("GROUP BY term out of range", ""): "o GROUP BY cita pelo número uma coluna que não há",
     ("no tables specified", ""): "falta o FROM de que o * tiraria as colunas",
     ("cannot join using column ", " - column not present in both tables"): (
         "USING({}) pede uma coluna que as duas tabelas tenham"
@@ -203,6 +203,8 @@ class Bank:
 
 def _translated(text: str) -> str:
     """A mensagem do SQLite em português; as raras, como ele as diz."""
+    ordinal, _, rest = text.partition(" ")
+    text = rest if ordinal[:1].isdigit() else text  # 2nd ORDER BY term …
     for (start, end), ours in MESSAGES.items():
         if text.startswith(start) and text.endswith(end):
             return ours.format(text[len(start) : len(text) - len(end)])

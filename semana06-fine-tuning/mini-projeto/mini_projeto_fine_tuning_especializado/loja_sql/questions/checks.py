@@ -37,7 +37,8 @@ class Checks:
 
     Um `Database` já tem os seus processos, e bastam threads que os esperem; um `TrustedDatabase`
     executa no processo em que está, e por isso cada thread conversa com um em que se abriu outro.
-    Threads e processos vivem enquanto dura o `with`.
+    Threads e processos vivem enquanto dura o `with`. Os de um ProcessPoolExecutor ficariam vivos
+    depois de um SIGTERM a este; os daqui veem o cano fechar-se, e saem.
     """
 
     def __init__(self, databases: list[Database]) -> None:
@@ -90,11 +91,6 @@ class Checks:
         """Põe uma consulta na fila, sem esperar."""
         if sql not in self._known and sql not in self._coming:
             self._coming[sql] = self._threads.submit(self._check, sql)
-
-    def cancel(self, sql: str) -> None:
-        """Tira uma consulta da fila, se ainda não chegou a vez dela."""
-        if sql in self._coming and self._coming[sql].cancel():
-            del self._coming[sql]
 
     def problem(self, sql: str) -> str | None:
         """O que há de errado com a consulta; None se ela serve.
@@ -176,8 +172,5 @@ class Draws:
 
     def rewind(self) -> None:
         """Desfaz o que se sorteou depois da última linha tirada."""
-        for row, _ in self._ahead:
-            if row is not None:
-                self._checks.cancel(row.sql)
         self._ahead.clear()
         self._rng.setstate(self._state)

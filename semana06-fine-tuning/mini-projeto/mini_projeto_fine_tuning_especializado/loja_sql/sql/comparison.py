@@ -235,15 +235,17 @@ def _wider(sql: str, names: tuple[str, ...], limit: int | None, expanded: bool =
             uma expressão; a lista do SELECT, não.
     """
     tree, extra = parse(sql), _key_places(sql, names)[1]
-    meaning = {e.alias.lower(): e.unalias() for e in tree.expressions if e.alias and expanded}
+    if expanded:
+        meaning = {e.alias.lower(): e.unalias() for e in tree.expressions if e.alias}
 
-    def expand(node: exp.Expression) -> exp.Expression:
-        known = isinstance(node, exp.Column) and not node.table and expanded
-        return exp.paren(meaning.get(node.name.lower(), node)) if known else node
+        def expand(node: exp.Expression) -> exp.Expression:
+            known = isinstance(node, exp.Column) and not node.table
+            return exp.paren(meaning.get(node.name.lower(), node)) if known else node
 
+        extra = [key.transform(expand) for key in extra]
     wider = tree.copy()
     if limit is not None:
         wider = wider.limit(limit, copy=False)
         wider.set("offset", None)
-    wider.set("expressions", [*wider.expressions, *(key.transform(expand) for key in extra)])
+    wider.set("expressions", [*wider.expressions, *(key.copy() for key in extra)])
     return wider.sql(dialect="sqlite", copy=False)

@@ -35,6 +35,14 @@ def test_a_query_is_judged_alike_here_and_in_another_process(shop_11, kind):
     assert [not problem for problem in found] == [True, False, True, False, False, False]
 
 
+def test_what_differs_only_in_values_from_one_that_served_is_still_executed(shop_11):
+    with Checks([TrustedDatabase(shop_11)]) as checker:
+        assert checker.problem("SELECT nome FROM clientes WHERE uf = 'SP'") is None
+        assert checker.problem("SELECT nome FROM clientes WHERE uf = 'XX'") == "resultado vazio"
+        assert checker.problem("SELECT id, 1 FROM pedidos ORDER BY 1 LIMIT 3") is None
+        assert "empate" in checker.problem("SELECT id, 1 FROM pedidos ORDER BY 2 LIMIT 3")
+
+
 def test_drawing_ahead_gives_what_drawing_one_at_a_time_gives(shop_11, monkeypatch):
     """As recusas inclusive, e o sorteio de quem vem depois."""
     rows = read_questions(WRITTEN["written"], "written", [])[:300:3]

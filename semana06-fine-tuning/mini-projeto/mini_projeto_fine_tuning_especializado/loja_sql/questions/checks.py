@@ -21,7 +21,7 @@ from comum.terminal import UserError, progress
 from loja_sql.questions.reading import Row
 from loja_sql.sql.comparison import reference_problem
 from loja_sql.sql.database import AT_ONCE, Database, TrustedDatabase
-from loja_sql.sql.features import Shape, remember, shape
+from loja_sql.sql.features import Shape, remember, shape, without_values
 
 AHEAD = 8  # linhas que se sorteiam adiante da que se examina
 
@@ -45,6 +45,7 @@ class Checks:
         self.databases = databases
         self._known: dict[str, str | None] = {}
         self._coming: dict[str, Future[Found]] = {}
+        self._familiar: set[str] = set()  # as que serviram, sem os valores
         self._idle: queue.SimpleQueue[Connection] | None = None  # os processos à espera
 
     def __enter__(self) -> "Checks":
@@ -103,14 +104,16 @@ class Checks:
             self._known[sql], its_shape = self._coming.pop(sql).result()
             if its_shape is not None:
                 remember(sql, its_shape)
+                self._familiar.add(without_values(sql))
         return self._known[sql]
 
     def _check(self, sql: str) -> Found:
+        request = (sql, without_values(sql) in self._familiar)
         if self._idle is None:
-            return _found(sql, self.databases)
+            return _found(self.databases, *request)
         line = self._idle.get()
         try:
-            line.send(sql)
+            line.send(request)
             answer = line.recv()
         except (EOFError, OSError) as error:
             raise UserError(BROKEN) from error
@@ -127,18 +130,18 @@ def _serve(line: Connection, banks: list[tuple[Path, float]]) -> None:
     databases: list[Database] = []
     with suppress(EOFError, OSError):
         while True:
-            sql = line.recv()
+            request = line.recv()
             try:
                 databases = databases or [TrustedDatabase(path, limit) for path, limit in banks]
-                answer = _found(sql, databases)
+                answer = _found(databases, *request)
             except Exception as error:  # quem espera sabe o que dizer dela
                 answer = error
             line.send(answer)
 
 
-def _found(sql: str, databases: list[Database]) -> Found:
-    problem = reference_problem(sql, databases)
-    return problem, None if problem else shape(sql)
+def _found(databases: list[Database], sql: str, familiar: bool) -> Found:
+    problem = reference_problem(sql, databases, familiar)
+    return problem, None if problem or familiar else shape(sql)
 
 
 class Draws:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from comum.files import read_json, sha256, write_json, write_jsonl, write_text
@@ -33,7 +32,7 @@ def write_outputs(config: Config, splits: Splits, rejected: list[Rejected], mark
     # Interrompida daqui em diante, a pasta já não é a que o relatório antigo diz.
     (config.data_dir / REPORT).unlink(missing_ok=True)
     for name, rows in splits.items():
-        write_jsonl(config.data_dir / f"{name}.jsonl", map(asdict, rows))
+        write_jsonl(config.data_dir / f"{name}.jsonl", map(vars, rows))
     write_rejected(config, rejected)
     save_effective(config, config.data_dir)
     report = build_report(config, splits, rejected) | {"fingerprint": mark}
@@ -45,7 +44,7 @@ def write_outputs(config: Config, splits: Splits, rejected: list[Rejected], mark
 def write_rejected(config: Config, rejected: list[Rejected]) -> Path:
     """Grava as recusadas, uma por linha, e devolve o caminho."""
     path = config.data_dir / REJECTED
-    write_jsonl(path, map(asdict, rejected))
+    write_jsonl(path, map(vars, rejected))
     return path
 
 

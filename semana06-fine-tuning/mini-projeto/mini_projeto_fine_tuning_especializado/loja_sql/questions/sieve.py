@@ -5,7 +5,7 @@ Nada some calado: cada linha recusada fica em `Sieve.rejected`, com o motivo.
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import cache
 
@@ -72,18 +72,22 @@ class Sieve:
     def apart(self, rows: list[Row], reserved: list[Row]) -> list[Row]:
         """As linhas que não usam quase as mesmas palavras de uma pergunta reservada."""
         held = [set(mask(row.question).split()) for row in reserved]
+        frequency = Counter(word for words in held for word in words)
+
+        def rarest(words: set[str]) -> list[str]:
+            """Duas quase iguais têm em comum uma destas (Bayardo, Ma e Srikant, 2007, WWW)."""
+            count = len(words) - math.ceil(NEAR_DUPLICATE * len(words)) + 1
+            return sorted(words, key=lambda word: (frequency[word], word))[:count]
+
         having = defaultdict(set)
         for place, words in enumerate(held):
-            for word in words:
+            for word in rarest(words):
                 having[word].add(place)
 
         @cache  # as variações têm o molde da original
         def twin(mould: str) -> str | None:
             words = set(mould.split())
-            # A uma quase igual faltam poucas palavras: tem ao menos uma das mais raras desta.
-            missing = len(words) - math.ceil(NEAR_DUPLICATE * len(words))
-            rarest = sorted(words, key=lambda word: len(having[word]))[: missing + 1]
-            places = sorted(set().union(*(having[word] for word in rarest)))
+            places = sorted(set().union(*(having[word] for word in rarest(words))))
             twins = (p for p in places if jaccard(words, held[p]) >= NEAR_DUPLICATE)
             return next((reserved[place].id for place in twins), None)
 

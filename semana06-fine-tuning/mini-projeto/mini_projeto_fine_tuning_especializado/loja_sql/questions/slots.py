@@ -7,7 +7,10 @@ valores por marcas, e duas perguntas que só diferem neles ficam com o mesmo mol
 import calendar
 import random
 import re
+from collections.abc import Iterable
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 
 from comum.text import fold
 
@@ -203,10 +206,16 @@ def _mask_pattern() -> re.Pattern:
     parts = []
     for name, values in groups.items():
         words = {plain(value) for value in values} - ambiguous - {""}
-        longest_first = sorted(words, key=len, reverse=True)
-        parts.append(f"(?P<{name}>" + "|".join(map(re.escape, longest_first)) + ")")
+        parts.append(f"(?P<{name}>{_longest(words)})")
     parts.append(r"(?P<digitos>\d+\w?)")
     return re.compile(r"\b(?:" + "|".join(parts) + r")\b")
+
+
+def _longest(words: Iterable[str]) -> str:
+    """A expressão que casa com a mais longa das palavras; pela inicial, que elas são centenas."""
+    ordered = sorted(words, key=lambda word: (word[0], -len(word)))
+    endings = {first: [w[1:] for w in group] for first, group in groupby(ordered, itemgetter(0))}
+    return "|".join(f"{first}(?:{'|'.join(map(re.escape, e))})" for first, e in endings.items())
 
 
 def inflections(people: str) -> list[str]:

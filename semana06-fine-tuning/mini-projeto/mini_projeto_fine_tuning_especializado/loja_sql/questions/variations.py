@@ -70,7 +70,7 @@ class _Draft:
         form, question = aligned_fold(form), aligned_fold(self.question)
         if form not in question:  # quase sempre; compilar o padrão demora mais que olhar
             return None
-        found = list(re.finditer(rf"(?<!\w){re.escape(form)}(?!\w)", question))
+        found = list(_whole(form).finditer(question))
         return found[0] if len(found) == 1 else None
 
     def literals(self) -> list[str]:
@@ -107,6 +107,12 @@ def vary(
     for swap in swaps:
         swap(draft, rng)
     return draft.done()
+
+
+@cache
+def _whole(form: str) -> re.Pattern:
+    """A forma como palavra inteira."""
+    return re.compile(rf"(?<!\w){re.escape(form)}(?!\w)")
 
 
 @lru_cache(1024)  # cada troca procura as suas formas na mesma pergunta

@@ -94,7 +94,8 @@ def judge(gold_sql: str, predicted_sql: str, databases: list[Database]) -> tuple
 
 def _order_cuts(sql: str, result: Result, bank: Database) -> list[int]:
     """Onde as chaves do ORDER BY externo mudam; se não dá para saber, em toda linha."""
-    if parse(sql).args.get("order") is None:
+    # Sem a palavra não se lê a árvore: demora mais que executar.
+    if "order" not in sql.lower() or parse(sql).args.get("order") is None:
         return []
     everywhere = list(range(1, len(result.rows)))
     try:
@@ -106,36 +107,37 @@ def _order_cuts(sql: str, result: Result, bank: Database) -> list[int]:
     return [cut for cut in everywhere if undone or keys[cut - 1] != keys[cut]]
 
 
-def reference_problem(sql: str, databases: list[Database]) -> str | None:
+def reference_problem(sql: str, databases: list[Database], familiar: bool = False) -> str | None:
     """Diz por que uma consulta não serve de referência, ou None se ela serve.
 
     Não servem: SQL que erra, resultado vazio, um NULL sozinho, ou que depende do relógio, do acaso
     ou de um empate no LIMIT (qualquer das linhas empatadas seria uma resposta igualmente certa).
+
+    Args:
+        familiar: só difere nos valores de outra que serviu, e basta executá-la.
     """
-    problem, limited = _at_sight(without_values(sql))
+    problem = None if familiar else _at_sight(without_values(sql))
     if problem is None:
-        problems = (_problem_in(sql, limited, bank) for bank in databases)
+        problems = (_problem_in(sql, bank) for bank in databases)
         problem = next(filter(None, problems), None)
     return problem
 
 
 @cache
-def _at_sight(sql: str) -> tuple[str | None, bool]:
-    """O que se sabe sem executar nem olhar os valores: o que a desqualifica, e se tem LIMIT."""
+def _at_sight(sql: str) -> str | None:
+    """O que a desqualifica sem que se execute nem se olhem os valores."""
     try:
         tree = parse(sql)
         shape(sql)  # o que não se escreve de volta também não serve
     except (SqlglotError, RecursionError):
-        return NOT_UNDERSTOOD, False
+        return NOT_UNDERSTOOD
     if not isinstance(tree, exp.Query):
-        return "não é uma consulta SELECT", False
-    if _changes_by_itself(tree):
-        return "depende do relógio ou do acaso", False
-    return None, tree.args.get("limit") is not None
+        return "não é uma consulta SELECT"
+    return "depende do relógio ou do acaso" if _changes_by_itself(tree) else None
 
 
-def _problem_in(sql: str, limited: bool, bank: Database) -> str | None:
-    """O que há de errado com a consulta, que pode ter LIMIT, num dos bancos."""
+def _problem_in(sql: str, bank: Database) -> str | None:
+    """O que há de errado com a consulta num dos bancos."""
     try:
         result = bank.run(sql)
         if not result.rows:
@@ -144,8 +146,7 @@ def _problem_in(sql: str, limited: bool, bank: Database) -> str | None:
             return "resultado com linhas demais"
         if len(result.rows) == 1 and all(value is None for value in result.rows[0]):
             return "resultado é só NULL"
-        # Só com LIMIT se lê a árvore: demora mais que executar.
-        tied = limited and _limit_tie(sql, result, bank)
+        tied = "limit" in sql.lower() and _limit_tie(sql, result, bank)
         return "depende de um empate no LIMIT" if tied else None
     except QueryError as error:
         return str(error)
@@ -170,6 +171,8 @@ def _limit_tie(sql: str, result: Result, bank: Database) -> bool:
     Repete a consulta sem o OFFSET e com uma linha a mais no limite.
     """
     tree = parse(sql)
+    if tree.args.get("limit") is None:
+        return False
     if tree.args.get("order") is None:
         return True
     count = _number(tree.args["limit"], bank)

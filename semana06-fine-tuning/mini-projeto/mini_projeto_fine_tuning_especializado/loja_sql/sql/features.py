@@ -1,32 +1,45 @@
 """O que se pode dizer de uma consulta só de olhar para ela: tipo, dificuldade, esqueleto."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import NamedTuple
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.sqlite import SQLite
 
-# Do mais específico ao mais geral: o que a árvore, ou a primeira coluna dela, precisa ter.
-KINDS: dict[str, Callable[[exp.Expression, exp.Expression], object]] = {
-    "primeiro de cada grupo": lambda tree, _: tree.find(exp.Window),
-    "anti-junção": lambda tree, _: any(
-        node.find(exp.In, exp.Exists) and node.find(exp.Select) for node in tree.find_all(exp.Not)
+# Do mais específico ao mais geral: o que a consulta precisa ter, pelos tipos de nó da árvore dela
+# (contados), pela árvore ou pela primeira coluna.
+KINDS: dict[str, Callable[[Counter, exp.Expression, exp.Expression], object]] = {
+    "primeiro de cada grupo": lambda have, *_: have[exp.Window],
+    "anti-junção": lambda have, tree, _: (
+        have[exp.Not]
+        and any(
+            node.find(exp.In, exp.Exists) and node.find(exp.Select)
+            for node in tree.find_all(exp.Not)
+        )
     ),
-    "having": lambda tree, _: tree.find(exp.Having),
-    "ranking": lambda tree, _: tree.args.get("limit"),
-    "agrupamento": lambda tree, _: tree.args.get("group"),
-    "percentual": lambda tree, _: any(x.name == "100.0" for x in tree.find_all(exp.Literal)),
-    "razão": lambda _, first: isinstance(first, exp.Div | exp.Sub) and first.find(exp.AggFunc),
-    "distintos": lambda tree, _: tree.find(exp.Distinct),
-    "contagem": lambda _, first: isinstance(first, exp.Count),
-    "agregado": lambda _, first: first.find(exp.AggFunc),
-    "junção": lambda tree, _: tree.find(exp.Join),
-    "subconsulta": lambda tree, _: len(list(tree.find_all(exp.Select))) > 1,
-    "lista ordenada": lambda tree, _: tree.args.get("order"),
+    "having": lambda have, *_: have[exp.Having],
+    "ranking": lambda _, tree, __: tree.args.get("limit"),
+    "agrupamento": lambda _, tree, __: tree.args.get("group"),
+    "percentual": lambda _, tree, __: any(x.name == "100.0" for x in tree.find_all(exp.Literal)),
+    "razão": lambda _, __, first: isinstance(first, exp.Div | exp.Sub) and first.find(exp.AggFunc),
+    "distintos": lambda have, *_: have[exp.Distinct],
+    "contagem": lambda _, __, first: isinstance(first, exp.Count),
+    "agregado": lambda _, __, first: first.find(exp.AggFunc),
+    "junção": lambda have, *_: have[exp.Join],
+    "subconsulta": lambda have, *_: have[exp.Select] > 1,
+    "lista ordenada": lambda _, tree, __: tree.args.get("order"),
     "lista": lambda *_: True,
 }
+
+
+class _Skeleton(SQLite.Generator):
+    """Escreve a consulta com um `?` no lugar de cada literal."""
+
+    TRANSFORMS = SQLite.Generator.TRANSFORMS | {exp.Literal: lambda *_: "?"}
 
 
 # Nomes entre aspas e comentários, que ficam; textos e inteiros, que não mudam o feitio da consulta.
@@ -89,11 +102,10 @@ def remember(sql: str, found: Shape) -> None:
 def _shape(sql: str) -> Shape:
     tree = parse(sql)
     first = tree.expressions[0].unalias() if isinstance(tree, exp.Select) else tree
-    kind = next(name for name, fits in KINDS.items() if fits(tree, first))
-    blank = tree.copy()
-    for literal in list(blank.find_all(exp.Literal)):
-        literal.replace(exp.Placeholder())
-    return Shape(blank.sql(dialect="sqlite", copy=False), tables(tree), kind, _difficulty(tree))
+    have = Counter(map(type, tree.walk()))
+    kind = next(name for name, fits in KINDS.items() if fits(have, tree, first))
+    skeleton = _Skeleton(dialect="sqlite").generate(tree, copy=False)
+    return Shape(skeleton, tables(tree), kind, _difficulty(have))
 
 
 def tables(tree: exp.Expression) -> list[str]:
@@ -101,9 +113,9 @@ def tables(tree: exp.Expression) -> list[str]:
     return sorted({table.name for table in tree.find_all(exp.Table)})
 
 
-def _difficulty(tree: exp.Expression) -> str:
+def _difficulty(have: Counter) -> str:
     """Pela soma de tabelas, condições e cláusulas além da primeira."""
-    points = len(list(tree.find_all(exp.Join, exp.And, exp.Or)))
-    points += sum(bool(tree.find(k)) for k in (exp.Group, exp.Having, exp.Limit, exp.Case))
-    points += 2 * (len(list(tree.find_all(exp.Select))) - 1)
+    points = have[exp.Join] + have[exp.And] + have[exp.Or]
+    points += sum(have[clause] > 0 for clause in (exp.Group, exp.Having, exp.Limit, exp.Case))
+    points += 2 * (have[exp.Select] - 1)
     return "fácil" if points <= 1 else "média" if points <= 4 else "difícil"

@@ -1,6 +1,8 @@
 """Conferir fora daqui e sortear adiante não mudam nada além do tempo."""
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import random
 import shutil
 
@@ -61,13 +63,27 @@ def test_drawing_ahead_gives_what_drawing_one_at_a_time_gives(shop_11, monkeypat
     assert all(made) and any("tentativa" in item.where for item in rejected)
 
 
-def test_a_process_that_dies_is_told_in_a_sentence(shop_11):
+@pytest.mark.parametrize("half_open", [False, True])
+def test_a_process_that_dies_is_told_in_a_sentence(shop_11, monkeypatch, half_open):
+    """Também com a outra ponta do cano ainda aberta, como no Windows quando ele morre ao nascer."""
+    pipe, copies = multiprocessing.connection.Pipe, []
+
+    def kept(duplex: bool) -> tuple:
+        ours, theirs = pipe(duplex)
+        copies.append(os.dup(theirs.fileno()))
+        return ours, theirs
+
+    if half_open:
+        monkeypatch.setattr(multiprocessing.connection, "Pipe", kept)
     with Checks([TrustedDatabase(shop_11)]) as checker:
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
         with pytest.raises(UserError, match="morreu"):
             checker.problem(QUERIES[0])
+    for copied in copies:
+        os.close(copied)
+    assert bool(copies) == half_open
 
 
 def test_an_error_in_a_process_is_the_error_of_who_asked(tmp_path, shop_11):

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from comum.terminal import UserError, progress
@@ -29,6 +30,7 @@ BROKEN = (
     "um dos processos que conferem as consultas não nasceu, ou morreu: falta memória, ou há "
     "processos demais. Feche outros programas e repita."
 )
+Worker = tuple[Connection, BaseProcess]  # um processo que confere, e o cano até ele
 Found = tuple[str | None, Shape | None]  # o que há de errado com a consulta ou, se nada, o feitio
 
 
@@ -46,7 +48,7 @@ class Checks:
         self._known: dict[str, str | None] = {}
         self._coming: dict[str, Future[Found]] = {}
         self._familiar: set[str] = set()  # as que serviram, sem os valores
-        self._idle: queue.SimpleQueue[Connection] | None = None  # os processos à espera
+        self._idle: queue.SimpleQueue[Worker] | None = None  # os processos à espera
 
     def __enter__(self) -> "Checks":
         workers = min(AT_ONCE, os.cpu_count() or 1)
@@ -67,9 +69,10 @@ class Checks:
         try:
             for _ in range(workers):
                 ours, theirs = fresh.Pipe()
-                fresh.Process(target=_serve, args=(theirs, banks), daemon=True).start()
+                process = fresh.Process(target=_serve, args=(theirs, banks), daemon=True)
+                process.start()
                 theirs.close()
-                self._idle.put(ours)
+                self._idle.put((ours, process))
         except OSError as error:
             raise UserError(BROKEN) from error
         finally:
@@ -78,7 +81,7 @@ class Checks:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
         while self._idle is not None and not self._idle.empty():
-            self._idle.get().close()  # do outro lado, é o fim
+            self._idle.get()[0].close()  # do outro lado, é o fim
 
     def all(self, queries: Iterable[str], label: str) -> None:
         """Confere as que ainda não se conhecem, com uma barra de progresso."""
@@ -111,14 +114,17 @@ class Checks:
         request = (sql, without_values(sql) in self._familiar)
         if self._idle is None:
             return _found(self.databases, *request)
-        line = self._idle.get()
+        line, process = worker = self._idle.get()
         try:
             line.send(request)
+            # No Windows, o cano de um que morre ao nascer não se fecha deste lado.
+            if line not in wait([line, process.sentinel]):
+                raise EOFError
             answer = line.recv()
         except (EOFError, OSError) as error:
             raise UserError(BROKEN) from error
         finally:
-            self._idle.put(line)
+            self._idle.put(worker)
         if isinstance(answer, Exception):
             raise answer
         return answer

@@ -84,9 +84,9 @@ CLASSIFIERS = {
 
 
 def training_title(training: TrainingSummary) -> str:
-    """Um treino do mini-projeto para quem lê: `LoRA, 2.989 exemplos`."""
+    """Um treino do mini-projeto para quem lê: `LoRA, 2.989 exemplos, 374 passos`."""
     method = METHODS.get(training.method, training.method)
-    return f"{method}, {decimal(training.examples)} exemplos"
+    return f"{method}, {decimal(training.examples)} exemplos, {decimal(training.steps)} passos"
 
 
 def hyperparameter(value: float | str | list[str]) -> str:

@@ -7,8 +7,8 @@ Cada treino é a lição do dia 4 com outras opções (os fatores estão em `est
 `resultados/estudo_lora/`: interrompido, o estudo continua de onde parou.
 
 A regra de escolha, dita antes de ver os números: vence a menor perplexidade média na validação; das
-que ficam a menos de um desvio entre sementes dela, a de menos parâmetros treináveis. O teste não
-participa.
+que passam dela por menos de um desvio entre sementes (a média quadrática dos de todas as linhas), a
+de menos parâmetros treináveis. O teste não participa.
 """
 
 import argparse

@@ -27,15 +27,15 @@ TESTS = ("test", "test_typos", "test_2", "test_3")
 SHOWN = ("untrained", "trained", "forms")  # os grupos de variantes que a ficha mostra
 
 
-def model_card(config: Config, adapter: Path, manifest: Manifest) -> str:
-    """O texto da ficha; as notas vêm do resultado de evaluate.py deste treino, se houver."""
+def model_card(config: Config, adapter: Path, manifest: Manifest, folder: Path) -> str:
+    """O texto da ficha que vai em `folder`; as notas são as de evaluate.py neste treino, se há."""
     training, default = read_summary(adapter), config.model.name == "default"
     scores = _scores(adapter, training)
     base, run = base_name(config), read_run(adapter)
     data = ModelCardData(
         language="pt",
         license="apache-2.0" if default else "other",
-        library_name="transformers",
+        library_name="peft" if (folder / "adapter_config.json").is_file() else "transformers",
         pipeline_tag="text-generation",
         base_model=base,
         tags=["text-to-sql", "sqlite", config.training.method, "portuguese"],
@@ -93,7 +93,8 @@ def _hub_result(split: str, name: str, variant: Variant) -> EvalResult:
         task_type="text-generation",
         task_name="Texto para SQL",
         dataset_type="loja-sql",
-        dataset_name=f"Perguntas sobre a loja, {split}",
+        dataset_name="Perguntas sobre a loja",
+        dataset_split=split,  # sem ele, o hub tomaria os testes por um só
         metric_type="execution_accuracy",
         metric_name=f"acurácia de execução ({name})",
         metric_value=round(100 * variant.execution_accuracy.value, 1),

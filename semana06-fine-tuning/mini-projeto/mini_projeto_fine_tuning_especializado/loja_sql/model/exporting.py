@@ -94,10 +94,11 @@ class Exporter:
             shutil.rmtree(merged, ignore_errors=True)
         ready = manifest.ready(self.folder)
         self._write_modelfile([ready[form].name for form in GGUF_FORMS if form in ready])
-        text = model_card(load_effective(self.adapter), self.adapter, manifest)
+        made = load_effective(self.adapter)
         # A ficha do modelo que vem pronto é do repositório, e não do que se exportou dele.
         trained = () if self.adapter == SHIPPED else (self.adapter,)
         for folder in (*trained, self.folder, *filter(Path.is_dir, ready.values())):
+            text = model_card(made, self.adapter, manifest, folder)
             write_text(folder / "README.md", text)
         return manifest
 

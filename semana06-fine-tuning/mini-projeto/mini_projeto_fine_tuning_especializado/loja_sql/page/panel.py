@@ -4,6 +4,7 @@ Aqui se junta o que há para mostrar; o texto e a ordem estão em dashboard.html
 panel.html (o que se diz de cada avaliação).
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -149,7 +150,7 @@ def _title(name: str, part: Variant) -> str:
 
 def _short(title: str) -> str:
     """O que cabe ao lado de um ponto, também no telefone."""
-    return title.replace(" exemplos", " ex.")
+    return re.sub(r" exemplos(, [^:]* passos)?", " ex.", title)
 
 
 def learning(variants: dict[str, Variant]) -> list[tuple[int, Score]]:

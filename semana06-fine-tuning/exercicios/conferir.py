@@ -8,13 +8,14 @@ sorteados com semente fixa; as dicas estão em dicas.yaml. Nada se escreve nos s
 código de saída só é 0 com tudo certo.
 """
 
+import inspect
 import math
 import random
 import runpy
 import sqlite3
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from comum.terminal import Parser, run_main
@@ -79,10 +80,18 @@ def verdict(yours: object, hints: dict[str, str], cases: Cases, path: Path) -> t
         except (Exception, SystemExit) as error:
             return WRONG, f"parou com {said_of(error, path)}. Dica: {hints['other']}"
         if found is None:
-            return UNWRITTEN, ""
+            return (UNWRITTEN, "") if untouched(yours) else (WRONG, "não devolve nada: e o return?")
         if wrong := right(found) if callable(right) else mistake(found, right, *traps):
             return WRONG, hints.get(wrong, hints["other"])
     return RIGHT, ""
+
+
+def untouched(yours: Callable) -> bool:
+    """Se na função ainda está o lugar de escrever com que ela veio."""
+    try:
+        return "escreva aqui" in inspect.getsource(yours)
+    except (OSError, TypeError):  # não foi escrita em Python, ou não neste arquivo
+        return False
 
 
 def said_of(error: BaseException, path: Path) -> str:
@@ -213,7 +222,8 @@ def dia4() -> Cases:
         shapes = isinstance(found, tuple) and [list(getattr(x, "shape", [])) for x in found]
         if shapes != [[2, 9], [6, 2]]:
             return "shapes"
-        return mistake(found[1] @ found[0], best, {"unsized": unsized, "twice": twice})
+        a, b = (torch.as_tensor(x).double() for x in found)
+        return mistake(b @ a, best, {"unsized": unsized, "twice": twice})
 
     yield "extract_lora", ((draw(6, 9), 2), product)
 
@@ -235,7 +245,8 @@ def dia5() -> Cases:
     levels, values = library.get_4bit_type("nf4", device="cpu"), torch.linspace(-1, 1, 120)
     nearest = torch.from_numpy(vq(values[:, None].numpy(), levels[:, None].numpy())[0])
     nearest, above = nearest.reshape(3, 40), torch.searchsorted(levels, values).reshape(3, 40)
-    traps = {"values": levels[nearest], "above": above, "below": above - 1}
+    below = torch.searchsorted(levels, values, right=True).reshape(3, 40) - 1
+    traps = {"values": levels[nearest], "above": above, "below": below}
     yield "nearest_level", ((values.reshape(3, 40), levels), nearest, traps)
 
     weight = draw(2, 128) * torch.tensor([[1.0], [5.0]])

@@ -336,7 +336,7 @@ def test_the_study_resumes_and_chooses_by_the_rule(tmp_path, monkeypatch, result
     monkeypatch.setattr("comum.results.commit", lambda: None)
     path = tmp_path / "estudo.yaml"
     path.write_text(
-        "base: {r: 16, learning_rate: 1.0e-3}\nseeds: {quick: [1], full: [1, 2]}\n"
+        f"{BASE}seeds: {{quick: [1], full: [1, 2]}}\n"
         "factors: {r: [{r: 4}, {r: 8}, {r: 32}, {r: 64}]}\nquick: [r]\n",
         encoding="utf-8",
     )
@@ -360,15 +360,24 @@ def test_a_run_of_the_study_that_dies_is_said(monkeypatch, results):
         estudo.train("x", {"r": 4}, 1)
 
 
+BASE = (
+    "base: {method: lora, r: 16, alpha: 6, dropout: 0, learning_rate: 0.1, "
+    "target_modules: all-linear, epochs: 1, train_examples: 9}\n"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("base: {rank: 3}\nseeds: {quick: [1]}\nfactors: {}\nquick: []\n", "desconhecida: rank"),
         ("base: {r: 3}\nseeds: {}\nfactors: {}\nquick: []\n", "não tem a forma esperada"),
         (
-            "base: {r: 3}\nseeds: {quick: [1]}\nfactors: {posto: [{r: 4}]}\nquick: [posto]\n",
-            "não há posto nela",
+            "base: {r: 3, alpha: 6}\nseeds: {quick: [1]}\nfactors: {r: [{r: 4}]}\nquick: [r]\n",
+            "faltam chaves em base: dropout, epochs,",
         ),
+        (BASE + "seeds: {quick: [1]}\nfactors: {posto: [{r: 4}]}\nquick: [posto]\n", "há posto"),
+        (BASE + "seeds: {quick: 1}\nfactors: {r: [{r: 4}]}\nquick: [r]\n", "uma lista"),
+        (BASE + "seeds: {quick: [1]}\nfactors: {r: [{r: 4}]}\nquick: []\n", "ao menos um fator"),
         ("- só\n- uma lista\n", "tem de ser um mapa"),
         ("base: [", "o texto acaba antes"),
     ],

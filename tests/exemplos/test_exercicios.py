@@ -62,9 +62,21 @@ MISTAKES = [
         "faq_proj não é q_proj",
     ),
     ("extract_lora", lambda d, r: (torch.zeros(6, 2), torch.zeros(2, 9)), "nesta ordem"),
+    ("merge", lambda w, a, b, al: None, "e o return?"),
     ("absmax_int8", lambda w: ((w / scale_of(w)).char(), scale_of(w)), "sem arredondar"),
     ("absmax_int8", lambda w: ((w / scale_of(w)).round(), scale_of(w)), "torch.int8"),
     ("nearest_level", lambda v, levels: torch.searchsorted(levels, v), "nível de cima"),
+    (
+        "nearest_level",
+        lambda v, levels: torch.searchsorted(levels, v, right=True) - 1,
+        "nível de baixo",
+    ),
+    ("nearest_level", print, "e o return?"),
+    (
+        "extract_lora",
+        lambda d, r: (torch.zeros(2, 9, dtype=torch.float64), torch.zeros(6, 2)),
+        "torch.linalg.svd",
+    ),
     (
         "round_trip",
         lambda w, levels, b: (

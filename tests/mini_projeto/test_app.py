@@ -219,6 +219,8 @@ def test_csv_has_every_row_and_no_formula_for_the_spreadsheet():
     assert found[0] == ["nome", "preço"] and len(found) == 304
     assert found[1] == ['Ação; "x"', "0,3"]
     assert found[2:4] == [["'=cmd|' /C calc'!A0", "-5"], ["'-1+1", ""]]
+    tiny = csv_bytes("SELECT x FROM t", Result(["x"], [(4e-7,), (1234567.1000000001,)]))
+    assert tiny.decode("utf-8-sig").split() == ["x", "4e-07", "1234567,1"]
     photos = csv_bytes("SELECT foto FROM t", Result(["foto"], [(b"\x00\xff",)]))
     assert photos.decode("utf-8-sig").split() == ["foto", "x'00ff'"], "como na página"
 
@@ -277,9 +279,12 @@ def test_opinions_are_kept_in_a_file_data_prep_reads(served):
     poison = "SELECT nome FROM produtos ORDER BY 1.5 LIMIT 1"
     assert "empate no LIMIT" in page.save_opinion("z?", poison, poison, True), "o de data_prep"
     assert "faça uma pergunta" in page.save_opinion("", "", "", True)
+    said = page.save_opinion("quantas vendas?", "SELECT 4", EDITED_SQL, True)
+    assert "correção foi guardada" in said, "o que está certo é o que se vê, e se editou"
     rejected: list = []
     rows = read_questions(page.feedback, "feedback", rejected)
     expected = [("quantos por status?", MODEL_SQL), ("quantos pedidos?", EDITED_SQL)]
+    expected.append(("quantas vendas?", EDITED_SQL))
     assert [(r.question, r.sql) for r in rows] == expected
     assert [r.question for r in rejected] == ["e o frete?"], "sem correção: à espera, não perdida"
 

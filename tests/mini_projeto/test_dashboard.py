@@ -82,7 +82,7 @@ def test_the_best_comes_first_with_a_name_for_people(measured):
     values = [part.value for part in facts["accuracy"].values()]
     assert values == sorted(values, reverse=True)
     titles = panel.titles(variants)
-    assert titles["treinado, full_4e4"] == "todos os pesos, 3.255 exemplos"
+    assert titles["treinado, full_4e4"] == "todos os pesos, 3.255 exemplos, 160 passos"
     assert titles["treinado, lora_4e3"].startswith("LoRA, 3.255 exemplos")
     assert titles["treinado, q8_0"] == "q8_0 (GGUF, 8 bits)"
     assert titles["base com esquema, 4 exemplos"] == "sem treino, 4 exemplos"
@@ -120,7 +120,30 @@ def test_every_run_can_be_picked_and_any_two_models_compared(measured):
     found = json.loads(data)
     assert list(found["variants"])[0] == "lora · treinado"
     assert set(found["variants"]["novo · treinado"]) == set(found["questions"])
-    assert found["variants"]["lora · treinado"]["3: pergunta 3"] == ["SELECT 3", 0]
+    assert found["variants"]["lora · treinado"]["3: SELECT 3 WHERE 1 < 2"] == ["SELECT 3", 0]
+
+
+def test_a_model_is_compared_with_itself_on_questions_worded_otherwise(measured):
+    config, results = measured
+    reworded = [
+        row | {"variant": "treinado, sem acentos", "question": row["question"].upper()}
+        for row in ROWS
+        if row["variant"] == "treinado"
+    ]
+    write_rows(results, map(answer, [*ROWS, *reworded]))
+    [data] = re.findall(r'id="answers">(.*?)</script>', panel.page(config))
+    found = json.loads(data)
+    assert set(found["variants"]["treinado, sem acentos"]) == set(found["variants"]["treinado"])
+    assert {question for question, _ in found["questions"].values()} == {
+        row["question"] for row in ROWS
+    }
+
+
+def test_an_evaluation_on_another_split_is_one_s_own_too(measured):
+    config, results = measured
+    (results / RESULTS).rename(results / "mini_projeto_lora_test_2.json")
+    shown = panel.page(config)
+    assert '<section data-run="lora_test_2">' in shown and "Ainda não há notas" not in shown
 
 
 def test_answers_without_scores_yet_are_left_out(measured):

@@ -144,6 +144,14 @@ def test_the_adapter_to_publish_is_whole_half_the_size_and_free_of_folders(copie
     assert str(wide_llama) in settings, "uma base que não é a padrão fica pelo nome que tem"
 
 
+def test_without_the_record_of_the_training_only_the_adapter_is_left_out(copied, capsys):
+    args, folder = copied
+    (folder / "run.json").unlink()
+    export.main([*args, "--forms", "adapter,bf16"])
+    assert "adapter ficou de fora: falta o run.json" in capsys.readouterr().out
+    assert list(exported_forms(folder)) == ["bf16"]
+
+
 def test_exporting_again_redoes_only_what_is_missing(again, monkeypatch):
     args, again = again
     args += ["--forms", "bf16"]

@@ -139,9 +139,18 @@ def test_bad_arguments_end_with_code_two(project, extra, message, capsys):
 
 
 @pytest.mark.parametrize(
-    ("output", "message"), [("perguntas.txt", "o mesmo arquivo"), (".", "é uma pasta")]
+    ("output", "message"),
+    [
+        ("perguntas.txt", "o mesmo arquivo"),
+        (".", "é uma pasta"),
+        ("perguntas.txt/respostas.jsonl", "perguntas.txt"),
+    ],
 )
-def test_answers_never_go_over_the_questions(project, output, message, capsys):
+def test_where_answers_cannot_go_is_said_before_the_model_loads(
+    project, output, message, monkeypatch, capsys
+):
+    """Nem por cima das perguntas, nem onde não se grava."""
+    monkeypatch.setattr(inference, "Assistant", None)
     args, folder = project
     source = folder / "perguntas.txt"
     source.write_text("quantos clientes?\n", encoding="utf-8")

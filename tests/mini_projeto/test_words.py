@@ -90,6 +90,20 @@ def test_what_the_tree_does_not_explain_keeps_the_banks_names():
         ("SELECT nome FROM produtos ORDER BY preco DESC LIMIT 1 OFFSET 1", ""),
         ("SELECT nome FROM produtos WHERE 1", "Mostra nome, da tabela produtos; só onde 1."),
         (
+            "SELECT id FROM pedidos WHERE data NOT LIKE '2024%' AND status NOT LIKE 'p%'",
+            "Mostra número, da tabela pedidos; só onde data não é de 2024 e status não começa com "
+            "“p”.",
+        ),
+        (
+            "SELECT nome FROM clientes WHERE nome LIKE '%a' AND uf LIKE 'SP' AND nome LIKE '%b%'",
+            "Mostra nome, da tabela clientes; só onde nome termina com “a” e UF é “SP” e nome "
+            "contém “b”.",
+        ),
+        (
+            "SELECT nome FROM clientes WHERE data_cadastro LIKE '____-12-%'",
+            "Mostra nome, da tabela clientes; só onde data_cadastro LIKE '____-12-%'.",
+        ),
+        (
             "SELECT nome FROM notas WHERE json_valid(nome)",
             "Mostra nome, da tabela notas; só onde JSON_VALID(nome).",
         ),

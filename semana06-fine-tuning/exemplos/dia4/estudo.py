@@ -91,9 +91,13 @@ def load_study(path: Path, level: str) -> tuple[list[tuple[str, Point]], list[in
     if unknown := {key for _, point in points for key in point} - FLAGS.keys():
         wrong, known = ", ".join(sorted(unknown)), ", ".join(FLAGS)
         raise UserError(f"{path}: chave desconhecida: {wrong}. As que existem: {known}.")
+    if absent := FLAGS.keys() - base.keys():
+        raise UserError(f"{path}: faltam chaves em base: {', '.join(sorted(absent))}.")
     if absent := set(names) - base.keys():
         wrong = ", ".join(sorted(absent))
         raise UserError(f"{path}: um fator tem o nome de uma chave de base, e não há {wrong} nela.")
+    if not (names and seeds and isinstance(seeds, list)):
+        raise UserError(f"{path}: seeds é uma lista de números, e há ao menos um fator a variar.")
     return points, seeds
 
 

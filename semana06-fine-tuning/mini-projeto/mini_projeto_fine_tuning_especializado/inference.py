@@ -14,10 +14,12 @@ banco é aberto só para leitura: seja qual for o SQL que o modelo escreva, nada
 import contextlib
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from comum.files import lines, write_jsonl
 from comum.terminal import Parser, UserError, run_main
+from comum.text import fold
 
 from loja_sql.config import add_config_arguments, config_from_args
 from loja_sql.model.assistant import Answer, Assistant, add_model_arguments, as_record, settings
@@ -74,6 +76,9 @@ def questions_of(source: Path | None, target: Path | None, typed: list[str]) -> 
         raise UserError(f"{target} é uma pasta; em --output vai o nome de um arquivo.")
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError("--input e --output são o mesmo arquivo, e as perguntas se perderiam.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=target.parent):  # antes de responder a todas, e não depois
+        pass
     if source.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl"):
         raise UserError(f"--input é um texto com uma pergunta por linha, e {source} é uma tabela.")
     questions = [line.strip() for line in lines(source) if line.strip()]
@@ -96,7 +101,7 @@ def chat(assistant: Assistant) -> None:
         except (EOFError, KeyboardInterrupt):
             print()
             return
-        if line in (":sair", ":quit", ":q"):
+        if fold(line) in (":sair", ":quit", ":q"):
             return
         if line.lower() in WORDS:
             print("Os comandos começam com dois-pontos: :ajuda, :sair.")
@@ -110,6 +115,7 @@ def chat(assistant: Assistant) -> None:
 def command(line: str, assistant: Assistant, history: list[Answer]) -> None:
     """Atende uma linha da conversa que começa com dois-pontos."""
     name, _, rest = line.partition(" ")
+    name = fold(name)  # :Histórico também serve
     if name == ":ajuda":
         print(HELP)
     elif name == ":esquema":

@@ -178,7 +178,8 @@ class Exporter:
         weights = self.adapter / SAFETENSORS_WEIGHTS_NAME
         if not weights.is_file():
             raise UserError("o treino foi de todos os pesos, e não há adaptador")
-        run = run_folder.read_run(self.adapter)
+        if (run := run_folder.read_run(self.adapter)) is None:
+            raise UserError("falta o run.json do treino, ou ele é de outra versão")
         output.mkdir(parents=True)
         for name in run.files.keys() - UNPUBLISHED:
             shutil.copy2(self.adapter / name, output / name)

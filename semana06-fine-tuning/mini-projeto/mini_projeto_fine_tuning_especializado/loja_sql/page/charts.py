@@ -24,8 +24,10 @@ LABEL_CHARS, LABEL_LINES = 20, 3
 COLORS = ["#3b82f6", "#ea580c", "#16a34a", "#8b5cf6", "#db2777", "#0891b2", "#a16207"]
 CAUSE_COLORS = [*qualitative.Safe, *qualitative.Dark2]  # mais cores que causas
 CLEAR, GRID = "rgba(0,0,0,0)", "rgba(128,128,128,.3)"
-# Do que o plotly oferece, fica salvar como imagem: o resto fala inglês e não faz falta.
+# Do que o plotly oferece, fica salvar como imagem: o resto fala inglês e não faz falta, ou manda o
+# gráfico a um servidor.
 BUTTONS = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale"]
+BUTTONS += ["sendcharttocloud"]
 SCATTER_HEIGHT, LABEL_HEIGHT, ROW_HEIGHT = 400, 17, 40  # pixels
 
 
@@ -43,8 +45,10 @@ def bars(rows: Sequence[tuple[str, float, str]], top: float, hover: Sequence[str
     column = go.Scatter(x=[edge] * len(rows), y=places, text=texts, mode="text", hoverinfo="skip")
     column.update(textposition="middle right", cliponaxis=False)
     lines = 1 + max(label.count("<br>") for label in labels)
-    figure = _figure([bar, column], 16 + len(rows) * (10 + 15 * lines))
-    figure.update_layout(bargap=0.35, margin_r=10 + 7 * max(map(len, texts)), dragmode=False)
+    figure = _figure([bar, column], 36 + len(rows) * (10 + 15 * lines))
+    # Em cima fica o botão do plotly, que cobriria o primeiro valor.
+    figure.update_layout(bargap=0.35, margin_t=28, margin_r=10 + 7 * max(map(len, texts)))
+    figure.update_layout(dragmode=False)
     figure.update_xaxes(range=[0, edge], showticklabels=False, fixedrange=True)
     figure.update_yaxes(tickvals=places, ticktext=labels, showgrid=False, zeroline=False)
     return figure.update_yaxes(range=[len(rows) - 0.5, -0.5], fixedrange=True)

@@ -28,6 +28,13 @@ COMPARED = {
     exp.LT: "é menor que",
     exp.LTE: "é no máximo",
 }
+# O que um LIKE procura, conforme haja um % no começo e no fim do padrão.
+LIKE = {
+    (True, True): "contém",
+    (True, False): "termina com",
+    (False, True): "começa com",
+    (False, False): "é",
+}
 PERIOD = re.compile(r"(\d{4})(-\d\d)?(-)?%")
 CANCELLED = "pedidos cancelados não contam"
 
@@ -80,11 +87,26 @@ def sentence(sql: str) -> str:
         tree = parse(sql)
     except (SqlglotError, RecursionError):
         return ""
-    untold = (exp.Window, exp.With, exp.SetOperation, exp.Offset)
-    if not isinstance(tree, exp.Select) or tree.find(*untold) or not tree.args.get("from_"):
+    if not isinstance(tree, exp.Select) or not tree.args.get("from_") or _has_untold(tree):
         return ""
     parts = [_measured(tree) + _sources(tree), *_filters(tree), *_ending(tree)]
     return "; ".join(parts) + "."
+
+
+def _has_untold(tree: exp.Select) -> bool:
+    """Diz se há na consulta o que a frase não contaria, e sem o que ela seria falsa."""
+    if tree.find(exp.Window, exp.With, exp.SetOperation, exp.Offset, exp.Case):
+        return True
+    for join in tree.find_all(exp.Join):
+        if join.side or not (join.args.get("using") or isinstance(join.args.get("on"), exp.EQ)):
+            return True
+    # De uma subconsulta, a frase diz as tabelas e, dentro de um IN, o WHERE.
+    inner = (one for one in tree.find_all(exp.Select) if one is not tree)
+    return any(
+        one.args.get(clause) and not (clause == "where" and isinstance(one.parent.parent, exp.In))
+        for one in inner
+        for clause in ("where", "group", "having", "limit")
+    ) or isinstance(tree.args["from_"].this, exp.Subquery)
 
 
 def _measured(tree: exp.Select) -> str:
@@ -113,7 +135,7 @@ def _filters(tree: exp.Select) -> list[str]:
     for clause, lead in (("where", "só onde"), ("having", "só os grupos em que")):
         if node := tree.args.get(clause):
             parts = _operands(node.this, exp.And)
-            told = [condition(part, tree) for part in parts]
+            told = [condition(part, tree, inside=len(parts) > 1) for part in parts]
             rest = [text for text in told if text != CANCELLED]
             found += [f"{lead} {' e '.join(rest)}"] * bool(rest)
             found += [CANCELLED] * (len(rest) < len(told))
@@ -123,22 +145,35 @@ def _filters(tree: exp.Select) -> list[str]:
 def _ending(tree: exp.Select) -> list[str]:
     found = []
     if order := tree.args.get("order"):
-        down = " (do maior ao menor)"
-        keys = [phrase(k, tree) + (down if k.args.get("desc") else "") for k in order.expressions]
-        found.append(f"em ordem de {_and(keys)}")
+        found.append(f"em ordem de {_and([_ordered(key, tree) for key in order.expressions])}")
     if limit := tree.args.get("limit"):
         count = limit.expression.name
         found.append("só a primeira linha" if count == "1" else f"só as {count} primeiras linhas")
     return found
 
 
-def condition(node: exp.Expression, tree: exp.Expression) -> str:
-    """Uma condição em palavras; a que não se reconhece, como o SQL a escreve."""
+def _ordered(key: exp.Ordered, tree: exp.Select) -> str:
+    node = key.this
+    if isinstance(node, exp.Literal) and node.is_int and 0 < int(node.name) <= len(tree.selects):
+        node = tree.selects[int(node.name) - 1]  # ORDER BY 2
+    way = "mais recente ao mais antigo" if node.name.startswith("data") else "maior ao menor"
+    return phrase(node, tree) + (f" (do {way})" if key.args.get("desc") else "")
+
+
+def condition(node: exp.Expression, tree: exp.Expression, inside: bool = False) -> str:
+    """Uma condição em palavras; a que não se reconhece, como o SQL a escreve.
+
+    Args:
+        inside: é parte de outra, e o que nela se soma vai entre parênteses.
+    """
     node = node.unnest()
-    if isinstance(node, exp.Or):
-        return " ou ".join(condition(part, tree) for part in _operands(node, exp.Or))
-    negated = isinstance(node, exp.Not)
-    inner = node.this.unnest() if negated else node
+    for kind, word in ((exp.Or, " ou "), (exp.And, " e ")):
+        if isinstance(node, kind):
+            told = word.join(condition(part, tree, True) for part in _operands(node, kind))
+            return f"({told})" if inside else told
+    inner = node.this.unnest() if isinstance(node, exp.Not) else node
+    # x NOT LIKE y é, na árvore, um LIKE que se nega a si mesmo.
+    negated = isinstance(node, exp.Not) != bool(inner.args.get("negate"))
     told = _told(inner, tree, " não" if negated else "")
     return told or node.sql(dialect="sqlite")[:MAX_CONDITION]
 
@@ -148,16 +183,19 @@ def _told(node: exp.Expression, tree: exp.Expression, no: str) -> str:
     name = owned(node.this, tree) if isinstance(node.this, exp.Expression) else ""
     if isinstance(node, exp.Exists) or (isinstance(node, exp.In) and node.args.get("query")):
         where = _and([name_words(table) for table in tables(node)])
-        return f"{'não há' if no else 'há'} registro em {where}"
+        only = "; ".join(_filters(node.find(exp.Select)))
+        return f"{'não há' if no else 'há'} registro em {where}" + (f" ({only})" if only else "")
     if isinstance(node, exp.In):
-        return f"{name}{no} é {_or([_value(v, node.this, tree) for v in node.expressions])}"
+        values = [_value(v, node.this, tree) for v in node.expressions]
+        return f"{name}{no} é {' nem '.join(values) if no else _or(values)}"
     if isinstance(node, exp.Is) and isinstance(node.expression, exp.Null):
         return f"{name} {'tem' if no else 'não tem'} valor"
     if isinstance(node, exp.Between):
         low, high = (_value(node.args[key], node.this, tree) for key in ("low", "high"))
         return f"{name}{no} vai de {low} a {high}"
     if isinstance(node, exp.Like) and isinstance(node.expression, exp.Literal):
-        return f"{name}{no} {_like(node.expression.name)}"
+        told = _like(node.expression.name)
+        return told and f"{name}{no} {told}"
     if type(node) in COMPARED and not no:
         if isinstance(node, exp.NEQ) and (name, node.expression.name) == ("status", "cancelado"):
             return CANCELLED
@@ -167,16 +205,20 @@ def _told(node: exp.Expression, tree: exp.Expression, no: str) -> str:
 
 def _compared(node: exp.Binary) -> str:
     day = isinstance(node.expression, exp.Literal) and node.expression.is_string
-    since = {exp.GTE: "é a partir de", exp.LTE: "é até"} if day else {}
+    since = {exp.GTE: "é a partir de", exp.LTE: "é até"}
+    since |= {exp.GT: "é depois de", exp.LT: "é antes de"}
+    since = since if day else {}
     return since.get(type(node), COMPARED[type(node)])
 
 
 def _like(pattern: str) -> str:
+    """O padrão em palavras; vazio para o que tem curingas no meio."""
     if found := PERIOD.fullmatch(pattern):
         return f"é de {written(found[1] + (found[2] or ''), 'date')}"
-    inside = pattern.strip("%")
-    way = "contém" if pattern.startswith("%") else "começa com"
-    return f"{way} “{inside}”"
+    inside = pattern.removeprefix("%").removesuffix("%")
+    if set(inside) & {"%", "_"}:
+        return ""
+    return f"{LIKE[pattern.startswith('%'), pattern.endswith('%')]} “{inside}”"
 
 
 def _value(node: exp.Expression, measured: exp.Expression, tree: exp.Expression) -> str:

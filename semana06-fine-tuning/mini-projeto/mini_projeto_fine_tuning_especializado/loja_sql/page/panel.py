@@ -30,7 +30,7 @@ from loja_sql.sql.causes import CAUSES
 
 HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
-PREFIX, SUFFIX = "mini_projeto_", "_test.json"
+PREFIX = "mini_projeto_"
 SAMPLES_PER_CAUSE = 5
 FORMS = {
     "bf16": "bf16 (16 bits)",
@@ -41,7 +41,8 @@ FORMS = {
     "q4_k_m": "q4_k_m (GGUF, 4 bits)",
     "q4_0": "q4_0 (GGUF, 4 bits)",
 }
-SAVE_ONLY = {"displaylogo": False, "responsive": True}
+SAVE_ONLY = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage"]]}
+SAVE_ONLY |= {"showSendToCloud": False, "plotlyServerURL": ""}  # nada sai daqui
 
 
 def draw(figure: go.Figure) -> Markup:
@@ -58,13 +59,12 @@ TEMPLATES.filters |= {"decimal": decimal, "interval": interval, "written": writt
 def page(config: Config) -> str:
     """O painel como um arquivo HTML só, com o plotly e o estilo dentro: nada vem de fora.
 
-    Traz todas as avaliações achadas; a que se vê primeiro é a do treino de `config`. Sem nenhuma,
-    mostra a que vem com o repositório. UserError se um resultado não se lê.
+    Traz todas as avaliações achadas, em qualquer divisão; a que se vê primeiro é a do treino de
+    `config`. Sem nenhuma, mostra a que vem com o repositório. UserError se um resultado não se lê.
     """
-    paths = {_run_name(path): path for path in sorted(RESULTS_DIR.glob(f"{PREFIX}*{SUFFIX}"))}
-    own = bool(paths)
-    if not own:
-        paths = {_run_name(path): path for path in sorted(REFERENCE_DIR.glob(f"{PREFIX}*{SUFFIX}"))}
+    found = sorted(RESULTS_DIR.glob(f"{PREFIX}*.json"))
+    own = bool(found)
+    paths = {_run_name(path): path for path in found or REFERENCE_DIR.glob(f"{PREFIX}*_test.json")}
     name = config.output_dir.name
     first = name if name in paths else next(iter(paths), "")
     runs = {
@@ -76,7 +76,7 @@ def page(config: Config) -> str:
 
 
 def _run_name(path: Path) -> str:
-    return path.name.removeprefix(PREFIX).removesuffix(SUFFIX)
+    return path.stem.removeprefix(PREFIX).removesuffix("_test")
 
 
 def _read(path: Path) -> tuple[Evaluation, list[dict]]:
@@ -179,8 +179,8 @@ def answers(runs: dict[str, dict]) -> dict:
     for run, facts in runs.items():
         # O treinado encabeça a lista: com o seguinte, é o par que se mostra primeiro.
         for row in sorted(facts["rows"], key=lambda row: row["variant"] != facts["main"]):
-            key = f"{row['id']}: {row['question']}"
-            questions[key] = row["question"], row["gold"]
+            key = f"{row['id']}: {row['gold']}"  # a pergunta, há quem a receba noutra redação
+            questions.setdefault(key, (row["question"], row["gold"]))
             name = row["variant"] if len(runs) == 1 else f"{run} · {row['variant']}"
             found.setdefault(name, {})[key] = row["predicted"], int(row["correct"])
     return {"questions": questions, "variants": found} if len(found) > 1 else {}

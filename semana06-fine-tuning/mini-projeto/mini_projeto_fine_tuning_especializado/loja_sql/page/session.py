@@ -97,21 +97,21 @@ class Page:
     def save_opinion(self, question: str, model_sql: str, edited: str, good: bool) -> str:
         """Guarda a opinião sobre a última resposta e diz o que foi guardado.
 
-        Uma opinião boa, ou ruim com correção, é um par `question`, `sql` pronto para o próximo
-        treino, conferido como `data_prep.py` o confere. Numa ruim sem correção o `sql` fica vazio,
-        e ela vai para os rejeitados.
+        Uma opinião boa, ou com correção, é um par `question`, `sql` pronto para o próximo treino,
+        conferido como `data_prep.py` o confere. Numa ruim sem correção o `sql` fica vazio, e ela
+        vai para os rejeitados. Quem edita o SQL e diz que está certo fala do que editou.
         """
         if question_problem(question) or not model_sql:
             return "Ainda não há resposta para avaliar: faça uma pergunta."
         correction = one_line(edited.strip().rstrip(";"))
-        fixed = not good and correction not in ("", one_line(model_sql))
+        fixed = correction not in ("", one_line(model_sql))
         right = correction if fixed else model_sql if good else ""
         problem = right and not declines(right) and reference_problem(right, self._banks())
         if problem:
             what = "A correção não foi guardada" if fixed else "Não guardei como exemplo"
             return f"{what}: {problem}."
         row = {"question": question, "model_sql": model_sql, "sql": right}
-        row["opinion"] = "good" if good else "bad"
+        row["opinion"] = "good" if good and not fixed else "bad"
         try:
             if not self._append(row):
                 return "Essa opinião já estava guardada. Obrigado!"

@@ -22,6 +22,7 @@ from loja_sql.page.words import Column, columns, written
 from loja_sql.prompt import DECLINE
 from loja_sql.sql.database import AT_ONCE as SQL_AT_ONCE
 from loja_sql.sql.database import Result
+from loja_sql.sql.names import name_words
 
 INTRO = """# Pergunte à loja
 Escreva uma pergunta em português sobre o que há no banco: {}. Um modelo de linguagem, nesta
@@ -79,6 +80,9 @@ ON_LOAD = """() => {
     "Fullscreen": "Tela cheia",
     "Exit fullscreen mode": "Sair da tela cheia",
     "Code input container": "Código em SQL",
+    "Fold line": "Recolher a linha",
+    "Unfold line": "Abrir a linha",
+    "More tabs": "Mais abas",
     "Download plot as a PNG": "Salvar como imagem",
   };
   const rename = () => document.querySelectorAll("[aria-label], [title]").forEach((part) => {
@@ -104,7 +108,8 @@ def build(page: Page) -> gr.Blocks:
     with gr.Blocks(title="Pergunte à loja", analytics_enabled=False) as blocks:
         tables = page.assistant.tables
         others = ["…"] * (len(tables) > INTRO_TABLES)
-        gr.Markdown(INTRO.format(", ".join([*tables[:INTRO_TABLES], *others]).replace("_", r"\_")))
+        names = [name_words(table) for table in tables[:INTRO_TABLES]]
+        gr.Markdown(INTRO.format(", ".join([*names, *others]).replace("_", r"\_")))
         theme = _button("◐ Tema", "tema")
         theme.click(None, js=SWITCH_THEME)
         with gr.Tab("Perguntar"):
@@ -154,6 +159,8 @@ class AskTab:
         code = {"language": "sql", "wrap_lines": True, "buttons": ["copy"], "lines": 1}
         code["show_line_numbers"] = False
         label = "Consulta em SQL (edite e execute)"
+        # A pergunta a que o SQL da caixa responde: no campo pode já haver outra, por fazer.
+        self.about = gr.State("")
         self.sql = gr.Code(label=label, interactive=True, elem_id="sql", **code)
         with gr.Row():
             self.run = _button("Executar o SQL", "executar")
@@ -170,11 +177,12 @@ class AskTab:
     def wire(self, queue: dict) -> None:
         """Liga os botões aos métodos."""
         outputs = [self.state, self.rows, self.chart, self.as_csv, self.as_xlsx, self.similar]
-        busy = [self.question, self.thanks, *outputs, self.ask, self.cancel]
+        busy = [self.question, self.about, self.thanks, *outputs, self.ask, self.cancel]
         asks = [self.ask.click, self.question.submit]
         begun = [*busy, self.examples]
         asked = gr.on(asks, self.starting, self.question, begun, js=TO_ADDRESS, **AT_ONCE)
         again = self.similar.click(self.choosing, self.similar, begun, **AT_ONCE)
+        again.then(None, self.question, None, js=TO_ADDRESS, **AT_ONCE)
         inputs, everything = [self.question, self.past], [self.sql, self.past, self.history, *busy]
         hidden = {"show_progress": "hidden", **PRIVATE}
         answers = [
@@ -184,14 +192,15 @@ class AskTab:
         for event in (asked, *answers, stopped):
             event.then(None, None, None, js=FOLLOW, **AT_ONCE)
         self.run.click(self.execute, self.sql, outputs, concurrency_limit=SQL_AT_ONCE, **PRIVATE)
-        reviewed = [self.question, self.sql, *outputs]
-        self.history.click(self.review, [self.history, self.past], reviewed, **PRIVATE)
+        reviewed = [self.question, self.about, self.sql, *outputs]
+        shown = self.history.click(self.review, [self.history, self.past], reviewed, **PRIVATE)
+        shown.then(None, self.question, None, js=TO_ADDRESS, **AT_ONCE)
         files = {"csv": (self.as_csv, csv_bytes), "xlsx": (self.as_xlsx, xlsx_bytes)}
         for form, (button, write) in files.items():
             saved = button.click(partial(self.content, write), self.sql, self.file, **PRIVATE)
             saved.then(None, self.file, None, js=SAVE % form)
         for button, good in ((self.good, True), (self.bad, False)):
-            inputs = [self.question, self.past, self.sql]
+            inputs = [self.about, self.past, self.sql]
             button.click(partial(self.opinion, good=good), inputs, self.thanks, **PRIVATE)
 
     def opened(self, past: list, request: gr.Request) -> tuple:
@@ -204,7 +213,7 @@ class AskTab:
         """Tira da vista a resposta anterior e troca Perguntar por Cancelar."""
         parts = (self.rows, self.chart, self.as_csv, self.as_xlsx, self.similar)
         hidden = {part: gr.update(visible=False) for part in parts}
-        said = {self.question: question, self.state: WAITING, self.thanks: ""}
+        said = {self.question: question, self.about: "", self.state: WAITING, self.thanks: ""}
         return said | hidden | self._busy(True) | {self.examples: gr.update(open=False)}
 
     def choosing(self, sample: list) -> dict:
@@ -225,7 +234,7 @@ class AskTab:
             past = [(answer.question, said), *past][:HISTORY]
         # De uma vez: quem lê o estado de pronta já pode opinar.
         shown = {self.past: past, self.history: _questions(past)}
-        shown |= {self.sql: laid_out(answer.sql), **self._busy(False)}
+        shown |= {self.sql: laid_out(answer.sql), self.about: answer.question, **self._busy(False)}
         yield shown | self.shown(answer, self.engine)
 
     def execute(self, sql: str) -> dict:
@@ -236,7 +245,8 @@ class AskTab:
         question, said = past[index]
         answer = self.page.assistant.execute(said, question)
         shown = self.shown(answer, "do histórico")
-        return {self.question: question, self.sql: laid_out(answer.sql)} | shown
+        asked = {self.question: question, self.about: question}
+        return asked | {self.sql: laid_out(answer.sql)} | shown
 
     def content(self, write: Callable[[str, Result], bytes], sql: str) -> str:
         """O arquivo com as linhas da consulta, em base64; nada, se ela não se executa."""

@@ -25,6 +25,9 @@ NAMED = {"%m": "month", "%w": "weekday"}
 LENGTHS = {"4": "ano", "7": "mês", "10": "dia"}  # de SUBSTR(data, 1, n)
 WRAPPERS = (exp.Round, exp.Cast, exp.Paren, exp.Alias, exp.Coalesce, exp.Ordered, exp.Abs)
 AGGREGATES = {exp.Sum: "total de", exp.Avg: "média de", exp.Min: "menor", exp.Max: "maior"}
+CONDITIONED = {exp.Sum: "total", exp.Avg: "média", exp.Count: "quantidade"}
+# (mês + a) / b, em inteiros.
+SPANS = {("1", "2"): "bimestre", ("2", "3"): "trimestre", ("5", "6"): "semestre"}
 MAX_TITLE = 48
 _ISO = re.compile(r"\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?")
 
@@ -46,10 +49,14 @@ def columns(sql: str, result: Result) -> list[Column]:
     if len(found) != len(result.columns) or any(node.is_star for node in found):
         # Da estrela, só o nome; a unidade, de um nome que a diga.
         found = [exp.column(name) for name in result.columns]
-    found = [_origin(node, tree) for node in found]
-    named = [Column(heading(node, tree)[:MAX_TITLE], unit(node)) for node in found]
+    found = [node.transform(_origin, tree) for node in found]
+    named = [Column(_short(heading(node, tree)), unit(node)) for node in found]
     values = zip(*result.rows, strict=True) if result.rows else [()] * len(named)
     return list(map(_seen, named, values))
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= MAX_TITLE else f"{title[: MAX_TITLE - 1]}…"
 
 
 def _origin(node: exp.Expression, tree: exp.Expression) -> exp.Expression:
@@ -95,6 +102,8 @@ def phrase(node: exp.Expression, tree: exp.Expression) -> str:
     node = _core(node)
     if isinstance(node, exp.Column):
         return name_words(node.name)
+    if type(node) in CONDITIONED and isinstance(_core(node.this), exp.Case | exp.Predicate):
+        return f"{CONDITIONED[type(node)]} com condição"
     if isinstance(node, exp.Count):
         return _count(node, tree)
     if isinstance(node, exp.TimeToStr | exp.Substring):
@@ -102,15 +111,15 @@ def phrase(node: exp.Expression, tree: exp.Expression) -> str:
     if unit(node) == "percent":
         return "percentual"
     if is_revenue(node):
-        return "faturamento" if tree.find(exp.NEQ) else "valor total"
-    if isinstance(node, exp.Div) and is_revenue(node.this) and node.expression.find(exp.Count):
-        return "ticket médio"
+        return "faturamento" if _excludes_cancelled(tree) else "valor total"
+    if isinstance(node, exp.Div) and (found := _ratio(node, tree)):
+        return found
     if isinstance(node, exp.Mul) and node.this.name in ("1", "1.0"):
         return phrase(node.expression, tree)
     if isinstance(node, exp.Div | exp.Sub):
         between = "por" if isinstance(node, exp.Div) else "menos"
         return f"{phrase(node.this, tree)} {between} {phrase(node.expression, tree)}"
-    if type(node) in AGGREGATES and isinstance(node.this, exp.Column):
+    if type(node) in AGGREGATES and isinstance(_core(node.this), exp.Column | exp.AggFunc):
         units = isinstance(node, exp.Sum) and node.this.name == "quantidade"
         return "unidades" if units else f"{AGGREGATES[type(node)]} {phrase(node.this, tree)}"
     return node.sql(dialect="sqlite")
@@ -124,7 +133,29 @@ def _core(node: exp.Expression | None) -> exp.Expression | None:
 
 
 def _by_alias(tree: exp.Expression) -> dict[str, str]:
-    return {table.alias_or_name: table.name for table in tree.find_all(exp.Table)}
+    """As tabelas do FROM e das junções, sem as das subconsultas."""
+    own = (table for table in tree.find_all(exp.Table) if table.parent_select is tree)
+    return {table.alias_or_name: table.name for table in own}
+
+
+def _excludes_cancelled(tree: exp.Expression) -> bool:
+    return any(node.expression.name == "cancelado" for node in tree.find_all(exp.NEQ))
+
+
+def _ratio(node: exp.Div, tree: exp.Expression) -> str | None:
+    """O que se divide pelos diferentes de alguma coisa, ou o trimestre de um mês."""
+    above, below = _core(node.this), _core(node.expression)
+    if isinstance(below, exp.Count) and isinstance(below.this, exp.Distinct):
+        only = below.this.expressions[0]
+        orders = only.name == "id" and _by_alias(tree).get(only.text("table")) == "pedidos"
+        if is_revenue(above) and (orders or only.name == "pedido_id"):
+            return "ticket médio"
+        if len(below.this.expressions) == 1 and only.name != "id":
+            return f"{phrase(above, tree)} por {phrase(only, tree)}"
+    if isinstance(above, exp.Add) and isinstance(_core(above.this), exp.TimeToStr):
+        month = _core(above.this).text("format") == "%m"
+        return SPANS.get((above.expression.name, below.name)) if month else None
+    return None
 
 
 def _count(node: exp.Count, tree: exp.Expression) -> str:
@@ -135,8 +166,9 @@ def _count(node: exp.Count, tree: exp.Expression) -> str:
         only = inner.expressions[0]
         if len(inner.expressions) > 1 or only.name != "id":
             names = [phrase(part, tree) for part in inner.expressions]
-            return f"quantidade de {' e '.join(names)} sem repetir"
-        owner = tables.get(only.text("table"), owner)
+            return f"valores diferentes de {' e '.join(names)}"
+        inner = only
+    owner = tables.get(inner.text("table"), owner)
     return f"quantidade de {name_words(owner)}" if owner else "quantidade"
 
 
@@ -150,8 +182,9 @@ def _part_of_date(node: exp.TimeToStr | exp.Substring) -> str | None:
 def is_revenue(node: exp.Expression | None) -> bool:
     """Diz se é a conta do faturamento: a soma de quantidade vezes preço."""
     node = _core(node)
-    names = {column.name for column in node.find_all(exp.Column)} if node else set()
-    return isinstance(node, exp.Sum) and names == {"quantidade", "preco_unitario"}
+    product = _core(node.this) if isinstance(node, exp.Sum) else None
+    factors = (product.this, product.expression) if isinstance(product, exp.Mul) else ()
+    return sorted(part.name for part in factors) == ["preco_unitario", "quantidade"]
 
 
 def unit(node: exp.Expression) -> str:
@@ -160,14 +193,33 @@ def unit(node: exp.Expression) -> str:
     if isinstance(core, exp.TimeToStr) and core.text("format") in NAMED:
         return NAMED[core.text("format")]
     scaled = [part.name for mul in core.find_all(exp.Mul) for part in (mul.this, mul.expression)]
-    if "100.0" in scaled or "100" in scaled:
+    if core.find(exp.Div) and {"100.0", "100"} & set(scaled):
         return "percent"
     if isinstance(core, exp.Count):
         return "count"
-    names = [column.name for column in core.find_all(exp.Column)] + [node.alias]
-    if any(MONEY.search(name) for name in names):
+    if is_money(core) or MONEY.search(node.alias):
         return "money"
     return "count" if isinstance(core, exp.Sum) else ""
+
+
+def is_money(node: exp.Expression | None) -> bool:
+    """Diz se o valor é em reais, pelos nomes das colunas de que sai; o de uma comparação não é."""
+    if isinstance(node, exp.Column):
+        return MONEY.search(node.name) is not None
+    if isinstance(node, exp.Predicate | exp.Connector | exp.Not | exp.Count):
+        return False
+    if isinstance(node, exp.Div):
+        return is_money(node.this) and not is_money(node.expression)
+    if isinstance(node, exp.Case):
+        return any(
+            map(
+                is_money,
+                (*(way.args["true"] for way in node.args["ifs"]), node.args.get("default")),
+            )
+        )
+    if isinstance(node, exp.Query):
+        return any(map(is_money, node.selects))
+    return node is not None and any(map(is_money, node.iter_expressions()))
 
 
 def written(value: object, unit: str = "") -> str:

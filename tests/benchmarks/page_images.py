@@ -63,7 +63,8 @@ def photograph(url: str) -> None:
         view.get_by_role("tab", name="Comparar").click()
         view.locator("#comparar").click()
         view.wait_for_function(
-            "document.querySelectorAll('#comparacao .nota').length > 0 && "
+            "document.querySelectorAll('#comparacao section').length == "
+            "document.querySelectorAll('input[type=checkbox]:checked').length && "
             "!document.querySelector('#comparacao')?.innerText.includes('Escrevendo')",
             timeout=WAIT_MS,
         )

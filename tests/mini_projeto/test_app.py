@@ -577,6 +577,17 @@ def test_in_the_browser(view, tmp_path):
 
 
 @pytest.mark.browser
+def test_an_opinion_is_of_the_answer_in_view_and_not_of_what_is_being_typed(view):
+    page, view, expect = view
+    ask(view, expect)
+    view.locator("#pergunta textarea").fill("e a próxima pergunta?")
+    view.locator("#certo").click()
+    expect(view.locator("#obrigado")).to_contain_text("resposta certa")
+    row = json.loads(page.feedback.read_text("utf-8"))
+    assert row["question"] == QUESTION
+
+
+@pytest.mark.browser
 def test_history_and_address_survive_a_reload(view):
     _, view, expect = view
     ask(view, expect)

@@ -61,6 +61,7 @@ def test_the_page_is_self_contained_and_shows_every_variant(measured):
     html = panel.page(config)
     shown = without_scripts(html)
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import', shown)
+    assert '"modeBarButtons": [["toImage"]]' in html, "nem um botão que mande o gráfico a alguém"
     assert "<script src" not in html and html.count("* plotly.js v") == 1
     variants = Evaluation.load(results / RESULTS).variants
     for name, title in panel.titles(variants).items():

@@ -22,6 +22,20 @@ ORDERS = "FROM itens_pedido i JOIN pedidos pe ON pe.id = i.pedido_id"
         ("SUM(i.quantidade)", 1200, "unidades", "1.200"),
         ("AVG(i.preco_unitario)", 10.5, "média de preço unitário", "R$\xa010,50"),
         (f"{REVENUE} / COUNT(DISTINCT pe.id)", 99.999, "ticket médio", "R$\xa0100,00"),
+        (
+            f"{REVENUE} / COUNT(DISTINCT pe.cliente_id)",
+            9.5,
+            "valor total por cliente",
+            "R$\xa09,50",
+        ),
+        (f"{REVENUE} / {REVENUE}", 0.97, "valor total por valor total", "0,97"),
+        ("COUNT(pe.cliente_id)", 12, "quantidade de pedidos", "12"),
+        ("COUNT(DISTINCT pe.cliente_id)", 12, "valores diferentes de cliente", "12"),
+        ("SUM(i.preco_unitario > 50)", 110, "total com condição", "110"),
+        ("SUM(CASE WHEN i.preco_unitario > 50 THEN 1 END)", 9, "total com condição", "9"),
+        ("COUNT(CASE WHEN i.preco_unitario > 50 THEN 1 END)", 9, "quantidade com condição", "9"),
+        ("(strftime('%m', pe.data) + 2) / 3", 4, "trimestre", "4"),
+        ("100 * i.preco_unitario", 50.0, "100 * i.preco_unitario", "R$\xa050,00"),
         ("100.0 * SUM(pe.status = 'pago') / COUNT(*)", 33.333, "percentual", "33,3%"),
         ("strftime('%Y-%m', pe.data)", "2024-03", "mês", "mar. 2024"),
         ("strftime('%m', pe.data)", "03", "mês", "março"),
@@ -49,6 +63,14 @@ def test_the_letters_of_a_subquery_get_the_names_of_what_they_stand_for():
         ("nome", ""),
         ("preço", "money"),
     ]
+
+
+def test_what_is_summed_up_from_a_subquery_is_named_and_in_its_unit():
+    inner = f"SELECT {REVENUE} AS t {ORDERS} WHERE pe.status <> 'cancelado' GROUP BY pe.cliente_id"
+    [column] = columns(f"SELECT AVG(t) FROM ({inner})", Result(["AVG(t)"], [(16567.72,)]))
+    assert column == ("média de faturamento", "money")
+    [column] = columns(f"SELECT {REVENUE} {ORDERS} WHERE pe.status <> 'pago'", Result(["x"], []))
+    assert column.title == "valor total", "só sem os cancelados é faturamento"
 
 
 def test_what_the_tree_does_not_explain_keeps_the_banks_names():
@@ -103,6 +125,23 @@ def test_what_the_tree_does_not_explain_keeps_the_banks_names():
             "SELECT nome FROM clientes WHERE data_cadastro LIKE '____-12-%'",
             "Mostra nome, da tabela clientes; só onde data_cadastro LIKE '____-12-%'.",
         ),
+        (
+            "SELECT nome FROM clientes WHERE uf NOT IN ('SP', 'RJ') AND (nome = 'a' OR nome = 'b') "
+            "ORDER BY data_cadastro DESC",
+            "Mostra nome, da tabela clientes; só onde UF não é SP nem RJ e (nome é a ou nome é b); "
+            "em ordem de data de cadastro (do mais recente ao mais antigo).",
+        ),
+        (
+            "SELECT nome FROM clientes WHERE id NOT IN (SELECT cliente_id FROM pedidos "
+            "WHERE data > '2023-12-31')",
+            "Mostra nome, da tabela clientes; só onde não há registro em pedidos (só onde data é "
+            "depois de 31/12/2023).",
+        ),
+        ("SELECT COUNT(*) FROM (SELECT uf FROM clientes GROUP BY uf HAVING COUNT(*) > 3)", ""),
+        ("SELECT nome FROM produtos p WHERE preco > (SELECT AVG(preco) FROM produtos WHERE 1)", ""),
+        ("SELECT COUNT(CASE WHEN preco > 9 THEN 1 END) FROM produtos", ""),
+        ("SELECT COUNT(pe.id) FROM clientes c LEFT JOIN pedidos pe ON pe.cliente_id = c.id", ""),
+        ("SELECT 1 FROM pedidos pe JOIN clientes c ON c.id = pe.cliente_id AND c.uf = 'SP'", ""),
         (
             "SELECT nome FROM notas WHERE json_valid(nome)",
             "Mostra nome, da tabela notas; só onde JSON_VALID(nome).",

@@ -117,7 +117,7 @@ def reason(error: Exception) -> str:
         line = f"linha {error.lineno}, " if error.lineno > 1 else ""
         return f"não é JSON a partir da {line}coluna {error.colno}"
     if isinstance(error, UnicodeDecodeError):
-        return f"não está em UTF-8, a partir do byte {error.start}"
+        return f"não está em UTF-8, a partir do byte {error.start}; grave-o em UTF-8"
     if isinstance(error, RecursionError):
         return "não é JSON: tem colchetes demais, uns dentro dos outros"
     if "int_max_str_digits" in str(error):

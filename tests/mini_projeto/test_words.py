@@ -73,6 +73,12 @@ def test_what_is_summed_up_from_a_subquery_is_named_and_in_its_unit():
     assert column.title == "valor total", "só sem os cancelados é faturamento"
 
 
+@pytest.mark.parametrize("deep", ["+".join("1" * 2400), "-".join(["preco"] * 800)])
+def test_what_is_too_deep_to_explain_is_not(deep):
+    [column] = columns(f"SELECT {deep} FROM produtos", Result(["preco"], [(1,)]))
+    assert column == ("preço", "money") and sentence(f"SELECT {deep} FROM produtos") == ""
+
+
 def test_what_the_tree_does_not_explain_keeps_the_banks_names():
     result = Result(["id", "preco"], [(1, 2.5)])
     assert [c.title for c in columns("SELECT * FROM produtos", result)] == ["número", "preço"]

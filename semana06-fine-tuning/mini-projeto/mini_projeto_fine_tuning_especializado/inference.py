@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 def questions_of(source: Path | None, target: Path | None, typed: list[str]) -> list[str]:
     """As perguntas de `source`, uma por linha; UserError se `target` não se pode gravar."""
     if source is None or target is None:
-        raise UserError("--input e --output andam juntos.")
+        raise UserError("--input e --output andam juntos: as perguntas e onde gravar as respostas.")
     if typed:
         raise UserError("as perguntas vêm da linha de comando ou de --input; não dos dois.")
     if target.is_dir():

@@ -85,11 +85,11 @@ def sentence(sql: str) -> str:
     """O que a consulta faz, numa frase; nada, se ela tem partes que a frase não contaria."""
     try:
         tree = parse(sql)
+        if not isinstance(tree, exp.Select) or not tree.args.get("from_") or _has_untold(tree):
+            return ""
+        parts = [_measured(tree) + _sources(tree), *_filters(tree), *_ending(tree)]
     except (SqlglotError, RecursionError):
         return ""
-    if not isinstance(tree, exp.Select) or not tree.args.get("from_") or _has_untold(tree):
-        return ""
-    parts = [_measured(tree) + _sources(tree), *_filters(tree), *_ending(tree)]
     return "; ".join(parts) + "."
 
 

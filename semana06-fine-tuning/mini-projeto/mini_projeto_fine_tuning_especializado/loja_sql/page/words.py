@@ -41,18 +41,22 @@ class Column(NamedTuple):
 
 def columns(sql: str, result: Result) -> list[Column]:
     """As colunas do resultado, na ordem; as que a árvore não explica ficam com o nome do banco."""
+    # De uma estrela, ou do que não se lê, só o nome; a unidade, de um nome que a diga.
+    bare = [exp.column(name) for name in result.columns]
     try:
         tree = parse(sql)
+        found = tree.selects if isinstance(tree, exp.Query) else []
+        if len(found) != len(bare) or any(node.is_star for node in found):
+            found = bare
+        named = _named([node.transform(_origin, tree) for node in found], tree)
     except (SqlglotError, RecursionError):
-        tree = exp.Select()
-    found = tree.selects if isinstance(tree, exp.Query) else []
-    if len(found) != len(result.columns) or any(node.is_star for node in found):
-        # Da estrela, só o nome; a unidade, de um nome que a diga.
-        found = [exp.column(name) for name in result.columns]
-    found = [node.transform(_origin, tree) for node in found]
-    named = [Column(_short(heading(node, tree)), unit(node)) for node in found]
+        named = _named(bare, exp.Select())
     values = zip(*result.rows, strict=True) if result.rows else [()] * len(named)
     return list(map(_seen, named, values))
+
+
+def _named(nodes: list[exp.Expression], tree: exp.Expression) -> list[Column]:
+    return [Column(_short(heading(node, tree)), unit(node)) for node in nodes]
 
 
 def _short(title: str) -> str:

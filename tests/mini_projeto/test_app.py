@@ -219,8 +219,10 @@ def test_csv_has_every_row_and_no_formula_for_the_spreadsheet():
     assert found[0] == ["nome", "preço"] and len(found) == 304
     assert found[1] == ['Ação; "x"', "0,3"]
     assert found[2:4] == [["'=cmd|' /C calc'!A0", "-5"], ["'-1+1", ""]]
-    tiny = csv_bytes("SELECT x FROM t", Result(["x"], [(4e-7,), (1234567.1000000001,)]))
-    assert tiny.decode("utf-8-sig").split() == ["x", "4e-07", "1234567,1"]
+    tiny = csv_bytes(
+        "SELECT x FROM t", Result(["x"], [(4e-7,), (1234567.1000000001,), (0.1 + 0.2 - 0.3,)])
+    )
+    assert tiny.decode("utf-8-sig").split() == ["x", "4e-07", "1234567,1", "0,0"]
     photos = csv_bytes("SELECT foto FROM t", Result(["foto"], [(b"\x00\xff",)]))
     assert photos.decode("utf-8-sig").split() == ["foto", "x'00ff'"], "como na página"
 
@@ -395,8 +397,8 @@ def test_a_decline_has_a_reason_and_no_rows_and_can_be_judged(served, monkeypatc
     assert len(near) == 2 and any("clientes" in text for text in near)
     past = last[tab.past]
     assert tab.review(0, past)[tab.sql] == ""
-    assert "resposta certa" in tab.opinion(question, past, "", good=True)
-    assert "correção foi guardada" in tab.opinion(question, past, EDITED_SQL, good=False)
+    assert "resposta certa" in tab.opinion(last[tab.about], "", good=True)
+    assert "correção foi guardada" in tab.opinion(past[0], EDITED_SQL, good=False)
     page.save_opinion("e o frete?", MODEL_SQL, "não sei", good=False)
     rows = read_questions(page.feedback, "feedback", [])
     assert [row.sql for row in rows] == [DECLINE, EDITED_SQL, DECLINE]

@@ -29,8 +29,16 @@ ORDERS = "FROM itens_pedido i JOIN pedidos pe ON pe.id = i.pedido_id"
             "R$\xa09,50",
         ),
         (f"{REVENUE} / {REVENUE}", 0.97, "valor total por valor total", "0,97"),
+        ("COUNT()", 4000, "quantidade de itens dos pedidos", "4.000"),
+        ("ROW_NUMBER() OVER (ORDER BY 1)", 2, "ROW_NUMBER() OVER (ORDER BY 1)", "2"),
+        (
+            "RANK() OVER (ORDER BY i.preco_unitario)",
+            2,
+            "RANK() OVER (ORDER BY i.preco_unitario)",
+            "2",
+        ),
         ("COUNT(pe.cliente_id)", 12, "quantidade de pedidos", "12"),
-        ("COUNT(DISTINCT pe.cliente_id)", 12, "valores diferentes de cliente", "12"),
+        ("COUNT(DISTINCT pe.cliente_id)", 12, "quantidade de valores diferentes de cliente", "12"),
         ("SUM(i.preco_unitario > 50)", 110, "total com condição", "110"),
         ("SUM(CASE WHEN i.preco_unitario > 50 THEN 1 END)", 9, "total com condição", "9"),
         ("COUNT(CASE WHEN i.preco_unitario > 50 THEN 1 END)", 9, "quantidade com condição", "9"),
@@ -71,6 +79,12 @@ def test_what_is_summed_up_from_a_subquery_is_named_and_in_its_unit():
     assert column == ("média de faturamento", "money")
     [column] = columns(f"SELECT {REVENUE} {ORDERS} WHERE pe.status <> 'pago'", Result(["x"], []))
     assert column.title == "valor total", "só sem os cancelados é faturamento"
+    either = f"{ORDERS} WHERE pe.status <> 'cancelado' OR i.quantidade > 3"
+    [column] = columns(f"SELECT {REVENUE} {either}", Result(["x"], []))
+    assert column.title == "valor total"
+    source = "(SELECT preco AS t, id FROM produtos) x JOIN clientes c ON c.id = x.id"
+    found = columns(f"SELECT t - 1, c.t FROM {source}", Result(["a", "b"], []))
+    assert found == [("preço menos 1", "money"), ("t", "")], "só as colunas da subconsulta"
 
 
 @pytest.mark.parametrize("deep", ["+".join("1" * 2400), "-".join(["preco"] * 800)])
@@ -145,6 +159,29 @@ def test_what_the_tree_does_not_explain_keeps_the_banks_names():
         ),
         ("SELECT COUNT(*) FROM (SELECT uf FROM clientes GROUP BY uf HAVING COUNT(*) > 3)", ""),
         ("SELECT nome FROM produtos p WHERE preco > (SELECT AVG(preco) FROM produtos WHERE 1)", ""),
+        *[
+            (f"SELECT nome FROM clientes {rest}", "")
+            for rest in (
+                "c JOIN pedidos p ON p.status = 'pago'",
+                "c JOIN (SELECT DISTINCT cliente_id FROM pedidos) p ON p.cliente_id = c.id",
+                "WHERE id IN (SELECT MAX(cliente_id) FROM pedidos)",
+                "WHERE cidade IN (SELECT nome FROM produtos)",
+                "WHERE EXISTS (VALUES (1))",
+                "WHERE id IN (SELECT 1)",
+                "LIMIT 2 + 3",
+                "LIMIT -1",
+            )
+        ],
+        (
+            "SELECT * FROM clientes WHERE nome > 'M' AND id NOT BETWEEN 1 AND 2 ORDER BY 2",
+            "Mostra todas as colunas, da tabela clientes; só onde nome é maior que M e número fica "
+            "fora de 1 a 2; em ordem de 2.",
+        ),
+        (
+            "SELECT id FROM pedidos WHERE status <> 'cancelado' OR pagamento = 'pix'",
+            "Mostra número, da tabela pedidos; só onde status não é cancelado ou forma de "
+            "pagamento é pix.",
+        ),
         ("SELECT COUNT(CASE WHEN preco > 9 THEN 1 END) FROM produtos", ""),
         ("SELECT COUNT(pe.id) FROM clientes c LEFT JOIN pedidos pe ON pe.cliente_id = c.id", ""),
         ("SELECT 1 FROM pedidos pe JOIN clientes c ON c.id = pe.cliente_id AND c.uf = 'SP'", ""),

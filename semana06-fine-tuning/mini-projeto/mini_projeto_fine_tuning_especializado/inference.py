@@ -76,14 +76,14 @@ def questions_of(source: Path | None, target: Path | None, typed: list[str]) -> 
         raise UserError(f"{target} é uma pasta; em --output vai o nome de um arquivo.")
     if target.exists() and source.exists() and target.samefile(source):
         raise UserError("--input e --output são o mesmo arquivo, e as perguntas se perderiam.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=target.parent):  # antes de responder a todas, e não depois
-        pass
     if source.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl"):
         raise UserError(f"--input é um texto com uma pergunta por linha, e {source} é uma tabela.")
     questions = [line.strip() for line in lines(source) if line.strip()]
     if not questions:
         raise UserError(f"{source} não tem nenhuma pergunta.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=target.parent):  # antes de responder a todas, e não depois
+        pass
     return questions
 
 

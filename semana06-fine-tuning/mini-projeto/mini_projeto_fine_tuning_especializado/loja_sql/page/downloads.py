@@ -38,7 +38,7 @@ def csv_bytes(sql: str, result: Result) -> bytes:
 def _csv_cell(value: object) -> object:
     if isinstance(value, float):
         # Uma soma de preços acaba em 0,000000001: sobra do binário, e não dinheiro.
-        exact = round(value, 6) if abs(value) >= 1 else float(f"{value:.6g}")
+        exact = float(f"{value:.6g}") if 1e-9 < abs(value) < 1 else round(value, 6)
         return str(exact).replace(".", ",")
     formula = isinstance(value, str) and value.startswith(FORMULA)
     return f"'{value}" if formula else value

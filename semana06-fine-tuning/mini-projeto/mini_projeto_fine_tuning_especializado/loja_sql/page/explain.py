@@ -8,7 +8,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
-from loja_sql.page.words import heading, owned, phrase, unit, written
+from loja_sql.page.words import drops_cancelled, heading, owned, phrase, unit, written
 from loja_sql.sql.features import parse, tables
 from loja_sql.sql.names import name_words
 
@@ -27,6 +27,12 @@ COMPARED = {
     exp.GTE: "é no mínimo",
     exp.LT: "é menor que",
     exp.LTE: "é no máximo",
+}
+SINCE = {  # de um dia, mês ou ano, que no banco são textos
+    exp.GTE: "é a partir de",
+    exp.LTE: "é até",
+    exp.GT: "é depois de",
+    exp.LT: "é antes de",
 }
 # O que um LIKE procura, conforme haja um % no começo e no fim do padrão.
 LIKE = {
@@ -95,18 +101,36 @@ def sentence(sql: str) -> str:
 
 def _has_untold(tree: exp.Select) -> bool:
     """Diz se há na consulta o que a frase não contaria, e sem o que ela seria falsa."""
-    if tree.find(exp.Window, exp.With, exp.SetOperation, exp.Offset, exp.Case):
+    untold = (exp.Window, exp.With, exp.SetOperation, exp.Offset, exp.Case, exp.Exists, exp.Values)
+    limit = tree.args.get("limit")
+    counted = limit is None or isinstance(limit.expression, exp.Literal)
+    selects = list(tree.find_all(exp.Select))
+    return bool(tree.find(*untold)) or not counted or not all(map(_plain, selects))
+
+
+def _plain(select: exp.Select) -> bool:
+    """Lê só tabelas, juntadas por uma igualdade; se é uma subconsulta, nada mais, ou IN e WHERE."""
+    source, joins = select.args.get("from_"), select.args.get("joins") or []
+    places = [source and source.this, *(join.this for join in joins)]
+    if not all(isinstance(place, exp.Table) and place.name for place in places):
+        return False
+    if not all(map(_by_equality, joins)):
+        return False
+    clauses = {name for name in ("where", "group", "having", "limit") if select.args.get(name)}
+    if select.parent is None:
         return True
-    for join in tree.find_all(exp.Join):
-        if join.side or not (join.args.get("using") or isinstance(join.args.get("on"), exp.EQ)):
-            return True
-    # De uma subconsulta, a frase diz as tabelas e, dentro de um IN, o WHERE.
-    inner = (one for one in tree.find_all(exp.Select) if one is not tree)
-    return any(
-        one.args.get(clause) and not (clause == "where" and isinstance(one.parent.parent, exp.In))
-        for one in inner
-        for clause in ("where", "group", "having", "limit")
-    ) or isinstance(tree.args["from_"].this, exp.Subquery)
+    if isinstance(select.parent.parent, exp.In):
+        keys = (isinstance(one, exp.Column) and one.name.endswith("id") for one in select.selects)
+        return clauses <= {"where"} and all(keys)
+    return not (clauses or joins)
+
+
+def _by_equality(join: exp.Join) -> bool:
+    on = join.args.get("on")
+    on = on and on.unnest()
+    sides = (on.this, on.expression) if isinstance(on, exp.EQ) else (None,)
+    equal = join.args.get("using") or all(isinstance(side, exp.Column) for side in sides)
+    return bool(equal) and not join.side
 
 
 def _measured(tree: exp.Select) -> str:
@@ -135,10 +159,10 @@ def _filters(tree: exp.Select) -> list[str]:
     for clause, lead in (("where", "só onde"), ("having", "só os grupos em que")):
         if node := tree.args.get(clause):
             parts = _operands(node.this, exp.And)
-            told = [condition(part, tree, inside=len(parts) > 1) for part in parts]
-            rest = [text for text in told if text != CANCELLED]
-            found += [f"{lead} {' e '.join(rest)}"] * bool(rest)
-            found += [CANCELLED] * (len(rest) < len(told))
+            rest = [part for part in parts if not drops_cancelled(part, tree)]
+            told = [condition(part, tree, inside=len(rest) > 1) for part in rest]
+            found += [f"{lead} {' e '.join(told)}"] * bool(told)
+            found += [CANCELLED] * (len(rest) < len(parts))
     return found
 
 
@@ -153,10 +177,12 @@ def _ending(tree: exp.Select) -> list[str]:
 
 
 def _ordered(key: exp.Ordered, tree: exp.Select) -> str:
-    node = key.this
-    if isinstance(node, exp.Literal) and node.is_int and 0 < int(node.name) <= len(tree.selects):
-        node = tree.selects[int(node.name) - 1]  # ORDER BY 2
-    way = "mais recente ao mais antigo" if node.name.startswith("data") else "maior ao menor"
+    node, columns = key.this, tree.selects
+    numbered = isinstance(node, exp.Literal) and node.is_int and not any(c.is_star for c in columns)
+    if numbered and 0 < int(node.name) <= len(columns):
+        node = columns[int(node.name) - 1]  # ORDER BY 2
+    dated = isinstance(node, exp.Column) and re.match(r"data(_|$)", node.name)
+    way = "mais recente ao mais antigo" if dated else "maior ao menor"
     return phrase(node, tree) + (f" (do {way})" if key.args.get("desc") else "")
 
 
@@ -181,7 +207,7 @@ def condition(node: exp.Expression, tree: exp.Expression, inside: bool = False) 
 def _told(node: exp.Expression, tree: exp.Expression, no: str) -> str:
     # De WHERE 1 e de uma função sem conta, o que há dentro é um texto, e não uma expressão.
     name = owned(node.this, tree) if isinstance(node.this, exp.Expression) else ""
-    if isinstance(node, exp.Exists) or (isinstance(node, exp.In) and node.args.get("query")):
+    if isinstance(node, exp.In) and node.args.get("query"):
         where = _and([name_words(table) for table in tables(node)])
         only = "; ".join(_filters(node.find(exp.Select)))
         return f"{'não há' if no else 'há'} registro em {where}" + (f" ({only})" if only else "")
@@ -192,23 +218,19 @@ def _told(node: exp.Expression, tree: exp.Expression, no: str) -> str:
         return f"{name} {'tem' if no else 'não tem'} valor"
     if isinstance(node, exp.Between):
         low, high = (_value(node.args[key], node.this, tree) for key in ("low", "high"))
-        return f"{name}{no} vai de {low} a {high}"
+        return f"{name} {'fica fora' if no else 'vai'} de {low} a {high}"
     if isinstance(node, exp.Like) and isinstance(node.expression, exp.Literal):
         told = _like(node.expression.name)
         return told and f"{name}{no} {told}"
     if type(node) in COMPARED and not no:
-        if isinstance(node, exp.NEQ) and (name, node.expression.name) == ("status", "cancelado"):
-            return CANCELLED
         return f"{name} {_compared(node)} {_value(node.expression, node.this, tree)}"
     return ""
 
 
 def _compared(node: exp.Binary) -> str:
-    day = isinstance(node.expression, exp.Literal) and node.expression.is_string
-    since = {exp.GTE: "é a partir de", exp.LTE: "é até"}
-    since |= {exp.GT: "é depois de", exp.LT: "é antes de"}
-    since = since if day else {}
-    return since.get(type(node), COMPARED[type(node)])
+    text = isinstance(node.expression, exp.Literal) and node.expression.is_string
+    dated = text and (node.expression.name[:4].isdigit() or node.this.find(exp.TimeToStr))
+    return (SINCE if dated else COMPARED).get(type(node), COMPARED[type(node)])
 
 
 def _like(pattern: str) -> str:

@@ -4,7 +4,6 @@ Aqui se junta o que há para mostrar; o texto e a ordem estão em dashboard.html
 panel.html (o que se diz de cada avaliação).
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,7 +41,6 @@ FORMS = {
     "q4_0": "q4_0 (GGUF, 4 bits)",
 }
 SAVE_ONLY = {"displaylogo": False, "responsive": True, "modeBarButtons": [["toImage"]]}
-SAVE_ONLY |= {"showSendToCloud": False, "plotlyServerURL": ""}  # nada sai daqui
 
 
 def draw(figure: go.Figure) -> Markup:
@@ -64,9 +62,14 @@ def page(config: Config) -> str:
     """
     found = sorted(RESULTS_DIR.glob(f"{PREFIX}*.json"))
     own = bool(found)
-    paths = {_run_name(path): path for path in found or REFERENCE_DIR.glob(f"{PREFIX}*_test.json")}
+    paths = {
+        _run_name(path): path
+        for path in found or sorted(REFERENCE_DIR.glob(f"{PREFIX}*_test.json"))
+    }
     name = config.output_dir.name
-    first = name if name in paths else next(iter(paths), "")
+    # A do teste ou, se falta, a de outra divisão.
+    here = [run for run in paths if run == name or run.startswith(f"{name}_")]
+    first = next(iter(here or paths), "")
     runs = {
         run: measured(*_read(paths[run])) for run in sorted(paths, key=lambda run: run != first)
     }
@@ -150,7 +153,7 @@ def _title(name: str, part: Variant) -> str:
 
 def _short(title: str) -> str:
     """O que cabe ao lado de um ponto, também no telefone."""
-    return re.sub(r" exemplos(, [^:]* passos)?", " ex.", title)
+    return title.replace(" exemplos", " ex.")
 
 
 def learning(variants: dict[str, Variant]) -> list[tuple[int, Score]]:

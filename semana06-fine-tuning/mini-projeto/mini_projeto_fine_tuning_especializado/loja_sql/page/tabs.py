@@ -159,8 +159,8 @@ class AskTab:
         code = {"language": "sql", "wrap_lines": True, "buttons": ["copy"], "lines": 1}
         code["show_line_numbers"] = False
         label = "Consulta em SQL (edite e execute)"
-        # A pergunta a que o SQL da caixa responde: no campo pode já haver outra, por fazer.
-        self.about = gr.State("")
+        # (pergunta, SQL do modelo) da resposta à vista: no campo pode já haver outra pergunta.
+        self.about = gr.State(("", ""))
         self.sql = gr.Code(label=label, interactive=True, elem_id="sql", **code)
         with gr.Row():
             self.run = _button("Executar o SQL", "executar")
@@ -200,7 +200,7 @@ class AskTab:
             saved = button.click(partial(self.content, write), self.sql, self.file, **PRIVATE)
             saved.then(None, self.file, None, js=SAVE % form)
         for button, good in ((self.good, True), (self.bad, False)):
-            inputs = [self.about, self.past, self.sql]
+            inputs = [self.about, self.sql]
             button.click(partial(self.opinion, good=good), inputs, self.thanks, **PRIVATE)
 
     def opened(self, past: list, request: gr.Request) -> tuple:
@@ -213,7 +213,7 @@ class AskTab:
         """Tira da vista a resposta anterior e troca Perguntar por Cancelar."""
         parts = (self.rows, self.chart, self.as_csv, self.as_xlsx, self.similar)
         hidden = {part: gr.update(visible=False) for part in parts}
-        said = {self.question: question, self.about: "", self.state: WAITING, self.thanks: ""}
+        said = {self.question: question, self.about: ("", ""), self.state: WAITING, self.thanks: ""}
         return said | hidden | self._busy(True) | {self.examples: gr.update(open=False)}
 
     def choosing(self, sample: list) -> dict:
@@ -233,8 +233,8 @@ class AskTab:
         if said := DECLINE if answer.declined else answer.sql:
             past = [(answer.question, said), *past][:HISTORY]
         # De uma vez: quem lê o estado de pronta já pode opinar.
-        shown = {self.past: past, self.history: _questions(past)}
-        shown |= {self.sql: laid_out(answer.sql), self.about: answer.question, **self._busy(False)}
+        shown = {self.past: past, self.history: _questions(past), **self._busy(False)}
+        shown |= {self.sql: laid_out(answer.sql), self.about: (answer.question, said)}
         yield shown | self.shown(answer, self.engine)
 
     def execute(self, sql: str) -> dict:
@@ -245,7 +245,7 @@ class AskTab:
         question, said = past[index]
         answer = self.page.assistant.execute(said, question)
         shown = self.shown(answer, "do histórico")
-        asked = {self.question: question, self.about: question}
+        asked = {self.question: question, self.about: (question, said)}
         return asked | {self.sql: laid_out(answer.sql)} | shown
 
     def content(self, write: Callable[[str, Result], bytes], sql: str) -> str:
@@ -253,9 +253,8 @@ class AskTab:
         result = self.page.assistant.execute(sql).result
         return b64encode(write(sql, result)).decode() if result else ""
 
-    def opinion(self, question: str, past: list, edited: str, good: bool) -> str:
-        model_sql = next((sql for asked, sql in past if asked == question), "")
-        return self.page.save_opinion(question, model_sql, edited, good)
+    def opinion(self, about: tuple[str, str], edited: str, good: bool) -> str:
+        return self.page.save_opinion(*about, edited, good)
 
     def shown(self, answer: Answer, source: str) -> dict:
         """Estado, linhas, gráfico e botões de uma resposta completa."""

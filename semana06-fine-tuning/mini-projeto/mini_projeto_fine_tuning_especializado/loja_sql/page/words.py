@@ -45,10 +45,9 @@ def columns(sql: str, result: Result) -> list[Column]:
     bare = [exp.column(name) for name in result.columns]
     try:
         tree = parse(sql)
-        found = tree.selects if isinstance(tree, exp.Query) else []
-        if len(found) != len(bare) or any(node.is_star for node in found):
-            found = bare
-        named = _named([node.transform(_origin, tree) for node in found], tree)
+        tree = tree if isinstance(tree, exp.Query) else exp.Select()
+        known = len(tree.selects) == len(bare) and not any(node.is_star for node in tree.selects)
+        named = _named([_traced(node, tree) for node in (tree.selects if known else bare)], tree)
     except (SqlglotError, RecursionError):
         named = _named(bare, exp.Select())
     values = zip(*result.rows, strict=True) if result.rows else [()] * len(named)
@@ -63,12 +62,26 @@ def _short(title: str) -> str:
     return title if len(title) <= MAX_TITLE else f"{title[: MAX_TITLE - 1]}…"
 
 
+def _traced(node: exp.Expression, tree: exp.Expression) -> exp.Expression:
+    """A coluna, ou a expressão, com as colunas de uma subconsulta do FROM trocadas pela origem."""
+    if isinstance(node, exp.Column):
+        return _origin(node, tree)
+
+    def inside(part: exp.Expression) -> exp.Expression:
+        origin = _origin(part, tree)
+        return part if origin is part else exp.paren(origin.unalias(), copy=False)
+
+    return node.transform(inside)
+
+
 def _origin(node: exp.Expression, tree: exp.Expression) -> exp.Expression:
-    """A expressão que uma subconsulta do FROM chama pelo nome que `node` lhe dá; ou `node`."""
+    """Cópia da expressão que uma subconsulta do FROM chama como `node` se chama; ou `node`."""
     source = tree.args.get("from_")
-    inner = source.this.unnest() if source and isinstance(source.this, exp.Subquery) else None
-    named = {one.alias_or_name: one for one in inner.selects} if inner else {}
-    return named.get(node.name, node) if isinstance(node, exp.Column) else node
+    if not (isinstance(node, exp.Column) and source and isinstance(source.this, exp.Subquery)):
+        return node
+    ours = node.table in ("", source.this.alias)
+    named = {one.alias_or_name: one for one in source.this.unnest().selects} if ours else {}
+    return named[node.name].copy() if node.name in named else node
 
 
 def _seen(column: Column, values: tuple) -> Column:
@@ -143,11 +156,24 @@ def _by_alias(tree: exp.Expression) -> dict[str, str]:
 
 
 def _excludes_cancelled(tree: exp.Expression) -> bool:
-    return any(node.expression.name == "cancelado" for node in tree.find_all(exp.NEQ))
+    parts = [part for where in tree.find_all(exp.Where) for part in _required(where.this)]
+    return any(drops_cancelled(part, part.parent_select) for part in parts)
+
+
+def _required(node: exp.Expression) -> list[exp.Expression]:
+    node = node.unnest()
+    return list(node.flatten()) if isinstance(node, exp.And) else [node]
+
+
+def drops_cancelled(node: exp.Expression, tree: exp.Expression) -> bool:
+    """Diz se é a condição que tira os pedidos cancelados."""
+    node = node.unnest()
+    status = isinstance(node, exp.NEQ) and (node.this.name, node.expression.name)
+    return status == ("status", "cancelado") and "pedidos" in _by_alias(tree).values()
 
 
 def _ratio(node: exp.Div, tree: exp.Expression) -> str | None:
-    """O que se divide pelos diferentes de alguma coisa, ou o trimestre de um mês."""
+    """O que se divide pelos diferentes de alguma coisa; ou, de um mês, o período de `SPANS`."""
     above, below = _core(node.this), _core(node.expression)
     if isinstance(below, exp.Count) and isinstance(below.this, exp.Distinct):
         only = below.this.expressions[0]
@@ -170,9 +196,9 @@ def _count(node: exp.Count, tree: exp.Expression) -> str:
         only = inner.expressions[0]
         if len(inner.expressions) > 1 or only.name != "id":
             names = [phrase(part, tree) for part in inner.expressions]
-            return f"valores diferentes de {' e '.join(names)}"
+            return f"quantidade de valores diferentes de {' e '.join(names)}"
         inner = only
-    owner = tables.get(inner.text("table"), owner)
+    owner = tables.get(inner.text("table"), owner) if inner else owner  # COUNT() é COUNT(*)
     return f"quantidade de {name_words(owner)}" if owner else "quantidade"
 
 
@@ -215,12 +241,10 @@ def is_money(node: exp.Expression | None) -> bool:
     if isinstance(node, exp.Div):
         return is_money(node.this) and not is_money(node.expression)
     if isinstance(node, exp.Case):
-        return any(
-            map(
-                is_money,
-                (*(way.args["true"] for way in node.args["ifs"]), node.args.get("default")),
-            )
-        )
+        branches = [way.args["true"] for way in node.args["ifs"]]
+        return any(map(is_money, [*branches, node.args.get("default")]))
+    if isinstance(node, exp.Window):
+        return is_money(node.this)
     if isinstance(node, exp.Query):
         return any(map(is_money, node.selects))
     return node is not None and any(map(is_money, node.iter_expressions()))

@@ -8,7 +8,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
-from loja_sql.page.words import drops_cancelled, heading, owned, phrase, unit, written
+from loja_sql.page.words import drops_cancelled, heading, operands, owned, phrase, unit, written
 from loja_sql.sql.features import parse, tables
 from loja_sql.sql.names import name_words
 
@@ -158,7 +158,7 @@ def _filters(tree: exp.Select) -> list[str]:
     found = []
     for clause, lead in (("where", "só onde"), ("having", "só os grupos em que")):
         if node := tree.args.get(clause):
-            parts = _operands(node.this, exp.And)
+            parts = operands(node.this, exp.And)
             rest = [part for part in parts if not drops_cancelled(part, tree)]
             told = [condition(part, tree, inside=len(rest) > 1) for part in rest]
             found += [f"{lead} {' e '.join(told)}"] * bool(told)
@@ -195,7 +195,7 @@ def condition(node: exp.Expression, tree: exp.Expression, inside: bool = False) 
     node = node.unnest()
     for kind, word in ((exp.Or, " ou "), (exp.And, " e ")):
         if isinstance(node, kind):
-            told = word.join(condition(part, tree, True) for part in _operands(node, kind))
+            told = word.join(condition(part, tree, True) for part in operands(node, kind))
             return f"({told})" if inside else told
     inner = node.this.unnest() if isinstance(node, exp.Not) else node
     # x NOT LIKE y é, na árvore, um LIKE que se nega a si mesmo.
@@ -257,11 +257,6 @@ def _inner(node: exp.Expression) -> str:
     inner = node.find(exp.Select)
     named = _and([heading(part, inner) for part in inner.selects])
     return f"{named} de {_and([name_words(n) for n in tables(inner)])}"
-
-
-def _operands(node: exp.Expression, kind: type[exp.Connector]) -> list[exp.Expression]:
-    node = node.unnest()
-    return list(node.flatten()) if isinstance(node, kind) else [node]
 
 
 def _and(names: list[str]) -> str:

@@ -156,13 +156,14 @@ def _by_alias(tree: exp.Expression) -> dict[str, str]:
 
 
 def _excludes_cancelled(tree: exp.Expression) -> bool:
-    parts = [part for where in tree.find_all(exp.Where) for part in _required(where.this)]
+    parts = [part for where in tree.find_all(exp.Where) for part in operands(where.this, exp.And)]
     return any(drops_cancelled(part, part.parent_select) for part in parts)
 
 
-def _required(node: exp.Expression) -> list[exp.Expression]:
+def operands(node: exp.Expression, kind: type[exp.Connector]) -> list[exp.Expression]:
+    """As condições que um AND, ou um OR, junta; a própria, se não é um."""
     node = node.unnest()
-    return list(node.flatten()) if isinstance(node, exp.And) else [node]
+    return list(node.flatten()) if isinstance(node, kind) else [node]
 
 
 def drops_cancelled(node: exp.Expression, tree: exp.Expression) -> bool:

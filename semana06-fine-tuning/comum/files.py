@@ -104,8 +104,13 @@ def check_output(folder: Path, mark: str) -> None:
             f"a pasta {folder} já existe e não foi feita por este programa (falta {mark}). Indique "
             "outra com --output."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder.parent):
+    check_writable(folder.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Confere, antes do trabalho, que em `folder`, que se cria, se grava; OSError se não."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
         pass
 
 

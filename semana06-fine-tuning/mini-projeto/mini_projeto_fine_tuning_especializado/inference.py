@@ -14,10 +14,9 @@ banco é aberto só para leitura: seja qual for o SQL que o modelo escreva, nada
 import contextlib
 import re
 import sys
-import tempfile
 from pathlib import Path
 
-from comum.files import lines, write_jsonl
+from comum.files import check_writable, lines, write_jsonl
 from comum.terminal import Parser, UserError, run_main
 from comum.text import fold
 
@@ -81,9 +80,7 @@ def questions_of(source: Path | None, target: Path | None, typed: list[str]) -> 
     questions = [line.strip() for line in lines(source) if line.strip()]
     if not questions:
         raise UserError(f"{source} não tem nenhuma pergunta.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=target.parent):  # antes de responder a todas, e não depois
-        pass
+    check_writable(target.parent)
     return questions
 
 

@@ -8,7 +8,16 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
-from loja_sql.page.words import drops_cancelled, heading, operands, owned, phrase, unit, written
+from loja_sql.page.words import (
+    drops_cancelled,
+    heading,
+    operands,
+    owned,
+    phrase,
+    tables_by_alias,
+    unit,
+    written,
+)
 from loja_sql.sql.features import parse, tables
 from loja_sql.sql.names import name_words
 
@@ -149,7 +158,7 @@ def _measured(tree: exp.Select) -> str:
 
 
 def _sources(tree: exp.Select) -> str:
-    names = [table.name for table in tree.find_all(exp.Table) if table.parent_select is tree]
+    names = tables_by_alias(tree).values()
     shown = _and([name_words(name) for name in dict.fromkeys(names)])
     return f", juntando {shown}" if len(set(names)) > 1 else f", da tabela {shown}" * bool(names)
 

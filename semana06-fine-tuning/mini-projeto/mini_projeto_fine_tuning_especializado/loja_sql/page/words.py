@@ -104,7 +104,7 @@ def heading(node: exp.Expression, tree: exp.Expression) -> str:
 
 def owned(node: exp.Expression, tree: exp.Expression) -> str:
     """O que a expressão mede; de um nome, também de quem: há nome em várias tabelas."""
-    tables = _by_alias(tree)
+    tables = tables_by_alias(tree)
     if isinstance(node, exp.Column) and node.name == "nome" and node.table in tables:
         return f"nome ({name_words(tables[node.table])})"
     return phrase(node, tree)
@@ -149,7 +149,7 @@ def _core(node: exp.Expression | None) -> exp.Expression | None:
     return node
 
 
-def _by_alias(tree: exp.Expression) -> dict[str, str]:
+def tables_by_alias(tree: exp.Expression) -> dict[str, str]:
     """As tabelas do FROM e das junções, sem as das subconsultas."""
     own = (table for table in tree.find_all(exp.Table) if table.parent_select is tree)
     return {table.alias_or_name: table.name for table in own}
@@ -170,7 +170,7 @@ def drops_cancelled(node: exp.Expression, tree: exp.Expression) -> bool:
     """Diz se é a condição que tira os pedidos cancelados."""
     node = node.unnest()
     status = isinstance(node, exp.NEQ) and (node.this.name, node.expression.name)
-    return status == ("status", "cancelado") and "pedidos" in _by_alias(tree).values()
+    return status == ("status", "cancelado") and "pedidos" in tables_by_alias(tree).values()
 
 
 def _ratio(node: exp.Div, tree: exp.Expression) -> str | None:
@@ -178,7 +178,7 @@ def _ratio(node: exp.Div, tree: exp.Expression) -> str | None:
     above, below = _core(node.this), _core(node.expression)
     if isinstance(below, exp.Count) and isinstance(below.this, exp.Distinct):
         only = below.this.expressions[0]
-        orders = only.name == "id" and _by_alias(tree).get(only.text("table")) == "pedidos"
+        orders = only.name == "id" and tables_by_alias(tree).get(only.text("table")) == "pedidos"
         if is_revenue(above) and (orders or only.name == "pedido_id"):
             return "ticket médio"
         if len(below.this.expressions) == 1 and only.name != "id":
@@ -191,7 +191,7 @@ def _ratio(node: exp.Div, tree: exp.Expression) -> str | None:
 
 def _count(node: exp.Count, tree: exp.Expression) -> str:
     """De que são as linhas contadas: as da primeira tabela, ou as do número que não se repete."""
-    tables = _by_alias(tree)
+    tables = tables_by_alias(tree)
     inner, owner = node.this, next(iter(tables.values()), "")
     if isinstance(inner, exp.Distinct):
         only = inner.expressions[0]

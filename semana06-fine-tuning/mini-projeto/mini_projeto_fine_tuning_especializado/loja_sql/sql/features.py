@@ -14,12 +14,8 @@ from sqlglot.dialects.sqlite import SQLite
 # (contados), pela árvore ou pela primeira coluna.
 KINDS: dict[str, Callable[[Counter, exp.Expression, exp.Expression], object]] = {
     "primeiro de cada grupo": lambda have, *_: have[exp.Window],
-    "anti-junção": lambda have, tree, _: (
-        have[exp.Not]
-        and any(
-            node.find(exp.In, exp.Exists) and node.find(exp.Select)
-            for node in tree.find_all(exp.Not)
-        )
+    "anti-junção": lambda _, tree, __: any(
+        node.find(exp.In, exp.Exists) and node.find(exp.Select) for node in tree.find_all(exp.Not)
     ),
     "having": lambda have, *_: have[exp.Having],
     "ranking": lambda _, tree, __: tree.args.get("limit"),
